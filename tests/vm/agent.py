@@ -1,0 +1,265 @@
+"""The machine's side of the talk: runs commands that the host asks for, over a virtio port.
+
+Each line is a JSON object; many requests may be under way at once, each answered by its `id`. It
+is process 1 of the machine, so it also reaps what others leave behind. Standard library only, and
+little of it: an import takes long under emulation.
+"""
+
+import base64
+import contextlib
+import ctypes
+import glob
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+PORT = "agent"
+_NURSERY_SOCKET = "/run/nursery"
+_NEWCGROUP = 0x02000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Job:
+    """A process that was started: what it has printed, with the time of each piece."""
+
+    def __init__(self):
+        self.pid = 0
+        self.code = None
+        self.texts = {1: [], 2: []}
+        self.began = time.monotonic()
+        self.seconds = None
+        self.usage = None
+        self.changed = threading.Condition()
+
+    def follow(self, number, descriptor):
+        while True:
+            text = os.read(descriptor, 65536)
+            if not text:
+                os.close(descriptor)
+                return
+            with self.changed:
+                self.texts[number].append(text)
+                self.changed.notify_all()
+
+    def end(self, code, usage=None):
+        with self.changed:
+            self.code = code
+            self.usage = usage
+            self.seconds = time.monotonic() - self.began
+            self.changed.notify_all()
+
+    def shown(self):
+        out, err = (b"".join(self.texts[number]) for number in (1, 2))
+        return {
+            "pid": self.pid,
+            "code": self.code,
+            "out": _text(out),
+            "err": _text(err),
+            "seconds": self.seconds,
+            "cpu_seconds": self.usage,
+        }
+
+
+class Agent:
+    """Answers the host."""
+
+    def __init__(self, port):
+        self._port = port
+        self._lock = threading.Lock()
+        self._jobs = {}
+        self.waited_for = set()
+
+    def serve(self):
+        buffer = b""
+        while True:
+            buffer += os.read(self._port, 1 << 20)
+            *lines, buffer = buffer.split(b"\n")
+            for line in lines:
+                threading.Thread(target=self._answer, args=(line,), daemon=True).start()
+
+    def say(self, **answer):
+        line = json.dumps(answer).encode() + b"\n"
+        with self._lock:
+            while line:
+                line = line[os.write(self._port, line) :]
+
+    def _answer(self, line):
+        request = json.loads(line)
+        try:
+            answer = getattr(self, "do_" + request["do"])(request)
+        except Exception as error:  # the host raises it where it was asked for
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        self.say(id=request["id"], **answer)
+
+    def do_start(self, request):
+        job = Job()
+        self._jobs[request["id"]] = job
+        pipes = [os.pipe(), os.pipe()]
+        start = self._from_nursery if request.get("nursery") else self._from_here
+        try:
+            start(job, request, [write for _, write in pipes])
+        finally:
+            for _, write in pipes:
+                os.close(write)
+        job.followers = [
+            threading.Thread(target=job.follow, args=(number, read), daemon=True)
+            for number, (read, _) in enumerate(pipes, start=1)
+        ]
+        for follower in job.followers:
+            follower.start()
+        return {"pid": job.pid}
+
+    def _from_here(self, job, request, streams):
+        process = subprocess.Popen(
+            request["argv"],
+            stdin=subprocess.PIPE if "input" in request else subprocess.DEVNULL,
+            stdout=streams[0],
+            stderr=streams[1],
+            cwd=request.get("folder"),
+            env={**os.environ, **request.get("env", {})},
+            preexec_fn=lambda: enter(request),
+            start_new_session=True,
+        )
+        job.pid = process.pid
+        self.waited_for.add(process.pid)
+
+        def wait():
+            if "input" in request:
+                with contextlib.suppress(OSError):
+                    process.stdin.write(base64.b64decode(request["input"]))
+                    process.stdin.close()
+            _, status, usage = os.wait4(process.pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            process.returncode = code
+            self.waited_for.discard(process.pid)
+            job.end(code, usage.ru_utime + usage.ru_stime)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    def _from_nursery(self, job, request, streams):
+        child = socket.socket(socket.AF_UNIX)
+        child.connect(_NURSERY_SOCKET)
+        text = json.dumps(request).encode()
+        socket.send_fds(child, [struct.pack("<I", len(text))], streams)
+        child.sendall(text)
+        answers = child.makefile("rb")
+        job.pid = json.loads(answers.readline())["pid"]
+
+        def wait():
+            line = answers.readline()
+            ended = json.loads(line) if line else {"code": -9, "cpu_seconds": 0}
+            job.end(ended["code"], ended["cpu_seconds"])
+            child.close()
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    def do_wait(self, request):
+        """Wait for the end of a job, and where `part` is given, at most for it in its texts."""
+        job = self._jobs[request["job"]]
+        part = request.get("part")
+        deadline = time.monotonic() + request["seconds"]
+
+        def there():
+            shown = b"".join(job.texts[1]) + b"".join(job.texts[2])
+            return part is not None and shown.decode("utf-8", "replace").count(part) >= request.get(
+                "times", 1
+            )
+
+        with job.changed:
+            job.changed.wait_for(
+                lambda: job.code is not None or there(), max(0.0, deadline - time.monotonic())
+            )
+        if job.code is not None:
+            # Whoever was left behind by the process may keep the pipes: not waited for long.
+            for follower in job.followers:
+                follower.join(request.get("streams_seconds", 2))
+        return {"found": there(), **job.shown()}
+
+    def do_signal(self, request):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._jobs[request["job"]].pid, request["number"])
+        return {}
+
+    def do_write(self, request):
+        with open(request["path"], "wb") as file:
+            file.write(base64.b64decode(request["content"]))
+        os.chmod(request["path"], request.get("mode", 0o644))
+        return {}
+
+    def do_read(self, request):
+        with open(request["path"], "rb") as file:
+            return {"content": base64.b64encode(file.read()).decode()}
+
+
+def enter(request):
+    """Become, before exec, the user in the cgroup and network namespace that are asked for."""
+    if "cgroup" in request:
+        # All in one write: v1 moves a thread, which is all of this process.
+        with open(os.path.join(request["cgroup"], "cgroup.procs"), "w") as file:
+            file.write(str(os.getpid()))
+    if request.get("private_cgroups"):
+        _checked(_libc.unshare(_NEWCGROUP))
+    if "netns" in request:
+        descriptor = os.open(f"/run/netns/{request['netns']}", os.O_RDONLY)
+        _checked(_libc.setns(descriptor, 0))
+        os.close(descriptor)
+    user = request.get("user")
+    if user:
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
+
+
+def _checked(result):
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _text(content):
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _reap(agent):
+    """Take the status of orphans, whose parent process 1 is, and of nothing that is waited for."""
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            time.sleep(0.2)
+            continue
+        if ended.si_pid in agent.waited_for:
+            time.sleep(0.05)
+        else:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(ended.si_pid, os.WNOHANG)
+
+
+def _port():
+    for folder in glob.glob("/sys/class/virtio-ports/*"):
+        with open(f"{folder}/name") as file:
+            if file.read().strip() == PORT:
+                device = f"/dev/{os.path.basename(folder)}"
+                return os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    raise OSError("no virtio port")
+
+
+def main():
+    port = _port()
+    nursery = os.path.join(os.path.dirname(__file__), "nursery.py")
+    subprocess.Popen([sys.executable, "-I", nursery, _NURSERY_SOCKET], stdin=subprocess.DEVNULL)
+    agent = Agent(port)
+    while not os.path.exists(_NURSERY_SOCKET):
+        time.sleep(0.05)
+    threading.Thread(target=_reap, args=(agent,), daemon=True).start()
+    agent.say(id=0, release=os.uname().release)
+    agent.serve()
+
+
+if __name__ == "__main__":
+    main()

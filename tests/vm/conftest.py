@@ -1,0 +1,82 @@
+"""The machines, each booted once, and the checkpoint that their mounts show."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from tests import checkpoints
+from tests.checkpoints import BuiltCheckpoint
+from tests.vm import kernels
+from tests.vm.kernels import NoMachineError
+from tests.vm.machine import MIB, Cgroups, Machine, Share, virtiofsd
+from tests.vm.rows import MODEL
+
+_CGROUPS = {"6.1": Cgroups.V1, "6.12": Cgroups.V2}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of one machine together, on one worker, and give each time to be emulated."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(600))
+        series = item.callspec.params.get("machine") if hasattr(item, "callspec") else None
+        if series:
+            item.add_marker(pytest.mark.xdist_group(str(series)))
+
+
+@pytest.fixture(scope="session")
+def source() -> Iterator[BuiltCheckpoint]:
+    """A checkpoint of three unequal shards, 24 MiB, where the machine's file systems see it."""
+    if missing := kernels.missing_packages():
+        give_up(f"needs Debian's {', '.join(missing)}: apt-get install them")
+    kernels.prepare()
+    folder = tempfile.mkdtemp(prefix="model-", dir=kernels.BUILD)
+    try:
+        yield checkpoints.write_sharded(
+            f"{folder}/model", shard_bytes=[7 * MIB + 1234, 12 * MIB, 5 * MIB - 4321]
+        )
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session", params=kernels.SERIES)
+def machine(request: pytest.FixtureRequest, source: BuiltCheckpoint) -> Iterator[Machine]:
+    """A machine with a kernel of that series, the checkpoint on its first disk at `/srv/model`."""
+    shares = ()
+    if virtiofsd() is not None:
+        folder = source.directory.rpartition("/")[0]
+        shares = (
+            Share("virtiofs-auto", folder, ("cache=auto",)),
+            Share("virtiofs-always", folder, ("cache=always",)),
+            Share("virtiofs-none", folder, ("cache=none",)),
+        )
+    try:
+        kernel = kernels.fetch(request.param)
+        booted = Machine(kernel, _CGROUPS[request.param], shares=shares)
+        booted.start()
+    except NoMachineError as reason:
+        give_up(str(reason))
+    try:
+        prepare(booted, source)
+        yield booted
+    finally:
+        booted.close()
+
+
+def give_up(reason: str) -> NoReturn:
+    """Skip what cannot be run here; where CI has to run it, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def prepare(machine: Machine, source: BuiltCheckpoint) -> None:
+    """Put the checkpoint on the first disk, readable by all."""
+    machine.sh(
+        f"mkfs.ext4 -q -E nodiscard {machine.disks['data']}"
+        f" && mkdir -p /srv && mount {machine.disks['data']} /srv"
+        f" && cp -r {source.directory} {MODEL} && chmod -R a+rX /srv && sync"
+    )
