@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from prefetch_cli.progress import Monitor
+
 # fmt: off
 NETWORK_TYPES = frozenset({
     "nfs", "nfs4", "lustre", "ceph", "cifs", "smb3", "smbfs", "afs", "gpfs", "beegfs",
@@ -25,10 +27,13 @@ NETWORK_TYPES = frozenset({
 # These mount as plain `fuse`, without a subtype, and give their name as the source.
 NETWORK_FUSE_SOURCES = frozenset({"mountpoint-s3", "cvmfs2"})
 IN_MEMORY_TYPES = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
+SMB_TYPES = frozenset({"cifs", "smb3"})
 
 # `dax=never` and `dax=inode` leave files in the page cache, unless a file asks otherwise.
 _DAX = frozenset({"dax", "dax=always"})
 _UNCACHED = frozenset({"cache=none", "directio", "forcedirectio", "direct_io"})
+_9P_CACHED = frozenset({"loose", "fscache"})
+_9P_UNCACHED = frozenset({"cache=0", "cache=0x0"})
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _LAYER = re.compile(r"(?:\\.|[^:\\])+", re.DOTALL)
@@ -39,6 +44,10 @@ _KIB = 1024
 _LARGEST_RSIZE = 1024 * _KIB  # NFS_MAX_FILE_IO_SIZE, include/linux/nfs_xdr.h
 _DEFAULT_READ_AHEAD = 128 * _KIB  # VM_READAHEAD_PAGES: what a bdi starts with, mm/backing-dev.c
 _BTRFS_READ_AHEAD = 4096 * _KIB  # the least that open_ctree() sets, fs/btrfs/disk-io.c
+
+_DEFAULT_CLOSETIMEO = 1  # seconds: SMB3_DEF_DCLOSETIMEO, fs/smb/client/fs_context.h
+_LATE_CLOSE_FACTOR = 1.5  # the close is the work of a queue, which may begin late
+_LONGEST_LATE_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -175,13 +184,14 @@ class MountTable:
             yield os.path.normpath(os.path.join(layer, inside))
 
 
-def inspect(real_paths: Sequence[str]) -> tuple[FileSystem, ...]:
+def inspect(real_paths: Sequence[str], monitor: Monitor | None = None) -> tuple[FileSystem, ...]:
     """Return the file system of each path, in their order, mounting what autofs holds back.
 
-    Never raises: what cannot be opened is left to the reader to report.
+    The monitor is told which path or folder the storage is asked about. Never raises: what cannot
+    be opened is left to the reader to report.
     """
-    table = MountTable.read()
-    found = tuple(table.of(path) for path in real_paths)
+    monitor = monitor or Monitor()
+    found = _look_up(real_paths, monitor)
     waiting = {
         os.path.dirname(path)
         for path, file_system in zip(real_paths, found, strict=True)
@@ -190,11 +200,34 @@ def inspect(real_paths: Sequence[str]) -> tuple[FileSystem, ...]:
     if not waiting:
         return found
     # autofs mounts when a directory is opened; stat() and O_PATH do not trigger it.
-    for directory in waiting:
-        with contextlib.suppress(OSError):
+    for directory in sorted(waiting):
+        with monitor.waiting(directory), contextlib.suppress(OSError):
             os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK))
+    return _look_up(real_paths, monitor)
+
+
+def _look_up(real_paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, ...]:
     table = MountTable.read()
-    return tuple(table.of(path) for path in real_paths)
+    found = []
+    for path in real_paths:
+        with monitor.waiting(path):
+            found.append(table.of(path))
+    return tuple(found)
+
+
+def late_close_seconds(fs: FileSystem) -> float:
+    """Return how long after the last close of a file its cached pages may still be dropped.
+
+    The SMB client closes a file `closetimeo` seconds after its last user did (cifs_close(), Linux
+    5.13), and with cache=strict, the default, it lets go of the pages then: whoever opens the file
+    next reads it anew (cifsFileInfo_put_final() in fs/smb/client/file.c). At most 5 s.
+    """
+    if fs.type not in SMB_TYPES:
+        return 0.0
+    seconds = _number_of(fs, "closetimeo")
+    if seconds is None:
+        seconds = _DEFAULT_CLOSETIMEO
+    return min(seconds * _LATE_CLOSE_FACTOR, _LONGEST_LATE_CLOSE_SECONDS)
 
 
 def read_step_bytes(fs: FileSystem, sys_root: str = "/sys") -> int:
@@ -254,19 +287,29 @@ def _kib_in(path: str) -> int:
 
 
 def _rsize(fs: FileSystem) -> int:
-    sizes = (option[len("rsize=") :] for option in fs.options if option.startswith("rsize="))
-    size = next(sizes, "")
-    return min(int(size), _LARGEST_RSIZE) if re.fullmatch("[0-9]{1,18}", size) else 0
+    return min(_number_of(fs, "rsize") or 0, _LARGEST_RSIZE)
+
+
+def _number_of(fs: FileSystem, name: str) -> int | None:
+    """Return the value of a mount option, or None where it is not given as a number."""
+    head = f"{name}="
+    values = (option[len(head) :] for option in fs.options if option.startswith(head))
+    value = next(values, "")
+    return int(value) if re.fullmatch("[0-9]{1,18}", value) else None
 
 
 def _bypasses_cache(type_: str, options: frozenset[str]) -> bool:
+    if options & _UNCACHED:
+        return True
     if type_ != "9p":
-        return bool(options & _UNCACHED)
-    # 9p shows no `cache=` where it has none, its default (v9fs_show_options() in fs/9p/v9fs.c).
-    # `mmap` by name is of kernels before 6.4, where it left read() uncached; later ones show a
-    # bit mask, each value of which caches reads.
-    modes = {option for option in options if option.startswith("cache=")}
-    return modes <= {"cache=none", "cache=mmap"}
+        return False
+    # 9p says nothing where it has no cache, its default (v9fs_show_options() in fs/9p/v9fs.c).
+    # Kernels before 6.4 show a mode by its bare name, and one of them, `mmap`, leaves read()
+    # uncached (v9fs_mmap_file_operations). Later ones show `cache=` and a bit mask in hex, and
+    # with any bit of it read() fills the cache (v9fs_fid_add_modes() in fs/9p/fid.h), although
+    # `mmap` and `readahead` may keep the pages only while the file is open: that is measured.
+    by_mask = {option for option in options if option.startswith("cache=")} - _9P_UNCACHED
+    return not by_mask and not options & _9P_CACHED
 
 
 def _parse_line(line: bytes) -> Mount | None:

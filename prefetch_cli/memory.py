@@ -4,8 +4,9 @@ Page cache is charged to the cgroup that reads it in first, and a cgroup at its 
 keeps only what came last; so the tightest of all limits counts, not the host's free memory.
 """
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -34,6 +35,7 @@ class _Controller:
     limits: tuple[str, ...]
     usage: str
     reclaimable: tuple[str, ...]
+    tasks: str  # the numbers of the threads in a cgroup, a process's own number among them
 
 
 # Documentation/admin-guide/cgroup-v2.rst: above memory.high reclaim starts, so cache is dropped.
@@ -41,15 +43,18 @@ _V2 = _Controller(
     limits=("memory.max", "memory.high"),
     usage="memory.current",
     reclaimable=("inactive_file", "active_file"),
+    tasks="cgroup.threads",
 )
 # Documentation/admin-guide/cgroup-v1/memory.rst: only the total_ fields count what is below.
 _V1 = _Controller(
     limits=("memory.limit_in_bytes",),
     usage="memory.usage_in_bytes",
     reclaimable=("total_inactive_file", "total_active_file"),
+    tasks="tasks",
 )
 
 _NO_LIMIT = 2**63 - 1
+_MOST_SEARCHED = 10_000  # cgroups that are looked through for the one of this process
 
 
 def measure(root: str = "/") -> Memory:
@@ -95,16 +100,16 @@ def _own_cgroups(root: str) -> Iterator[tuple[_Controller, str]]:
     for controller, path in _memberships(root):
         mounted = [mount for mount in mounts if _carries(mount, controller)]
         places = [
-            (len(mount.root), mount.mount_point, inside)
+            (-inside.count("/"), mount.mount_point, inside)
             for mount in mounted
-            if (inside := _relative(path, mount.root)) is not None
-            and os.path.isdir(_below(root, os.path.join(mount.mount_point, inside)))
+            if (inside := _place(root, mount, path, controller)) is not None
         ]
-        # Not to be found by name: a cgroup namespace or a container that mounts its own cgroup
-        # only. Its mount point is then the nearest that can be seen.
+        # Not to be found: a container that mounts its own cgroup only, under the host's name for
+        # it. Its mount point is then the nearest that can be seen.
         places = places or [(0, mount.mount_point, "") for mount in mounted[-1:]]
         if places:
-            _, mount_point, inside = min(places)  # the shortest root shows most of what is above
+            _, mount_point, inside = min(places)  # the deepest shows most of what is above
+            inside = inside.strip("/")
             while inside:
                 yield controller, os.path.join(mount_point, inside)
                 inside = os.path.dirname(inside)
@@ -132,18 +137,64 @@ def _carries(mount: Mount, controller: _Controller) -> bool:
     return mount.type == "cgroup" and "memory" in mount.options
 
 
-def _relative(path: str, mount_root: str) -> str | None:
-    """Return a cgroup's path as seen from what is mounted, or None where it lies outside.
+def _place(root: str, mount: Mount, path: str, controller: _Controller) -> str | None:
+    """Return this process's cgroup as seen from what is mounted, or None where it is not there.
 
-    Both begin at the root of this process's cgroup namespace, so that a mount made outside of it
-    has a root like `/../..`, and a process moved out of it a path like `/../other`.
+    `/x` for each level of it, so that the mount point itself is empty. Both `path` and the root of
+    the mount begin at the root of this process's cgroup namespace, so that a mount made outside of
+    it has a root like `/../..`, and a process moved out of it a path like `/../other`
+    (cgroup_path_ns_locked() and cgroup_show_path() in kernel/cgroup).
     """
-    above = mount_root.rstrip("/") + "/"
-    inside = f"{path.rstrip('/')}/"
-    if not inside.startswith(above):
+    up, names = _steps(path)
+    mounted_up, mounted_names = _steps(mount.root)
+    if ".." in names or up > mounted_up:
         return None
-    inside = inside[len(above) :].strip("/")
-    return None if ".." in inside.split("/") else inside
+    top = _below(root, mount.mount_point)
+    if up < mounted_up:
+        # What the levels between are called is not to be seen from inside.
+        return None if mounted_names else _search(top, mounted_up - up, names, controller)
+    if names[: len(mounted_names)] != mounted_names:
+        return None
+    inside = _joined(names[len(mounted_names) :])
+    return inside if os.path.isdir(top + inside) else None
+
+
+def _steps(path: str) -> tuple[int, list[str]]:
+    """Return how many levels a cgroup's path goes up, and the names that it goes down then."""
+    names = [name for name in path.split("/") if name]
+    up = next((level for level, name in enumerate(names) if name != ".."), len(names))
+    return up, names[up:]
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "".join(f"/{name}" for name in names)
+
+
+def _search(top: str, levels: int, names: Sequence[str], controller: _Controller) -> str | None:
+    """Return the cgroup that has this process, so many levels and then these names below `top`.
+
+    By the numbers of threads, since `cgroup.procs` cannot be read of a threaded cgroup of v2; they
+    are those of the reader's own pid namespace.
+    """
+    above = [""]
+    searched = 0
+    for _ in range(levels):
+        above = [f"{folder}/{name}" for folder in above for name in _folders(top + folder)]
+        searched += len(above)
+        if searched > _MOST_SEARCHED:
+            return None
+    own = str(os.getpid()).encode()
+    for inside in (folder + _joined(names) for folder in above):
+        with contextlib.suppress(OSError, ValueError):
+            if own in _read(f"{top}{inside}/{controller.tasks}").split():
+                return inside
+    return None
+
+
+def _folders(path: str) -> list[str]:
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return []
 
 
 def _available(controller: _Controller, directory: str, total: int) -> int | None:

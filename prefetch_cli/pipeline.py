@@ -59,7 +59,7 @@ def run(
     report = Report(options.action, options.min_resident_percent)
 
     report = _resolve(report, options, environ, monitor)
-    report = _inspect(report, options)
+    report = _inspect(report, options, monitor)
     report = _partition(report, options, environ)
     publish(report)
     report = _survey(report, options, monitor)
@@ -84,11 +84,11 @@ def _resolve(
     return replace(report, checkpoint=found, warnings=found.warnings)
 
 
-def _inspect(report: Report, options: Options) -> Report:
+def _inspect(report: Report, options: Options, monitor: Monitor) -> Report:
     measured = memory.measure()
     return replace(
         report,
-        filesystems=filesystem.inspect([file.real_path for file in _files(report)]),
+        filesystems=filesystem.inspect([file.real_path for file in _files(report)], monitor),
         memory=measured,
         budget=budget(
             measured.available_bytes,
@@ -202,19 +202,43 @@ def _prove(report: Report, options: Options, monitor: Monitor, stop: Stop) -> Re
     result = report.result
     if result is None and report.eviction is None:
         return replace(report, after=report.before)  # nothing has changed
+    if result is not None and result.bytes_read > 0:
+        stop.pause(_late_close_seconds(report))
+        if stop.interrupted:
+            return report
     settled = result is None or result.complete
     report = replace(report, after=_look(report, options, monitor, settled=settled))
-    warning = None
-    if result is not None and report.after is not None:
-        warning = proof.doubt(
-            read_bytes=result.bytes_read,
-            before_bytes=_before(report).exact_bytes,
-            after_bytes=report.after.resident_bytes,
-            share_bytes=_share(report).size_bytes,
-            filesystems=list(_on_storage(report).values()),
-            budget=_budget(report),
-        )
+    warning = _doubt(report, cut_short=stop.requested)
     return report if warning is None else replace(report, warnings=(*report.warnings, warning))
+
+
+def _late_close_seconds(report: Report) -> float:
+    read = {extent.file for extent in _filled(report.plan).extents}
+    found = (one for file, one in _on_storage(report).items() if file in read)
+    return max(map(filesystem.late_close_seconds, set(found)), default=0.0)
+
+
+def _doubt(report: Report, *, cut_short: bool) -> str | None:
+    result, before, after = report.result, _before(report), report.after
+    if result is None or after is None:
+        return None
+    paths = {path for path, _ in report.failed}
+    failed = {number for number, file in enumerate(_files(report)) if file.path in paths}
+    extents = _filled(report.plan).extents
+    planned = sum(extent.length for extent in extents if extent.file not in failed)
+    lost = sum(extent.length for extent in extents if extent.file in failed)
+    # How much was read of the files that failed is not known: where nothing cut the run short, all
+    # that is over, since the others were read to their ends; else at most all that was planned.
+    read = max(0, result.bytes_read - lost) if cut_short else min(result.bytes_read, planned)
+    share = sum(extent.length for extent in _share(report).extents if extent.file not in failed)
+    return proof.doubt(
+        read_bytes=read,
+        before_bytes=before.resident_bytes_without(failed) if before.method.exact else None,
+        after_bytes=after.resident_bytes_without(failed),
+        share_bytes=share,
+        filesystems=list(_on_storage(report).values()),
+        memory=_filled(report.memory),
+    )
 
 
 def _look(report: Report, options: Options, monitor: Monitor, *, settled: bool) -> Survey:

@@ -1,9 +1,9 @@
 """A share -> how much of it is resident, and what is missing: by the best method that is true."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 
@@ -37,6 +37,13 @@ class Survey:
     def exact_bytes(self) -> int | None:
         """The resident bytes where each page was looked at, else None."""
         return self.resident_bytes if self.method.exact else None
+
+    def resident_bytes_without(self, files: Container[int]) -> int | None:
+        """Return the resident bytes of all but these files; None where no method can tell."""
+        if self.resident_bytes is None:
+            return None
+        found = self.resident_by_file.items()
+        return sum(size or 0 for file, size in found if file not in files)
 
 
 @dataclass(frozen=True)
@@ -73,27 +80,20 @@ def survey(
             with _opened(files[file].path, monitor) as descriptor:
                 return _look(file, descriptor, wanted, settled=settled)
         except OSError as error:
-            reason = error.strerror or str(error)
-            return _Found(file, Method.MINCORE, 0, wanted, reason)
+            return _failed(file, wanted, error)
 
-    found = map_threads(look, groups, threads)
-    total = sum(extent.length for extent in extents)
-    unknown = [one.file for one in found if one.method is Method.UNKNOWN]
+    found = _estimated(files, map_threads(look, groups, threads), monitor)
     # The least sure method is the one that the sum rests on; a share without bytes is known.
     method = max((one.method for one in found), key=list(Method).index, default=Method.MINCORE)
-    resident: int | None = sum(one.resident_bytes for one in found)
-    by_file: dict[int, int | None] = {one.file: one.resident_bytes for one in found}
-    if unknown:
-        method, estimated = _estimate(files, unknown, monitor)
-        by_file.update(estimated)
-        parts = [part for part in by_file.values() if part is not None]
-        resident = sum(parts) if method is Method.NOWAIT else None
+    resident = sum(one.resident_bytes for one in found)
     return Survey(
-        resident_bytes=resident,
-        total_bytes=total,
+        resident_bytes=None if method is Method.UNKNOWN else resident,
+        total_bytes=sum(extent.length for extent in extents),
         method=method,
         missing=tuple(extent for one in found for extent in one.missing),
-        resident_by_file=by_file,
+        resident_by_file={
+            one.file: None if one.method is Method.UNKNOWN else one.resident_bytes for one in found
+        },
         failed=tuple((files[one.file].path, one.error) for one in found if one.error is not None),
     )
 
@@ -147,17 +147,29 @@ def _missing(descriptor: int, piece: Extent, resident_bytes: int, method: Method
     return runs if len(runs) <= _MOST_RUNS else [piece]
 
 
-def _estimate(
-    files: Sequence[File], unknown: Sequence[int], monitor: Monitor
-) -> tuple[Method, dict[int, int | None]]:
-    """Return NOWAIT with an estimate for each file of which nothing exact is known, or UNKNOWN."""
-    total = sum(files[file].size_bytes for file in unknown)
-    estimated: dict[int, int | None] = dict.fromkeys(unknown)
-    for file in unknown:
-        size = files[file].size_bytes
-        with _opened(files[file].path, monitor) as descriptor:
-            hits = pagecache.sample(descriptor, size, max(1, _SAMPLES * size // max(1, total)))
+def _estimated(files: Sequence[File], found: list[_Found], monitor: Monitor) -> list[_Found]:
+    """Return what was found, by NOWAIT where it was UNKNOWN, unless that cannot tell either."""
+    unknown = [one for one in found if one.method is Method.UNKNOWN]
+    total = sum(files[one.file].size_bytes for one in unknown)
+    instead: dict[int, _Found] = {}
+    for one in unknown:
+        size, wanted = files[one.file].size_bytes, sum(extent.length for extent in one.missing)
+        try:
+            with _opened(files[one.file].path, monitor) as descriptor:
+                hits = pagecache.sample(descriptor, size, max(1, _SAMPLES * size // max(1, total)))
+        except OSError as error:
+            # Gone, or out of reach, since it was opened to be looked at.
+            instead[one.file] = _failed(one.file, one.missing, error)
+            continue
         if hits is None:
-            return Method.UNKNOWN, dict.fromkeys(unknown)
-        estimated[file] = size * hits[0] // max(1, hits[1])
-    return Method.NOWAIT, estimated
+            # A sum of some estimates and some blanks would be none.
+            instead = {file: other for file, other in instead.items() if other.error is not None}
+            break
+        instead[one.file] = replace(
+            one, method=Method.NOWAIT, resident_bytes=wanted * hits[0] // max(1, hits[1])
+        )
+    return [instead.get(one.file, one) for one in found]
+
+
+def _failed(file: int, wanted: list[Extent], error: OSError) -> _Found:
+    return _Found(file, Method.MINCORE, 0, wanted, error.strerror or str(error))

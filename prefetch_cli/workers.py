@@ -21,6 +21,7 @@ class Stop:
         self._deadline = (
             None if time_limit_seconds is None else time.monotonic() + time_limit_seconds
         )
+        self._paused_until = 0.0
 
     def request(self) -> None:
         """Ask everything that waits on this to stop at its next step."""
@@ -43,14 +44,25 @@ class Stop:
 
     @property
     def overdue_seconds(self) -> float:
-        """Seconds since the time limit passed; negative or zero while it has not."""
-        return 0.0 if self._deadline is None else time.monotonic() - self._deadline
+        """Seconds since the time limit passed; negative or zero while it has not.
+
+        A pause does not count: it is no sign of a storage that hangs.
+        """
+        if self._deadline is None:
+            return 0.0
+        return time.monotonic() - max(self._deadline, self._paused_until)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but no longer than until the stop."""
         if self._deadline is not None:
             seconds = min(seconds, self._deadline - time.monotonic())
         if seconds > 0:
+            self._event.wait(seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, whatever the time limit, but no longer than until someone asks to stop."""
+        if seconds > 0:
+            self._paused_until = time.monotonic() + seconds
             self._event.wait(seconds)
 
 

@@ -23,8 +23,10 @@ from prefetch_cli.filesystem import (
     Mount,
     MountTable,
     inspect,
+    late_close_seconds,
     read_step_bytes,
 )
+from prefetch_cli.progress import Monitor
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -132,11 +134,24 @@ def test_dax_is_in_memory_already(options: str, in_memory: bool) -> None:
     [
         ("9p", "rw,trans=virtio", True),  # cache=none is not shown
         ("9p", "rw,cache=none,trans=virtio", True),
-        ("9p", "rw,cache=mmap,trans=virtio", True),  # by name: before Linux 6.4
-        ("9p", "rw,cache=5,trans=virtio", False),  # mmap since 6.4
-        ("9p", "rw,cache=0xf,trans=virtio", False),
+        ("9p", "rw,sync,dirsync,access=client,trans=virtio", True),
+        # By name: before Linux 6.4.
+        ("9p", "rw,sync,dirsync,loose,access=client,trans=virtio", False),
+        ("9p", "rw,sync,dirsync,fscache,cachetag=x,access=client,trans=virtio", False),
+        ("9p", "rw,sync,dirsync,mmap,access=client,trans=virtio", True),
+        # By bits, in hex, with 0x in front in the latest kernels.
+        ("9p", "rw,access=client,cache=1,trans=virtio", False),  # readahead
+        ("9p", "rw,access=client,cache=5,trans=virtio", False),  # mmap
+        ("9p", "rw,access=client,cache=f,trans=virtio", False),  # loose
+        ("9p", "rw,access=client,cache=8f,trans=virtio", False),  # fscache
+        ("9p", "rw,access=client,cache=0xf,trans=virtio", False),
+        ("9p", "rw,access=client,cache=2,trans=virtio", False),  # any bit will do
+        ("9p", "rw,access=client,cache=0,trans=virtio", True),
+        ("9p", "rw,access=client,cache=0x0,trans=virtio", True),
+        ("9p", "rw,access=client,cache=f,directio,trans=virtio", True),
+        # As the user wrote it, before 4.13, and by gVisor: what is not known is measured.
         ("9p", "rw,cache=loose,trans=virtio", False),
-        ("9p", "rw,cache=fscache,trans=virtio", False),
+        ("9p", "rw,cache=remote_revalidating,trans=fd", False),
         ("cifs", "rw,vers=3.1.1,cache=none", True),
         ("cifs", "rw,vers=3.1.1,cache=strict", False),
         ("smb3", "rw,cache=loose", False),
@@ -152,6 +167,26 @@ def test_options_that_say_that_reads_are_not_cached(
     type_: str, options: str, bypasses: bool
 ) -> None:
     assert mounted(type_, options).bypasses_cache is bypasses
+
+
+@pytest.mark.parametrize(
+    ("type_", "options", "seconds"),
+    [
+        ("cifs", "rw,vers=3.1.1,cache=strict,actimeo=1,closetimeo=1", 1.5),
+        ("smb3", "rw,cache=strict,closetimeo=2", 3.0),
+        ("cifs", "rw,cache=strict,actimeo=1", 1.5),  # kernels that do not show it
+        ("cifs", "rw,closetimeo=0", 0.0),
+        ("cifs", "rw,closetimeo=30", 5.0),
+        ("cifs", "rw,closetimeo=18446744073709551615", 1.5),
+        ("cifs", "rw,closetimeo=soon", 1.5),
+        ("nfs4", "rw,closetimeo=3", 0.0),
+        ("ext4", "rw", 0.0),
+    ],
+)
+def test_how_long_after_a_close_pages_may_be_dropped(
+    type_: str, options: str, seconds: float
+) -> None:
+    assert late_close_seconds(mounted(type_, options)) == seconds
 
 
 # Which mount holds a path
@@ -781,3 +816,30 @@ def test_an_autofs_without_a_daemon_is_reported_as_it_is(
     monkeypatch.setattr(MountTable, "read", lambda: still)
     [found] = inspect([str(tmp_path / "gone/x")])
     assert (found.type, found.network) == ("autofs", False)
+
+
+def test_what_a_look_up_waits_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    low = tmp_path / "low"
+    low.mkdir()
+    options = f"rw,lowerdir={low}"
+    still = table(line("/over", "overlay", options=options), line(str(tmp_path / "auto"), "autofs"))
+    monkeypatch.setattr(MountTable, "read", lambda: still)
+    monitor = Monitor()
+    awaited: list[tuple[str, str | None]] = []
+
+    def spied(what: str) -> Any:
+        call = getattr(os.path, what, None) or getattr(os, what)
+
+        def ask(path: str, *rest: Any) -> Any:
+            wait = monitor.snapshot().longest_wait
+            awaited.append((what, None if wait is None else wait.path))
+            return call(path, *rest)
+
+        return ask
+
+    monkeypatch.setattr(os.path, "lexists", spied("lexists"))
+    monkeypatch.setattr(os, "open", spied("open"))
+    inspect(["/over/x", str(tmp_path / "auto/y/z")], monitor)
+    asked_once = [("lexists", "/over/x"), ("open", str(tmp_path / "auto/y"))]
+    assert awaited == [*asked_once, asked_once[0]]
+    assert monitor.snapshot().longest_wait is None

@@ -206,7 +206,8 @@ def test_hybrid_v1_owns_the_controller(v1: Machine) -> None:
         ("/docker/1234", "/elsewhere", ""),
         ("/job/st", "/job/step", ""),
         # Namespaces: the mount is from outside, or the process was moved outside.
-        ("/../..", "/", ""),
+        ("/../..", "/", ""),  # nowhere is this process
+        ("/../../other", "/", ""),
         ("/..", "/../step", "/step"),
         ("/", "/../step", ""),
         ("/", "/job/../../../etc", ""),
@@ -224,6 +225,72 @@ def test_the_directory_of_the_process(
         machine.v2(found, max=2 * GIB)
     expected = limited(2 * GIB, V2 + found) if found else limited(9 * GIB, V2)
     assert machine.measure() == expected
+
+
+def hide_from_the_process(machine: Machine, hierarchy: str, path: str, tasks: str) -> None:
+    """Put this process into a cgroup whose name it cannot know, among others."""
+    for folder in ("a/b", "a/c", "d/b", "a/b/job", "a/c/job", "d/b/job"):
+        machine.write(f"{hierarchy}/{folder}/{tasks}", "1\n0\n")
+    machine.write(f"{hierarchy}/{tasks}", f"1{os.getpid()}\n{os.getpid()}0\n")
+    machine.write(f"{hierarchy}{path}/{tasks}", f"1\n{os.getpid()}\n{os.getpid()}7\n")
+
+
+@pytest.mark.parametrize(
+    ("mount_root", "path", "place"),
+    [
+        ("/../..", "/", "/a/c"),
+        ("/../..", "/job", "/a/c/job"),
+        ("/../../..", "/..", "/a/c"),
+        ("/../../..", "/../job", "/a/c/job"),
+        ("/..", "/", "/d"),
+    ],
+)
+def test_v2_in_a_private_namespace_under_the_mount_of_the_host(
+    machine: Machine, mount_root: str, path: str, place: str
+) -> None:
+    machine.mount(V2, "cgroup2", root=mount_root)
+    machine.memberships = [f"0::{path}"]
+    machine.v2("/a/b", max=1)
+    machine.v2("/a/b/job", max=1)
+    hide_from_the_process(machine, V2, place, "cgroup.threads")
+    machine.v2(place, max=4 * GIB)
+    assert machine.measure() == limited(4 * GIB, f"{V2}{place}")
+    machine.v2("/" + place.split("/")[1], max=2 * GIB)
+    assert machine.measure() == limited(2 * GIB, f"{V2}/{place.split('/')[1]}")
+
+
+def test_v1_in_a_private_namespace_under_the_mount_of_the_host(v1: Machine) -> None:
+    v1.mounts.pop()
+    v1.mount(V1, "cgroup", "rw,memory", root="/../..")
+    v1.memberships = ["4:memory:/"]
+    v1.v1("/", limit=9 * GIB)
+    v1.v1("/a/b", limit=1)
+    hide_from_the_process(v1, V1, "/a/c", "tasks")
+    v1.v1("/a/c", limit=3 * GIB, usage=GIB)
+    assert v1.measure() == limited(2 * GIB, f"{V1}/a/c")
+
+
+def test_of_too_many_cgroups_none_is_searched(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.mount(V2, "cgroup2", root="/../..")
+    machine.memberships = ["0::/"]
+    machine.v2("/", max=9 * GIB)
+    hide_from_the_process(machine, V2, "/a/c", "cgroup.threads")
+    machine.v2("/a/c", max=2 * GIB)
+    assert machine.measure() == limited(2 * GIB, f"{V2}/a/c")
+    monkeypatch.setattr("prefetch_cli.memory._MOST_SEARCHED", 4)
+    assert machine.measure() == limited(9 * GIB, V2)
+
+
+def test_the_mount_of_the_host_shows_more_than_the_own_one(machine: Machine) -> None:
+    machine.mount("/mnt/own", "cgroup2")
+    machine.mount(V2, "cgroup2", root="/../..")
+    machine.memberships = ["0::/"]
+    machine.write("/mnt/own/cgroup.threads", f"{os.getpid()}\n")
+    hide_from_the_process(machine, V2, "/a/c", "cgroup.threads")
+    machine.v2("/a", max=2 * GIB)
+    assert machine.measure() == limited(2 * GIB, f"{V2}/a")
 
 
 def test_of_two_mounts_the_one_that_shows_more_counts(machine: Machine) -> None:
@@ -414,25 +481,35 @@ def test_a_real_cache_does_not_count_as_used(tmp_path: Path) -> None:
     assert 200 * MIB < found.available_bytes <= 256 * MIB
 
 
-def test_a_real_private_namespace(tmp_path: Path) -> None:
-    own, _ = own_memory_cgroup()
-    if not str(own).startswith(V1):
-        kind = f"-t cgroup2 cgroup2 {tmp_path}"
-    else:
-        kind = f"-t cgroup -o memory cgroup {tmp_path}"
+def test_a_real_private_namespace_under_the_mount_of_the_host() -> None:
+    with real_cgroups(512 * MIB, None) as (limiting, inner):
+        found = measure_in_namespaces(inner, "-C", "")
+    assert found.limited_by == str(limiting)
+
+
+def test_a_real_private_namespace_with_a_mount_of_its_own(tmp_path: Path) -> None:
+    is_v1 = str(own_memory_cgroup()[0]).startswith(V1)
+    kind = "-t cgroup -o memory cgroup" if is_v1 else "-t cgroup2 cgroup2"
     with real_cgroups(512 * MIB) as (cgroup,):
-        enter = (
-            f"echo $$ > {cgroup}/cgroup.procs;"
-            f' exec unshare -m -C sh -ec \'mount {kind}; exec "$@"\' "$@"'
-        )
-        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        done = subprocess.run(
-            ["sh", "-ec", enter, "sh", "sh", sys.executable, "-c", MEASURE],
-            env=environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        umount = f"umount -l {V1 if is_v1 else V2}"
+        found = measure_in_namespaces(cgroup, "-mC", f"{umount}; mount {kind} {tmp_path};")
+    assert found.limited_by == str(tmp_path)
+
+
+def measure_in_namespaces(cgroup: Path, namespaces: str, setup: str) -> Memory:
+    """Return what a process measures in a cgroup that is the root of its own cgroup namespace."""
+    enter = (
+        f"echo $$ > {cgroup}/cgroup.procs;"
+        f' exec unshare {namespaces} sh -ec \'{setup} exec "$@"\' "$@"'
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        ["sh", "-ec", enter, "sh", "sh", sys.executable, "-c", MEASURE],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"no cgroup namespace can be made: {done.stderr.strip()}")
-    assert json.loads(done.stdout)["limited_by"] == str(tmp_path)
+    return Memory(**json.loads(done.stdout))

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from prefetch_cli.decision import budget
 from prefetch_cli.filesystem import UNKNOWN
+from prefetch_cli.memory import Memory
 from prefetch_cli.proof import doubt
 
 GIB = 1024**3
-HOST = budget(100 * GIB, "host", 90.0, None)
-CGROUP = budget(GIB, "/sys/fs/cgroup/memory/job", 90.0, None)
+HOST = Memory(100 * GIB, 100 * GIB, None, "host")
+SMALL_HOST = Memory(GIB, GIB, None, "host")
+CGROUP = Memory(GIB, 100 * GIB, GIB, "/sys/fs/cgroup/memory/job")
+ROOMY_CGROUP = Memory(50 * GIB, 100 * GIB, 50 * GIB, "/sys/fs/cgroup/job")
 
 
 def doubted(
@@ -20,7 +22,7 @@ def doubted(
     after: int | None = 0,
     share: int = 10 * GIB,
     type_: str = "ext4",
-    limits: object = HOST,
+    memory: Memory = HOST,
 ) -> str | None:
     return doubt(
         read_bytes=read,
@@ -28,7 +30,7 @@ def doubted(
         after_bytes=after,
         share_bytes=share,
         filesystems=[replace(UNKNOWN, type=type_)],
-        budget=limits,  # type: ignore[arg-type]
+        memory=memory,
     )
 
 
@@ -59,18 +61,22 @@ def test_what_was_resident_before_should_still_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("type_", "limits", "words"),
+    ("type_", "memory", "words"),
     [
-        ("ext4", CGROUP, ["memory limit of /sys/fs/cgroup/memory/job", "--partial"]),
+        ("ext4", CGROUP, ["memory limit of the cgroup /sys/fs/cgroup/memory/job", "--partial"]),
+        ("cifs", CGROUP, ["memory limit of the cgroup"]),
+        ("ext4", ROOMY_CGROUP, ["other processes", "memory of the cgroup /sys/fs/cgroup/job"]),
+        ("cifs", HOST, ["SMB", "closetimeo", "lease", "cache=loose"]),
+        ("smb3", HOST, ["SMB"]),
         ("fuse.sshfs", HOST, ["FUSE", "opened again", "direct I/O"]),
         ("virtiofs", HOST, ["FUSE"]),
         ("gpfs", HOST, ["gpfs", "outside the page cache"]),
         ("9p", HOST, ["9p", "direct I/O"]),
-        ("ext4", HOST, ["other processes"]),
-        ("nfs4", budget(GIB, "host", 90.0, None), ["memory limit of the host"]),
+        ("ext4", HOST, ["other processes", "memory of the host"]),
+        ("nfs4", SMALL_HOST, ["memory limit of the host"]),
     ],
 )
-def test_the_likely_cause_is_named(type_: str, limits: object, words: list[str]) -> None:
-    text = doubted(type_=type_, limits=limits)
+def test_the_likely_cause_is_named(type_: str, memory: Memory, words: list[str]) -> None:
+    text = doubted(type_=type_, memory=memory)
     assert text is not None
     assert [word for word in words if word not in text] == []

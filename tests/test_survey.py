@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,49 @@ def test_a_file_that_is_gone_is_named_and_counts_as_missing(tmp_path: Path) -> N
     found = look(files)
     assert found.failed == ((files[0].path, "No such file or directory"),)
     assert (found.resident_bytes, found.missing) == (MIB, (Extent(0, 0, MIB),))
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_file_that_goes_between_two_looks_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    """Where only a sample can tell, each file is opened once more for it."""
+    files = cold(tmp_path, [MIB, MIB])
+
+    def cannot_tell(descriptor: int) -> Method:
+        # Gone from here on.
+        Path(files[0].path).unlink(missing_ok=True)
+        return Method.UNKNOWN
+
+    monkeypatch.setattr(pagecache, "exact_method", cannot_tell)
+    monkeypatch.setattr(pagecache, "sample", lambda *_: (1, 2) if tells else None)
+    found = look(files)
+    assert found.failed == ((files[0].path, "No such file or directory"),)
+    assert found.missing == (Extent(0, 0, MIB), Extent(1, 0, MIB))
+    if tells:
+        assert (found.method, found.resident_bytes) == (Method.NOWAIT, MIB // 2)
+        assert found.resident_by_file == {0: 0, 1: MIB // 2}
+    else:
+        assert (found.method, found.resident_bytes) == (Method.UNKNOWN, None)
+        assert found.resident_by_file == {0: 0, 1: None}
+
+
+def test_an_estimate_is_of_the_extents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = cold(tmp_path, [4 * MIB])
+    monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
+    monkeypatch.setattr(pagecache, "sample", lambda *_: (2, 2))
+    found = survey(files, [Extent(0, MIB, MIB)], threads=1, monitor=Monitor())
+    assert (found.resident_bytes, found.total_bytes) == (MIB, MIB)
+
+
+def test_the_resident_bytes_of_some_files(tmp_path: Path) -> None:
+    files = cold(tmp_path, [MIB, 2 * MIB])
+    for file in files:
+        Path(file.path).read_bytes()
+    found = look(files)
+    assert found.resident_bytes_without({0}) == about(2 * MIB)
+    assert found.resident_bytes_without(()) == found.resident_bytes
+    assert replace(found, resident_bytes=None).resident_bytes_without({0}) is None
 
 
 def test_many_small_runs_are_read_as_one(tmp_path: Path) -> None:

@@ -17,26 +17,29 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any, NoReturn
 
 PORT = "agent"
 _NURSERY_SOCKET = "/run/nursery"
 _NEWCGROUP = 0x02000000
+Message = dict[str, Any]
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Job:
     """A process that was started: what it has printed, with the time of each piece."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.pid = 0
-        self.code = None
-        self.texts = {1: [], 2: []}
+        self.code: int | None = None
+        self.texts: dict[int, list[bytes]] = {1: [], 2: []}
+        self.followers: list[threading.Thread] = []
         self.began = time.monotonic()
-        self.seconds = None
-        self.usage = None
+        self.seconds: float | None = None
+        self.cpu_seconds: float | None = None
         self.changed = threading.Condition()
 
-    def follow(self, number, descriptor):
+    def follow(self, number: int, descriptor: int) -> None:
         while True:
             text = os.read(descriptor, 65536)
             if not text:
@@ -46,14 +49,14 @@ class Job:
                 self.texts[number].append(text)
                 self.changed.notify_all()
 
-    def end(self, code, usage=None):
+    def end(self, code: int, cpu_seconds: float) -> None:
         with self.changed:
             self.code = code
-            self.usage = usage
+            self.cpu_seconds = cpu_seconds
             self.seconds = time.monotonic() - self.began
             self.changed.notify_all()
 
-    def shown(self):
+    def shown(self) -> Message:
         out, err = (b"".join(self.texts[number]) for number in (1, 2))
         return {
             "pid": self.pid,
@@ -61,20 +64,20 @@ class Job:
             "out": _text(out),
             "err": _text(err),
             "seconds": self.seconds,
-            "cpu_seconds": self.usage,
+            "cpu_seconds": self.cpu_seconds,
         }
 
 
 class Agent:
     """Answers the host."""
 
-    def __init__(self, port):
+    def __init__(self, port: int) -> None:
+        self.waited_for: set[int] = set()
         self._port = port
         self._lock = threading.Lock()
-        self._jobs = {}
-        self.waited_for = set()
+        self._jobs: dict[int, Job] = {}
 
-    def serve(self):
+    def serve(self) -> NoReturn:
         buffer = b""
         while True:
             buffer += os.read(self._port, 1 << 20)
@@ -82,21 +85,21 @@ class Agent:
             for line in lines:
                 threading.Thread(target=self._answer, args=(line,), daemon=True).start()
 
-    def say(self, **answer):
+    def say(self, **answer: Any) -> None:
         line = json.dumps(answer).encode() + b"\n"
         with self._lock:
             while line:
                 line = line[os.write(self._port, line) :]
 
-    def _answer(self, line):
+    def _answer(self, line: bytes) -> None:
         request = json.loads(line)
         try:
             answer = getattr(self, "do_" + request["do"])(request)
-        except Exception as error:  # the host raises it where it was asked for
+        except Exception as error:  # noqa: BLE001 - the host raises it where it was asked for
             answer = {"error": f"{type(error).__name__}: {error}"}
         self.say(id=request["id"], **answer)
 
-    def do_start(self, request):
+    def do_start(self, request: Message) -> Message:
         job = Job()
         self._jobs[request["id"]] = job
         pipes = [os.pipe(), os.pipe()]
@@ -114,7 +117,7 @@ class Agent:
             follower.start()
         return {"pid": job.pid}
 
-    def _from_here(self, job, request, streams):
+    def _from_here(self, job: Job, request: Message, streams: list[int]) -> None:
         process = subprocess.Popen(
             request["argv"],
             stdin=subprocess.PIPE if "input" in request else subprocess.DEVNULL,
@@ -122,14 +125,14 @@ class Agent:
             stderr=streams[1],
             cwd=request.get("folder"),
             env={**os.environ, **request.get("env", {})},
-            preexec_fn=lambda: enter(request),
+            preexec_fn=lambda: enter(request),  # noqa: PLW1509 - it takes no lock
             start_new_session=True,
         )
         job.pid = process.pid
         self.waited_for.add(process.pid)
 
-        def wait():
-            if "input" in request:
+        def wait() -> None:
+            if process.stdin is not None:
                 with contextlib.suppress(OSError):
                     process.stdin.write(base64.b64decode(request["input"]))
                     process.stdin.close()
@@ -141,7 +144,7 @@ class Agent:
 
         threading.Thread(target=wait, daemon=True).start()
 
-    def _from_nursery(self, job, request, streams):
+    def _from_nursery(self, job: Job, request: Message, streams: list[int]) -> None:
         child = socket.socket(socket.AF_UNIX)
         child.connect(_NURSERY_SOCKET)
         text = json.dumps(request).encode()
@@ -150,7 +153,7 @@ class Agent:
         answers = child.makefile("rb")
         job.pid = json.loads(answers.readline())["pid"]
 
-        def wait():
+        def wait() -> None:
             line = answers.readline()
             ended = json.loads(line) if line else {"code": -9, "cpu_seconds": 0}
             job.end(ended["code"], ended["cpu_seconds"])
@@ -158,17 +161,16 @@ class Agent:
 
         threading.Thread(target=wait, daemon=True).start()
 
-    def do_wait(self, request):
+    def do_wait(self, request: Message) -> Message:
         """Wait for the end of a job, and where `part` is given, at most for it in its texts."""
         job = self._jobs[request["job"]]
         part = request.get("part")
         deadline = time.monotonic() + request["seconds"]
 
-        def there():
+        def there() -> bool:
             shown = b"".join(job.texts[1]) + b"".join(job.texts[2])
-            return part is not None and shown.decode("utf-8", "replace").count(part) >= request.get(
-                "times", 1
-            )
+            times: int = request.get("times", 1)
+            return part is not None and _text(shown).count(part) >= times
 
         with job.changed:
             job.changed.wait_for(
@@ -180,23 +182,23 @@ class Agent:
                 follower.join(request.get("streams_seconds", 2))
         return {"found": there(), **job.shown()}
 
-    def do_signal(self, request):
+    def do_signal(self, request: Message) -> Message:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._jobs[request["job"]].pid, request["number"])
         return {}
 
-    def do_write(self, request):
+    def do_write(self, request: Message) -> Message:
         with open(request["path"], "wb") as file:
             file.write(base64.b64decode(request["content"]))
         os.chmod(request["path"], request.get("mode", 0o644))
         return {}
 
-    def do_read(self, request):
+    def do_read(self, request: Message) -> Message:
         with open(request["path"], "rb") as file:
             return {"content": base64.b64encode(file.read()).decode()}
 
 
-def enter(request):
+def enter(request: Message) -> None:
     """Become, before exec, the user in the cgroup and network namespace that are asked for."""
     if "cgroup" in request:
         # All in one write: v1 moves a thread, which is all of this process.
@@ -215,17 +217,17 @@ def enter(request):
         os.setuid(user)
 
 
-def _checked(result):
+def _checked(result: int) -> None:
     if result:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
 
-def _text(content):
+def _text(content: bytes) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
-def _reap(agent):
+def _reap(agent: Agent) -> NoReturn:
     """Take the status of orphans, whose parent process 1 is, and of nothing that is waited for."""
     while True:
         try:
@@ -233,14 +235,14 @@ def _reap(agent):
         except ChildProcessError:
             time.sleep(0.2)
             continue
-        if ended.si_pid in agent.waited_for:
+        if ended is None or ended.si_pid in agent.waited_for:
             time.sleep(0.05)
         else:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(ended.si_pid, os.WNOHANG)
 
 
-def _port():
+def _port() -> int:
     for folder in glob.glob("/sys/class/virtio-ports/*"):
         with open(f"{folder}/name") as file:
             if file.read().strip() == PORT:
@@ -249,10 +251,11 @@ def _port():
     raise OSError("no virtio port")
 
 
-def main():
+def main() -> NoReturn:
     port = _port()
-    nursery = os.path.join(os.path.dirname(__file__), "nursery.py")
-    subprocess.Popen([sys.executable, "-I", nursery, _NURSERY_SOCKET], stdin=subprocess.DEVNULL)
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    nursery = [sys.executable, "-m", "tests.vm.nursery", _NURSERY_SOCKET]
+    subprocess.Popen(nursery, stdin=subprocess.DEVNULL, cwd=root)
     agent = Agent(port)
     while not os.path.exists(_NURSERY_SOCKET):
         time.sleep(0.05)

@@ -45,7 +45,7 @@ def source() -> Iterator[BuiltCheckpoint]:
 @pytest.fixture(scope="session", params=kernels.SERIES)
 def machine(request: pytest.FixtureRequest, source: BuiltCheckpoint) -> Iterator[Machine]:
     """A machine with a kernel of that series, the checkpoint on its first disk at `/srv/model`."""
-    shares = ()
+    shares: tuple[Share, ...] = ()
     if virtiofsd() is not None:
         folder = source.directory.rpartition("/")[0]
         shares = (

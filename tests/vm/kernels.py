@@ -72,8 +72,8 @@ class Kernel:
         needs: dict[str, tuple[str, list[str]]] = {}
         with open(os.path.join(folder, "modules.dep"), encoding="ascii") as file:
             for line in file:
-                path, _, others = line.partition(":")
-                needs[_name(path)] = (path, others.split())
+                module, _, needed = line.partition(":")
+                needs[_name(module)] = (module, needed.split())
         ordered: list[str] = []
         nothing: list[str] = []
         for name in names:

@@ -11,15 +11,15 @@ import signal
 import socket
 import struct
 import sys
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import agent  # noqa: E402
+from collections.abc import Sequence
+from typing import NoReturn
 
 # What a run imports on its way, so that it need not.
-from prefetch_cli import arguments, cli, display, pipeline, supervisor  # noqa: E402, F401
+from prefetch_cli import arguments, cli, display, pipeline, supervisor  # noqa: F401
+from tests.vm import agent
 
 
-def serve(path):
+def serve(path: str) -> NoReturn:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)
@@ -34,7 +34,7 @@ def serve(path):
         connection.close()
 
 
-def attend(connection):
+def attend(connection: socket.socket) -> None:
     """Fork the run, say its pid, wait for its end, and say how it ended."""
     head, streams, _, _ = socket.recv_fds(connection, 4, 2)
     (size,) = struct.unpack("<I", head)
@@ -59,7 +59,7 @@ def attend(connection):
         connection.sendall(ended.encode() + b"\n")
 
 
-def run(request, streams):
+def run(request: agent.Message, streams: Sequence[int]) -> NoReturn:
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     for number, descriptor in enumerate((null, *streams)):

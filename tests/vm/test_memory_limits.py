@@ -1,0 +1,294 @@
+"""Real cgroup limits, v1 and v2: what the command finds and decides, and what the kernel keeps."""
+
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests import checkpoints
+from tests.vm import kernels, nfs
+from tests.vm.machine import MIB, Cgroups, Done, Machine
+
+LARGE = "/srv/large"
+SHARDS = [30 * MIB, 40 * MIB, 20 * MIB, 38 * MIB]  # 128 MiB
+LIMIT = 64 * MIB
+# What the command itself takes in the cgroup, and what the kernel charges ahead in batches.
+OWN_BYTES = 12 * MIB
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def large(machine: Machine) -> Iterator[list[str]]:
+    """The weight files, in load order, of a checkpoint on the machine's ext4."""
+    folder = tempfile.mkdtemp(prefix="model-", dir=kernels.BUILD)
+    try:
+        built = checkpoints.write_sharded(f"{folder}/model", shard_bytes=SHARDS)
+        machine.sh(f"cp -r {built.directory} {LARGE} && chmod -R a+rX {LARGE} && sync")
+        yield [f"{LARGE}/{os.path.basename(path)}" for path in built.weight_files]
+    finally:
+        shutil.rmtree(folder)
+    machine.sh(f"rm -r {LARGE}")
+
+
+def hierarchy(machine: Machine) -> str:
+    return "/sys/fs/cgroup/memory" if machine.cgroups is Cgroups.V1 else "/sys/fs/cgroup"
+
+
+def set_limit(machine: Machine, directory: str, limit_bytes: int) -> None:
+    name = "memory.limit_in_bytes" if machine.cgroups is Cgroups.V1 else "memory.max"
+    machine.sh(f"echo {limit_bytes} > {directory}/{name}")
+
+
+@contextmanager
+def cgroups(machine: Machine, *limits: int | None) -> Iterator[list[str]]:
+    """Yield the directories of cgroups, each in the one before, with these limits in bytes."""
+    directory = hierarchy(machine)
+    made: list[str] = []
+    try:
+        for limit in limits:
+            if made and machine.cgroups is Cgroups.V2:
+                machine.sh(f"echo +memory > {directory}/cgroup.subtree_control")
+            directory += f"/job-{next(_numbers)}"
+            machine.run("mkdir", directory)
+            made.append(directory)
+            if limit is not None:
+                set_limit(machine, directory, limit)
+        yield made
+    finally:
+        for directory in reversed(made):
+            machine.sh(f"while read pid; do kill -9 $pid; done < {directory}/cgroup.procs")
+            machine.sh(
+                f"for n in $(seq 100); do rmdir {directory} && exit; sleep 0.1; done; exit 1"
+            )
+
+
+@contextmanager
+def holding(machine: Machine, directory: str, script: str) -> Iterator[None]:
+    """Run a Python script in a cgroup, until it prints `ready`, and on until the end."""
+    process = machine.start_process(sys.executable, "-c", script, cgroup=directory)
+    try:
+        process.await_text("ready")
+        yield
+    finally:
+        process.send(9)
+        process.end()
+
+
+def resident_by_file(machine: Machine, files: list[str]) -> list[int]:
+    words = ("--bytes", "--raw", "--noheadings", "--output", "RES")
+    return list(map(int, machine.run("fincore", *words, *files).out.split()))
+
+
+def sizes(machine: Machine, files: list[str]) -> list[int]:
+    return list(map(int, machine.run("stat", "-c", "%s", *files).out.split()))
+
+
+def warmed(machine: Machine, *arguments: str, path: str = LARGE, **how: Any) -> Done:
+    machine.drop_caches()
+    done = machine.tool("--json", "--progress", "none", *arguments, path, **how)
+    assert done.code == 0, done
+    return done
+
+
+def is_the_head(found: list[int], whole: list[int]) -> bool:
+    """Whether the files are resident up to one place in load order, and none behind it."""
+    states = [
+        "all" if resident >= 0.99 * size else "none" if resident <= 0.01 * size else "part"
+        for resident, size in zip(found, whole, strict=True)
+    ]
+    return states == sorted(states, key=["all", "part", "none"].index) and states.count("part") <= 1
+
+
+def test_a_limit_below_the_size_skips_and_names_the_cgroup(
+    machine: Machine, large: list[str]
+) -> None:
+    with cgroups(machine, LIMIT) as (job,), over_nfs(machine) as path:
+        document = warmed(machine, path=path, cgroup=job).document
+        assert document["decision"]["reason"] == "network-too-big"
+        assert document["decision"]["action"] == "skip"
+        assert document["memory"]["limited_by"] == job
+        assert LIMIT - OWN_BYTES <= document["memory"]["cgroup_available_bytes"] <= LIMIT
+        assert document["result"] is None
+        files = [f"{path}/{os.path.basename(name)}" for name in large]
+        assert sum(resident_by_file(machine, files)) <= 0.01 * sum(SHARDS)
+
+
+def test_partial_on_a_network_file_system_keeps_the_head(
+    machine: Machine, large: list[str]
+) -> None:
+    with cgroups(machine, LIMIT) as (job,), over_nfs(machine) as path:
+        document = warmed(machine, "--partial", path=path, cgroup=job).document
+        files = [f"{path}/{os.path.basename(name)}" for name in large]
+        kept_the_head(machine, document, files)
+
+
+def test_partial_with_force_keeps_the_head_of_a_local_one(
+    machine: Machine, large: list[str]
+) -> None:
+    with cgroups(machine, LIMIT) as (job,):
+        document = warmed(machine, "--force", "--partial", cgroup=job).document
+        kept_the_head(machine, document, large)
+
+
+def kept_the_head(machine: Machine, document: dict[str, Any], files: list[str]) -> None:
+    found, whole = resident_by_file(machine, files), sizes(machine, files)
+    budget = document["memory"]["budget_bytes"]
+    assert document["decision"]["reason"] == "partial"
+    assert 0.9 * (LIMIT - OWN_BYTES) <= budget <= 0.9 * LIMIT
+    assert document["result"]["complete"]
+    assert document["warnings"] == []
+    assert is_the_head(found, whole), found
+    assert abs(sum(found) - budget) <= 0.01 * budget + MIB  # the config files count too
+    assert abs(document["residency"]["after_bytes"] - budget) <= 0.01 * budget
+
+
+def test_force_reads_all_keeps_the_tail_and_says_so(machine: Machine, large: list[str]) -> None:
+    with cgroups(machine, LIMIT) as (job,):
+        document = warmed(machine, "--force", cgroup=job).document
+        found = sum(resident_by_file(machine, large))
+    assert document["decision"]["reason"] == "forced-too-big"
+    assert document["result"]["complete"]
+    total = document["share"]["bytes"]
+    assert document["result"]["bytes_read"] + document["result"]["bytes_already_resident"] == total
+    assert found <= LIMIT
+    after = document["residency"]["after_bytes"]
+    assert abs(after - found) <= 0.02 * total
+    decided, proven = document["warnings"]
+    assert "--partial keeps the head" in decided
+    assert f"the memory limit of the cgroup {job}" in proven
+
+
+def test_the_tightest_of_nested_limits_counts_wherever_it_is(
+    machine: Machine, large: list[str]
+) -> None:
+    with cgroups(machine, 1024 * MIB, LIMIT, 512 * MIB) as (_, tight, inner):
+        document = warmed(machine, "--dry-run", cgroup=inner).document
+        assert document["memory"]["limited_by"] == tight
+        assert LIMIT - OWN_BYTES <= document["memory"]["available_bytes"] <= LIMIT
+        document = warmed(machine, "--force", "--partial", cgroup=inner).document
+        kept_the_head(machine, document, large)
+
+
+def test_cache_that_can_be_dropped_is_no_usage(machine: Machine, large: list[str]) -> None:
+    machine.sh("head -c 150M /dev/urandom > /srv/other; sync")
+    machine.drop_caches()
+    with cgroups(machine, 200 * MIB) as (job,):
+        machine.run("cat", "/srv/other", cgroup=job)
+        usage = "memory.usage_in_bytes" if machine.cgroups is Cgroups.V1 else "memory.current"
+        assert int(machine.read(f"{job}/{usage}")) > 140 * MIB
+        done = machine.tool("--json", "--force", LARGE, cgroup=job)
+        document = done.document
+        assert document["decision"]["reason"] == "forced"
+        assert document["memory"]["cgroup_available_bytes"] >= 200 * MIB - OWN_BYTES
+        found, whole = resident_by_file(machine, large), sizes(machine, large)
+        assert document["warnings"] == []
+        assert sum(found) >= 0.99 * sum(whole)
+    machine.sh("rm /srv/other")
+
+
+def test_memory_in_use_is_usage(machine: Machine, large: list[str]) -> None:
+    hold = "import time; held = b'x' * (100 << 20); print('ready', flush=True); time.sleep(600)"
+    with cgroups(machine, 200 * MIB) as (job,), holding(machine, job, hold):
+        document = warmed(machine, "--dry-run", "--force", cgroup=job).document
+        available = document["memory"]["cgroup_available_bytes"]
+        assert 100 * MIB - 2 * OWN_BYTES <= available <= 100 * MIB
+        assert document["decision"]["reason"] == "forced-too-big"
+        document = warmed(machine, "--force", "--partial", cgroup=job).document
+        found, whole = resident_by_file(machine, large), sizes(machine, large)
+        assert is_the_head(found, whole), found
+        assert abs(sum(found) - document["memory"]["budget_bytes"]) <= 2 * MIB
+
+
+def test_a_limit_of_all_memory_or_more_is_none(machine: Machine, large: list[str]) -> None:
+    with cgroups(machine, 64 * 1024 * MIB) as (job,):
+        memory = warmed(machine, "--dry-run", cgroup=job).document["memory"]
+    assert memory["limited_by"] == "host"
+    assert memory["cgroup_available_bytes"] is None
+
+
+def test_memory_high_bounds_as_max_does(machine: Machine, large: list[str]) -> None:
+    if machine.cgroups is Cgroups.V1:
+        pytest.skip("cgroup v1 has no memory.high")
+    with cgroups(machine, 512 * MIB) as (job,):
+        machine.sh(f"echo {LIMIT} > {job}/memory.high")
+        document = warmed(machine, "--force", "--partial", cgroup=job).document
+        assert document["memory"]["limited_by"] == job
+        kept_the_head(machine, document, large)
+
+
+@pytest.mark.parametrize("inner", [None, 512 * MIB])
+def test_a_private_cgroup_namespace_under_the_hosts_mount(
+    machine: Machine, large: list[str], inner: int | None
+) -> None:
+    """Its root is the process's own cgroup, and the mount shows what lies above all the same."""
+    with cgroups(machine, 1024 * MIB, LIMIT, inner) as (_, tight, own):
+        how = {"cgroup": own, "private_cgroups": True}
+        document = warmed(machine, "--force", "--partial", **how).document
+        assert document["memory"]["limited_by"] == tight
+        kept_the_head(machine, document, large)
+
+
+def test_a_container_that_mounts_its_own_cgroup(machine: Machine, large: list[str]) -> None:
+    """Only what is below its own cgroup can be seen there, whose limit is the container's."""
+    v1 = machine.cgroups is Cgroups.V1
+    place = hierarchy(machine)
+    kind = "-t cgroup -o memory memory" if v1 else "-t cgroup2 cgroup2"
+    program = "import sys; from prefetch_cli import cli; sys.argv[0] = 'prefetch-cli'; cli.main()"
+    machine.write("/run/program.py", program)
+    script = (
+        f"umount -l {place}; mount {kind} {place};"
+        f" exec {sys.executable} /run/program.py --json --force --partial {LARGE}"
+    )
+    with cgroups(machine, 1024 * MIB, LIMIT) as (_, job):
+        machine.drop_caches()
+        words = ("unshare", "--mount", "--cgroup", "sh", "-ec", script)
+        document = machine.run(*words, cgroup=job).document
+        assert document["memory"]["limited_by"] == place
+        found = resident_by_file(machine, large)
+    budget = document["memory"]["budget_bytes"]
+    # Python itself starts in the cgroup here, and its files lie in the cache too.
+    assert budget <= 0.9 * LIMIT
+    assert is_the_head(found, sizes(machine, large)), found
+    assert abs(sum(found) - budget) <= 0.02 * budget + MIB
+
+
+def test_a_limit_that_is_lowered_meanwhile_is_seen_in_the_proof(
+    machine: Machine, large: list[str]
+) -> None:
+    with cgroups(machine, 512 * MIB) as (job,):
+        machine.drop_caches()
+        words = ("--json", "--force", "--max-rate", "16M", LARGE)
+        process = machine.start_tool(*words, cgroup=job)
+        process.await_text("10%")
+        set_limit(machine, job, LIMIT)
+        done = process.end()
+        assert done.code == 0, done
+        found = sum(resident_by_file(machine, large))
+    document = done.document
+    assert document["decision"]["reason"] == "forced"
+    assert found <= LIMIT
+    assert abs(document["residency"]["after_bytes"] - found) <= 0.01 * sum(SHARDS)
+    (warning,) = document["warnings"]
+    assert "stayed in the page cache" in warning
+    assert f"the cgroup {job}, or its limit changed meanwhile" in warning
+
+
+def test_a_stranger_in_a_limited_cgroup_finds_the_same_limit(
+    machine: Machine, large: list[str]
+) -> None:
+    with cgroups(machine, 1024 * MIB, LIMIT) as (_, job):
+        memory = warmed(machine, "--dry-run", cgroup=job, user=4321).document["memory"]
+    assert memory["limited_by"] == job
+    assert memory["budget_bytes"] <= 0.9 * LIMIT
+
+
+@contextmanager
+def over_nfs(machine: Machine) -> Iterator[str]:
+    with nfs.serving(machine), nfs.mounted(machine) as mount_point:
+        yield f"{mount_point}/large"
