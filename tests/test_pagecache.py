@@ -1,10 +1,13 @@
 """The page cache for real: known-cold files, page-edge sizes, fincore as the oracle."""
 
+import contextlib
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from prefetch_cli import pagecache
 from prefetch_cli.pagecache import PAGE_BYTES, Method
 from tests import oracle
+from tests.passthrough import answered, mounted
 
 SIZES = [1, PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 1, 7 * PAGE_BYTES, 3_000_001]
 
@@ -127,6 +131,64 @@ def test_a_sample_estimates_what_is_resident(cold: tuple[str, int]) -> None:
     assert pagecache.sample(descriptor, 3_000_001, 10**6) == (pages, pages)
 
 
+def test_a_page_that_the_sample_itself_has_read_is_no_hit(
+    cold: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that answers at once: each page is there when the call returns."""
+    path, descriptor = cold
+    asked_by_kernel = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda file, buffers, offset, flags: asked_by_kernel(file, buffers, offset, 0)
+    )
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
+    hits, asked = pagecache.sample(descriptor, 3_000_001, 64) or (0, 0)
+    if resource.getrusage(resource.RUSAGE_THREAD).ru_inblock == before:
+        pytest.skip("the file system of the tests, or this kernel, counts no block input")
+    assert (hits, asked > 60) == (0, True)
+    Path(path).read_bytes()
+    hits, asked = pagecache.sample(descriptor, 3_000_001, 64) or (0, 0)
+    assert hits == asked > 60
+
+
+@contextlib.contextmanager
+def instant_disk(folder: Path) -> Iterator[None]:
+    """Mount ext4 on a zram of its own, which answers a read before the call that asks is over."""
+    control = Path("/sys/class/zram-control")
+    if os.geteuid() != 0 or not control.exists() or shutil.which("mkfs.ext4") is None:
+        pytest.skip("needs root, zram and mkfs.ext4, for a disk that answers at once")
+    number = (control / "hot_add").read_text(encoding="ascii").strip()
+    device = f"/dev/zram{number}"
+    try:
+        Path(f"/sys/block/zram{number}/disksize").write_text("64M", encoding="ascii")
+        subprocess.run(["mkfs.ext4", "-q", device], check=True)
+        subprocess.run(["mount", "-t", "ext4", device, folder], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", folder], check=True)
+    finally:
+        Path(f"/sys/block/zram{number}/reset").write_text("1", encoding="ascii")
+        (control / "hot_remove").write_text(number, encoding="ascii")
+
+
+def test_a_cold_file_on_a_disk_that_answers_at_once_is_sampled_as_cold(tmp_path: Path) -> None:
+    folder = tmp_path / "instant"
+    folder.mkdir()
+    with instant_disk(folder):
+        descriptor = written(folder / "file", 8 * 1024 * 1024)
+        try:
+            assert pagecache.resident_bytes(descriptor, 0, 8 << 20, Method.MINCORE) == 0
+            assert pagecache.sample(descriptor, 8 << 20, 512) == (0, 512)
+            (folder / "file").read_bytes()
+            hits, _ = pagecache.sample(descriptor, 8 << 20, 512) or (0, 0)
+            assert hits == oracle.about(512)
+            pagecache.drop(descriptor, 0, 4 << 20)
+            hits, _ = pagecache.sample(descriptor, 8 << 20, 512) or (0, 0)
+            assert hits == oracle.about(256)
+        finally:
+            os.close(descriptor)
+
+
 AS_NOBODY = textwrap.dedent(
     """
     import os, sys
@@ -157,3 +219,66 @@ def test_the_lie_of_mincore_is_never_believed(cold: tuple[str, int]) -> None:
     assert (surest, missing) == ("unknown", "0")
     # Kernels before the fix of cachestat tell everyone the truth; later ones refuse.
     assert exact in {"unknown", "cachestat"}
+
+
+# Opened, read, and opened by another in the meantime: what is known of the file, as this user.
+LOOK = """
+    import os, sys
+    from prefetch_cli import pagecache
+    folder, user = sys.argv[1], int(sys.argv[2])
+    os.chdir(folder)  # a stranger may not search the folders above
+    if user:
+        os.setgroups([]); os.setgid(user); os.setuid(user)
+    descriptor = os.open("file", os.O_RDONLY)
+    size = os.fstat(descriptor).st_size
+    def look():
+        exact = pagecache.exact_method(descriptor)
+        surest = pagecache.surest_method(descriptor)
+        figures = [
+            "?" if method is pagecache.Method.UNKNOWN
+            else str(pagecache.resident_bytes(descriptor, 0, size, method))
+            for method in (exact, surest)
+        ]
+        print(*figures, pagecache.sample(descriptor, size, 64))
+    look()
+    while os.read(descriptor, 1 << 20):
+        pass
+    look()
+    os.close(os.open("file", os.O_RDONLY))
+    look()
+"""
+ROOT, OWNER, STRANGER = 0, 4321, 65534
+SIZE = 3_000_001
+
+
+@pytest.mark.parametrize("user", [ROOT, OWNER, STRANGER])
+@pytest.mark.parametrize(
+    ("options", "truth"),
+    [
+        ([], [0, SIZE, 0]),  # each open drops what is cached, of a file that is open too
+        (["--keep-cache"], [0, SIZE, SIZE]),
+        (["--direct-io"], [0, 0, 0]),
+    ],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount and to become other users")
+def test_on_fuse_the_figure_is_true_or_unknown(
+    tmp_path: Path, options: Sequence[str], truth: Sequence[int], user: int
+) -> None:
+    source, folder = tmp_path / "source", tmp_path / "mount"
+    source.mkdir()
+    folder.mkdir()
+    (source / "file").write_bytes(os.urandom(SIZE))
+    os.chown(source / "file", OWNER, OWNER)
+    script = textwrap.dedent(LOOK)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(mounted(str(source), str(folder), "--allow-other", *options))
+        except OSError as error:
+            pytest.skip(f"needs the right to mount FUSE: {error}")
+        found = answered(sys.executable, "-c", script, str(folder), str(user)).splitlines()
+    if user == STRANGER:
+        assert found == ["? ? None"] * 3
+        return
+    resident_bytes = [tuple(map(int, line.split()[:2])) for line in found]
+    assert resident_bytes == [(oracle.about(one), oracle.about(one)) for one in truth]
+    assert all(line.endswith(" None") for line in found)  # no sample on FUSE

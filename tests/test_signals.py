@@ -15,7 +15,7 @@ import pytest
 
 from tests.checkpoints import BuiltCheckpoint
 from tests.command import COMMAND, Done, Running, environment, run
-from tests.hanging_mount import mounted
+from tests.passthrough import mounted
 
 MIB = 1024 * 1024
 SLOW = ("--force", "--max-rate", "4M")  # 20 MiB take five seconds
@@ -172,18 +172,22 @@ def test_a_signal_before_the_run_has_begun_leaves_no_trace() -> None:
 @contextmanager
 def hanging_file(folder: Path, built: BuiltCheckpoint, hang_from: int) -> Iterator[str]:
     """Yield the path of a shard on a file system whose reads hang from an offset on."""
-    content = Path(built.weight_files[1]).read_bytes()
-    folder.mkdir()
+    source = folder / "source"
+    mountpoint = folder / "mount"
+    source.mkdir(parents=True)
+    mountpoint.mkdir()
+    shutil.copy(built.weight_files[1], source / "model.safetensors")
+    options = ("--keep-cache", "--hang-from", str(hang_from))
     with ExitStack() as stack:
         try:
-            path = stack.enter_context(mounted(str(folder), content, hang_from))
+            root = stack.enter_context(mounted(str(source), str(mountpoint), *options))
         except OSError as error:
-            pytest.skip(f"needs the right to mount FUSE: {error.strerror}")
-        yield path
+            pytest.skip(f"needs the right to mount FUSE: {error}")
+        yield f"{root}/model.safetensors"
 
 
 def test_a_mount_that_hangs_while_reading(tmp_path: Path, built: BuiltCheckpoint) -> None:
-    with hanging_file(tmp_path / "mount", built, 4 * MIB) as path:
+    with hanging_file(tmp_path / "fuse", built, 4 * MIB) as path:
         arguments = ("--force", "-t", "2", "-b", "1M", path)
         with Running.start(*arguments, command=QUICK_TO_TELL) as running:
             line = running.await_line("nothing has arrived for")
@@ -195,7 +199,7 @@ def test_a_mount_that_hangs_while_reading(tmp_path: Path, built: BuiltCheckpoint
 def test_a_mount_that_hangs_before_anything_is_known(
     tmp_path: Path, built: BuiltCheckpoint
 ) -> None:
-    with hanging_file(tmp_path / "mount", built, 0) as path:
+    with hanging_file(tmp_path / "fuse", built, 0) as path:
         with Running.start("--force", path, command=QUICK_TO_TELL) as running:
             line = running.await_line("nothing has arrived for")
             assert f" for {path}" in line
