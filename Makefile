@@ -8,6 +8,7 @@ STAMP := $(VENV)/.made-for-$(shell $(PYTHON) -c 'import sys; print(sys.implement
 # From the command line these reach the recipes through the environment, with any character.
 export CHECKPOINT PREFIX
 BENCH ?=
+VM ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -36,9 +37,17 @@ lint: $(STAMP)
 test-pythons: ## Run the tests on each Python from 3.10 on that this machine has
 	$(PYTHON) tests/pythons.py
 
+.PHONY: test-vm
+test-vm: $(STAMP) ## Run the tests on real mounts, in a machine under qemu; VM='-k 6.12' chooses
+	$(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadgroup $(VM)
+
 .PHONY: bench
 bench: $(STAMP) ## Measure beside the peers; BENCH='--help' prints its options
 	$(BIN)/python -m tests.bench $(BENCH)
+
+.PHONY: bench-vm
+bench-vm: $(STAMP) ## Measure on those mounts, NFS behind a delay among them; BENCH='--help'
+	$(BIN)/python -m tests.vm.bench $(BENCH)
 
 .PHONY: man
 man: $(STAMP) ## Write the man page, and README's tables, from the command

@@ -5,6 +5,7 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tests import oracle
 from tests.bench.contenders import Contender, Role, Timed
@@ -15,6 +16,7 @@ GB = 1e9  # rates are decimal, as disks are sold
 LAYOUTS = {"4-files": 4, "1-file": 1}
 
 Say = Callable[[str], None]
+Entrant = TypeVar("Entrant")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def measure_layout(
     )
 
 
-def in_turn(contenders: Sequence[Contender], number: int, rounds: int) -> list[Contender]:
+def in_turn(contenders: Sequence[Entrant], number: int, rounds: int) -> list[Entrant]:
     """Return the order of one round: nobody always goes first, or after the same neighbour."""
     step = max(1, len(contenders) // max(1, rounds))
     shift = (number - 1) * step % max(1, len(contenders))

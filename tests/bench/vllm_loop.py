@@ -13,11 +13,12 @@ def _warm(path: str) -> None:
             pass
 
 
-def _main() -> None:
+def main() -> None:
+    """Warm the files that the command line names."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=THREADS) as executor:
         for future in [executor.submit(_warm, path) for path in sys.argv[1:]]:
             future.result()
 
 
 if __name__ == "__main__":
-    _main()
+    main()

@@ -15,7 +15,7 @@ from tests.vm.kernels import NoMachineError
 from tests.vm.machine import MIB, Cgroups, Machine, Share, virtiofsd
 from tests.vm.rows import MODEL
 
-_CGROUPS = {"6.1": Cgroups.V1, "6.12": Cgroups.V2}
+CGROUPS = {"6.1": Cgroups.V1, "6.12": Cgroups.V2}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,17 +45,9 @@ def source() -> Iterator[BuiltCheckpoint]:
 @pytest.fixture(scope="session", params=kernels.SERIES)
 def machine(request: pytest.FixtureRequest, source: BuiltCheckpoint) -> Iterator[Machine]:
     """A machine with a kernel of that series, the checkpoint on its first disk at `/srv/model`."""
-    shares: tuple[Share, ...] = ()
-    if virtiofsd() is not None:
-        folder = source.directory.rpartition("/")[0]
-        shares = (
-            Share("virtiofs-auto", folder, ("cache=auto",)),
-            Share("virtiofs-always", folder, ("cache=always",)),
-            Share("virtiofs-none", folder, ("cache=none",)),
-        )
     try:
         kernel = kernels.fetch(request.param)
-        booted = Machine(kernel, _CGROUPS[request.param], shares=shares)
+        booted = Machine(kernel, CGROUPS[request.param], shares=shares_of(source))
         booted.start()
     except NoMachineError as reason:
         give_up(str(reason))
@@ -71,6 +63,16 @@ def give_up(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def shares_of(source: BuiltCheckpoint) -> tuple[Share, ...]:
+    """Return what virtiofsd shows of the checkpoint, each tag by another cache mode."""
+    if virtiofsd() is None:
+        return ()
+    folder = os.path.dirname(source.directory)
+    return tuple(
+        Share(f"virtiofs-{mode}", folder, (f"cache={mode}",)) for mode in ("auto", "always", "none")
+    )
 
 
 def prepare(machine: Machine, source: BuiltCheckpoint) -> None:

@@ -111,23 +111,28 @@ def fetch(series: str) -> Kernel:
     """
     prepare()
     with _locked(os.path.join(BUILD, ".lock")):
-        package, version = _newest(series)
-        release = package.removeprefix("linux-image-")
-        root = os.path.join(BUILD, f"{release}_{version}")
-        kernel = Kernel(release, os.path.join(root, "boot", f"vmlinuz-{release}"), root)
-        if not os.path.exists(os.path.join(root, ".done")):
-            _unpack(package, root)
-            _run("depmod", "-b", root, release)
-            with open(os.path.join(root, ".done"), "w", encoding="ascii"):
-                pass
-        return kernel
+        try:
+            return _fetched(series)
+        except NoMachineError:
+            # Lists that were never fetched, or that name what the archive has replaced since.
+            _run("apt-get", "update", "-qq")
+            return _fetched(series)
+
+
+def _fetched(series: str) -> Kernel:
+    package, version = _newest(series)
+    release = package.removeprefix("linux-image-")
+    root = os.path.join(BUILD, f"{release}_{version}")
+    if not os.path.exists(os.path.join(root, ".done")):
+        _unpack(package, root)
+        _run("depmod", "-b", root, release)
+        with open(os.path.join(root, ".done"), "w", encoding="ascii"):
+            pass
+    return Kernel(release, os.path.join(root, "boot", f"vmlinuz-{release}"), root)
 
 
 def _newest(series: str) -> tuple[str, str]:
-    """Return the package of the newest kernel of a series, and its version.
-
-    By the packages apt knows, and where its lists were never fetched by what was unpacked before.
-    """
+    """Return the package of the newest kernel of a series that apt knows, and its version."""
     pattern = rf"^linux-image-{re.escape(series)}\.[0-9].*[0-9]-amd64$"
     if series == "6.1":
         pattern = r"^linux-image-6\.1\.0-[0-9]+-amd64$"

@@ -136,7 +136,7 @@ class Machine:
         disks: Sequence[str] = ("data", "xfs", "btrfs", "spare"),
         shares: Sequence[Share] = (),
         memory_bytes: int = 3 * 1024 * MIB,
-        command_line: str = "",
+        touched: bool = False,
     ) -> None:
         self.kernel = kernel
         self.cgroups = cgroups
@@ -145,7 +145,7 @@ class Machine:
         self.shares = tuple(shares)
         self.accelerator = ""
         self._memory_bytes = memory_bytes
-        self._command_line = command_line
+        self._touched = touched
         self._numbers = itertools.count(1)
         self._answers: dict[int, dict[str, Any]] = {}
         self._arrived = threading.Condition()
@@ -227,12 +227,14 @@ class Machine:
         folder: str | None = None,
         content: bytes | None = None,
         nursery: bool = False,
+        entry: str | None = None,
     ) -> Process:
         """Return a command that has been started in the machine, as root or as `user`.
 
         `cgroup` is the directory of the cgroup to be in, `private_cgroups` puts it into a cgroup
         namespace of its own there, `netns` names a network namespace, and `content` is what it
-        finds on its standard input.
+        finds on its standard input. `nursery` forks it from a process that has imported the
+        command, or another `entry` that nursery.py names.
         """
         request: dict[str, Any] = {"argv": list(argv), "env": dict(env or {}), "nursery": nursery}
         request |= {
@@ -243,6 +245,7 @@ class Machine:
                 ("netns", netns),
                 ("folder", folder),
                 ("private_cgroups", private_cgroups),
+                ("entry", entry),
             )
             if value
         }
@@ -340,14 +343,16 @@ class Machine:
             *("random.trust_cpu=on", "audit=0"),
             # Otherwise v1 cannot have the controller that v2 has taken.
             *(("cgroup_no_v1=all",) if self.cgroups is Cgroups.V2 else ()),
-            *(self._command_line.split()),
         ]
         share = "security_model=none,readonly=on,multidevs=remap"
+        memory = f"memory-backend-memfd,id=memory,size={self._memory_bytes},share=on"
+        if self._touched:
+            memory += ",prealloc=on"
         line = [
             *(_path("setpriv"), "--pdeathsig", "KILL", _path("qemu-system-x86_64")),
             *("-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),
             *("-smp", "2", "-no-reboot", "-nodefaults", "-display", "none"),
-            *("-object", f"memory-backend-memfd,id=memory,size={self._memory_bytes},share=on"),
+            *("-object", memory),
             *("-machine", "q35,memory-backend=memory", "-m", f"{self._memory_bytes // MIB}M"),
             *("-kernel", self.kernel.image, "-initrd", ramdisk, "-append", " ".join(words)),
             *("-serial", f"file:{self.folder}/console"),

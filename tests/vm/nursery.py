@@ -11,12 +11,15 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 # What a run imports on its way, so that it need not.
 from prefetch_cli import arguments, cli, display, pipeline, supervisor  # noqa: F401
+from tests.bench import vllm_loop
 from tests.vm import agent
+
+ENTRIES: dict[str, Callable[[], None]] = {"prefetch-cli": cli.main, "vllm-loop": vllm_loop.main}
 
 
 def serve(path: str) -> NoReturn:
@@ -71,7 +74,8 @@ def run(request: agent.Message, streams: Sequence[int]) -> NoReturn:
     os.chdir(request.get("folder") or "/")
     agent.enter(request)
     sys.argv = ["prefetch-cli", *request["argv"]]
-    cli.main()
+    ENTRIES[request.get("entry", "prefetch-cli")]()
+    os._exit(0)
 
 
 if __name__ == "__main__":

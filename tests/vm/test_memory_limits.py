@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def holding(machine: Machine, directory: str, script: str) -> Iterator[None]:
         process.await_text("ready")
         yield
     finally:
-        process.send(9)
+        process.send(signal.SIGKILL)
         process.end()
 
 
@@ -228,8 +229,8 @@ def test_a_private_cgroup_namespace_under_the_hosts_mount(
 ) -> None:
     """Its root is the process's own cgroup, and the mount shows what lies above all the same."""
     with cgroups(machine, 1024 * MIB, LIMIT, inner) as (_, tight, own):
-        how = {"cgroup": own, "private_cgroups": True}
-        document = warmed(machine, "--force", "--partial", **how).document
+        words = ("--force", "--partial")
+        document = warmed(machine, *words, cgroup=own, private_cgroups=True).document
         assert document["memory"]["limited_by"] == tight
         kept_the_head(machine, document, large)
 

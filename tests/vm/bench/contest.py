@@ -1,0 +1,173 @@
+"""Who reads, each run from a cache that is proven cold, and what the runs come to.
+
+Under emulation the start of Python takes longer than many a run, and vLLM's loop runs in a server
+that has started already: so both it and the command are forked from a process that has imported
+them. Time counts from the start of that process to its end.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from tests.bench.throughput import in_turn
+from tests.oracle import ALLOWED_WARM
+from tests.vm.machine import Done, Machine, MachineError
+
+MB = 1e6  # rates are decimal
+ENGINES = ("advise", "splice", "read")
+AUTO, VLLM, VMTOUCH = "auto", "vLLM's loop", "vmtouch -t"
+
+Say = Callable[[str], None]
+# Yields the directory of the checkpoint, cold, for as long as a run takes.
+Cold = Callable[[], AbstractContextManager[str]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way of warming the weight files of a directory."""
+
+    name: str
+    run: Callable[[Machine, str, Sequence[str]], Done]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run."""
+
+    bytes: int
+    seconds: float
+    cpu_seconds: float  # of the process, in the machine
+    engine: str  # that the command chose; empty for others
+
+    @property
+    def rate(self) -> float:
+        """MB a second."""
+        return self.bytes / MB / self.seconds
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The runs of one contender: medians, with the slowest and the fastest."""
+
+    name: str
+    runs: int
+    rate: float  # MB a second
+    rate_min: float
+    rate_max: float
+    cpu_seconds_per_gb: float
+    engine: str
+
+
+def command(name: str, *options: str) -> Contender:
+    """Return the command with these options as a contender."""
+
+    def run(machine: Machine, directory: str, _files: Sequence[str]) -> Done:
+        words = ("--force", "--json", "--progress", "none", *options, directory)
+        done = machine.tool(*words, seconds=900)
+        if done.code != 0 or done.document["result"] is None:
+            raise MachineError(f"{name} read nothing: {done}")
+        return done
+
+    return Contender(name, run)
+
+
+def contenders() -> list[Contender]:
+    """Return the command by itself and with each engine, and vLLM's loop."""
+    return [
+        command(AUTO),
+        *(command(engine, "--engine", engine) for engine in ENGINES),
+        Contender(VLLM, _vllm),
+    ]
+
+
+def vmtouch() -> Contender:
+    """Return vmtouch, which faults pages in one after the other."""
+    return Contender(
+        VMTOUCH, lambda machine, _, files: machine.run("vmtouch", "-qt", *files, seconds=900)
+    )
+
+
+def _vllm(machine: Machine, _directory: str, files: Sequence[str]) -> Done:
+    process = machine.start_process(*files, nursery=True, entry="vllm-loop")
+    done = process.end(900)
+    if done.code != 0:
+        raise MachineError(f"vLLM's loop failed: {done}")
+    return done
+
+
+def contest(
+    machine: Machine, entrants: Sequence[Contender], cold: Cold, *, rounds: int, say: Say
+) -> list[Standing]:
+    """Return how the contenders stand after so many rounds, each in another order.
+
+    Raises MachineError where the checkpoint is not cold, or where a run leaves it so although it
+    should be warm: a rate of bytes that are not there is none.
+    """
+    samples: dict[str, list[Sample]] = {one.name: [] for one in entrants}
+    for number in range(1, rounds + 1):
+        for one in in_turn(entrants, number, rounds):
+            with cold() as directory:
+                files = weights(machine, directory)
+                sample = _run(machine, one, directory, files)
+            samples[one.name].append(sample)
+            say(f"    {number}/{rounds} {one.name:12} {sample.rate:7.1f} MB/s {sample.engine}")
+    return [_standing(one.name, samples[one.name]) for one in entrants]
+
+
+def weights(machine: Machine, directory: str) -> list[str]:
+    """Return the weight files of a directory in the machine."""
+    return machine.sh(f"ls -v {directory}/*.safetensors").splitlines()
+
+
+def resident_share(machine: Machine, files: Sequence[str]) -> float:
+    """Return which part of the files is resident, 0 to 1, by fincore."""
+    words = ("--bytes", "--raw", "--noheadings", "--output", "RES,SIZE")
+    lines = machine.run("fincore", *words, *files).out.splitlines()
+    found = [tuple(map(int, line.split())) for line in lines]
+    return sum(one[0] for one in found) / sum(one[1] for one in found)
+
+
+def _run(machine: Machine, one: Contender, directory: str, files: Sequence[str]) -> Sample:
+    share = resident_share(machine, files)
+    if share > ALLOWED_WARM:
+        raise MachineError(f"expected cold files, found {100 * share:.1f} % resident")
+    done = one.run(machine, directory, files)
+    size = sum(map(int, machine.run("stat", "-c", "%s", *files).out.split()))
+    engine = ""
+    if done.out.startswith("{"):
+        result = done.document["result"]
+        engine = result["engine"]
+        if not result["complete"]:  # --time-limit: by what was read, in the time that it took
+            return Sample(result["bytes_read"], result["elapsed_seconds"], done.cpu_seconds, engine)
+    return Sample(size, done.seconds, done.cpu_seconds, engine)
+
+
+def _standing(name: str, samples: Sequence[Sample]) -> Standing:
+    rates = [sample.rate for sample in samples]
+    return Standing(
+        name=name,
+        runs=len(samples),
+        rate=statistics.median(rates),
+        rate_min=min(rates),
+        rate_max=max(rates),
+        cpu_seconds_per_gb=statistics.median(
+            1000 * MB * sample.cpu_seconds / sample.bytes for sample in samples
+        ),
+        engine="/".join(sorted({sample.engine for sample in samples} - {""})),
+    )
+
+
+def find(standings: Sequence[Standing], name: str) -> Standing:
+    """Return the standing of this contender."""
+    return next(one for one in standings if one.name == name)
+
+
+def best_engine(standings: Sequence[Standing]) -> Standing:
+    """Return the standing of the fixed engine with the highest median."""
+    return max((find(standings, name) for name in ENGINES), key=lambda one: one.rate)
+
+
+def keeps_up(one: Standing, other: Standing) -> bool:
+    """Whether one lies within the other's interval of runs, or above it."""
+    return one.rate >= other.rate_min or one.rate_max >= other.rate

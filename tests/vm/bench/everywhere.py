@@ -1,0 +1,82 @@
+"""`auto` beside each fixed engine and vLLM's loop, on every mount of the matrix."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from tests.vm.bench import contest
+from tests.vm.bench.contest import AUTO, VLLM, Say, Standing
+from tests.vm.bench.place import Place
+from tests.vm.machine import Machine
+from tests.vm.rows import Keeps, Skip
+from tests.vm.test_matrix import ROWS
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the matrix; without standings where it cannot be had here, with the reason."""
+
+    row: str
+    standings: list[Standing]
+    unavailable: str = ""
+
+    @property
+    def missed(self) -> list[str]:
+        """The goals that were missed, each in words."""
+        auto, best = contest.find(self.standings, AUTO), contest.best_engine(self.standings)
+        vllm = contest.find(self.standings, VLLM)
+        return [
+            f"auto below {other.name}"
+            for other in (best, vllm)
+            if not contest.keeps_up(auto, other)
+        ]
+
+
+def measure(place: Place, *, rounds: int, quick: bool, say: Say) -> list[Result]:
+    """Return a row for each mount on which something is read."""
+    results = []
+    for row in ROWS[: 3 if quick else None]:
+        if row.keeps is Keeps.MEMORY or row.skip is Skip.NO_CACHE:
+            continue
+        if reason := row.unavailable(place.machine):
+            results.append(Result(row.name, [], reason))
+            continue
+        say(f"  {row.name}")
+        with row.mounting(place.machine) as path:
+            standings = contest.contest(
+                place.machine,
+                contest.contenders(),
+                partial(dropped, place.machine, path),
+                rounds=rounds,
+                say=say,
+            )
+        results.append(Result(row.name, standings))
+    return results
+
+
+@contextmanager
+def dropped(machine: Machine, path: str) -> Iterator[str]:
+    """Yield the checkpoint, dropped from the page cache of the machine."""
+    machine.drop_caches()
+    yield path
+
+
+def table(results: list[Result]) -> list[list[str]]:
+    """Return the results as rows of cells, the first with the headings."""
+    names = (AUTO, *contest.ENGINES, VLLM)
+    rows = [["", *names, "chosen", "verdict"]]
+    for one in results:
+        if one.unavailable:
+            rows.append([one.row, *("" for _ in names), "", one.unavailable])
+            continue
+        found = [contest.find(one.standings, name) for name in names]
+        cells = [f"{each.rate:.0f} ({each.rate_min:.0f}-{each.rate_max:.0f})" for each in found]
+        rows.append([one.row, *cells, found[0].engine, "; ".join(one.missed) or "met"])
+    return rows
+
+
+def document(results: list[Result]) -> list[dict[str, Any]]:
+    """Return the results as values for JSON."""
+    return [{**asdict(one), "missed": one.missed if one.standings else []} for one in results]

@@ -1,0 +1,57 @@
+"""Where the checkpoints of a measurement lie: on the first disk of a machine made for it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests import checkpoints
+from tests.vm import kernels
+from tests.vm.conftest import CGROUPS, prepare, shares_of
+from tests.vm.machine import MIB, Machine
+
+_MEMORY_BYTES = 5 * 1024 * MIB
+
+
+@dataclass(frozen=True)
+class Place:
+    """A machine that runs, and a folder of the host's that it sees."""
+
+    machine: Machine
+    folder: str
+
+    def checkpoint(self, name: str, shard_bytes: Sequence[int]) -> str:
+        """Return the directory, on the machine's first disk, of a checkpoint of these shards."""
+        directory = f"/srv/{name}-{sum(shard_bytes) // MIB}"
+        if self.machine.run("test", "-d", directory, check=False).code != 0:
+            built = checkpoints.write_streamed(
+                os.path.join(self.folder, name), shard_bytes=shard_bytes, durable=False
+            )
+            self.machine.sh(f"cp -r {built.directory} {directory}; sync", seconds=300)
+            shutil.rmtree(built.directory)
+        return directory
+
+
+@contextmanager
+def place(series: str, model_bytes: int) -> Iterator[Place]:
+    """Boot a machine whose matrix mounts show a checkpoint of this size, and yield it."""
+    kernels.prepare()
+    folder = tempfile.mkdtemp(prefix="model-", dir=kernels.BUILD)
+    try:
+        model = checkpoints.write_streamed(
+            f"{folder}/model", shard_bytes=[model_bytes // 4] * 4, durable=False
+        )
+        with Machine(
+            kernels.fetch(series),
+            CGROUPS[series],
+            shares=shares_of(model),
+            memory_bytes=_MEMORY_BYTES,
+            # Memory that the host has to find first would slow the first run down.
+            touched=True,
+        ) as machine:
+            prepare(machine, model)
+            yield Place(machine, folder)
+    finally:
+        shutil.rmtree(folder)
