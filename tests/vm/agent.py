@@ -73,6 +73,8 @@ class Agent:
 
     def __init__(self, port: int) -> None:
         self.waited_for: set[int] = set()
+        # Held while a process is not yet in that set, which may be over before it is.
+        self.starting = threading.Lock()
         self._port = port
         self._lock = threading.Lock()
         self._jobs: dict[int, Job] = {}
@@ -118,18 +120,19 @@ class Agent:
         return {"pid": job.pid}
 
     def _from_here(self, job: Job, request: Message, streams: list[int]) -> None:
-        process = subprocess.Popen(
-            request["argv"],
-            stdin=subprocess.PIPE if "input" in request else subprocess.DEVNULL,
-            stdout=streams[0],
-            stderr=streams[1],
-            cwd=request.get("folder"),
-            env={**os.environ, **request.get("env", {})},
-            preexec_fn=lambda: enter(request),  # noqa: PLW1509 - it takes no lock
-            start_new_session=True,
-        )
+        with self.starting:
+            process = subprocess.Popen(
+                request["argv"],
+                stdin=subprocess.PIPE if "input" in request else subprocess.DEVNULL,
+                stdout=streams[0],
+                stderr=streams[1],
+                cwd=request.get("folder"),
+                env={**os.environ, **request.get("env", {})},
+                preexec_fn=lambda: enter(request),  # noqa: PLW1509 - it takes no lock
+                start_new_session=True,
+            )
+            self.waited_for.add(process.pid)
         job.pid = process.pid
-        self.waited_for.add(process.pid)
 
         def wait() -> None:
             if process.stdin is not None:
@@ -235,11 +238,12 @@ def _reap(agent: Agent) -> NoReturn:
         except ChildProcessError:
             time.sleep(0.2)
             continue
-        if ended is None or ended.si_pid in agent.waited_for:
-            time.sleep(0.05)
-        else:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(ended.si_pid, os.WNOHANG)
+        with agent.starting:
+            if ended is not None and ended.si_pid not in agent.waited_for:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(ended.si_pid, os.WNOHANG)
+                continue
+        time.sleep(0.05)
 
 
 def _port() -> int:
