@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from prefetch_cli import __version__
 from prefetch_cli.errors import PrefetchError, UsageError
+from prefetch_cli.leaving import leave
 from prefetch_cli.sizes import parse_duration, parse_size
 from prefetch_cli.streams import Stream
 from prefetch_cli.text import printable
@@ -487,4 +488,4 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = run(sys.argv[1:])
     # Threads that hang in the storage must not be waited for, as the interpreter's end would.
-    os._exit(code)
+    leave(code)

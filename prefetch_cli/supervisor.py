@@ -1,6 +1,5 @@
 """The main thread: starts the pipeline in another, renders, answers signals, and ends in time."""
 
-import os
 import signal
 import threading
 import time
@@ -10,6 +9,7 @@ from dataclasses import replace
 from prefetch_cli.display import Display, is_decided
 from prefetch_cli.errors import PrefetchError, interrupted_exit_code
 from prefetch_cli.eviction import Eviction
+from prefetch_cli.leaving import leave
 from prefetch_cli.pipeline import Options, run
 from prefetch_cli.progress import Monitor
 from prefetch_cli.reader import Plan, ReadResult
@@ -96,7 +96,7 @@ class _Signals:
             again = signal.sigtimedwait(self._awaited, left)
             if again is not None and self.waited_seconds > _SAME_SIGNAL_SECONDS:
                 break
-        os._exit(interrupted_exit_code(number))
+        leave(interrupted_exit_code(number))
 
 
 def supervise(options: Options, environ: Mapping[str, str], display: Display) -> int:
@@ -104,7 +104,7 @@ def supervise(options: Options, environ: Mapping[str, str], display: Display) ->
 
     The storage is touched by other threads only, so that a mount that hangs cannot keep this
     one from rendering, from ending at the time limit or within a second after a signal. Some of
-    those threads may still hang then: end the process by `os._exit`. Raises RuntimeError where no
+    those threads may still hang then: end the process by `leave`. Raises RuntimeError where no
     thread can be started, and whatever a defect in the pipeline raised.
     """
     stop = Stop(options.time_limit_seconds)

@@ -17,6 +17,7 @@ ORDER = (
     "streams",
     "progress",
     "workers",
+    "leaving",
     # the system
     "filesystem",
     "memory",
