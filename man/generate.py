@@ -176,7 +176,7 @@ DETAILS = {
     "--json": "Its keys are stable within one `schema_version`.",
     "--progress": (
         "`log` writes one line at each 10 %. "
-        "With both, when nothing has arrived for 30 s, a line says which file is waited for."
+        "With both, when nothing has arrived for 10 s, a line says which file is waited for."
     ),
     "--quiet": "Decision, summary, progress and warnings are left out.",
     "--verbose": "That is: how much of it is resident, before and after.",
@@ -227,7 +227,7 @@ MORE_EXAMPLES = (
 # A {NAME} stands for what differs from run to run; the rest is what the program says.
 DIAGNOSTICS = {
     "nothing has arrived for {TIME}: waiting {TIME} for {PATH} at offset {N}": (
-        "The storage has not answered for 30 s; the line comes again each 30 s. "
+        "The storage has not answered for 10 s; the line comes again each 30 s. "
         "Check the mount. The run can be interrupted all the same."
     ),
     "{SIZE} of the {SIZE} that were read or resident stayed in the page cache": (

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _NAME = "prefetch-cli"
+# Between lines that say what is waited for; the first one comes after a third of it.
 _HEARTBEAT_SECONDS = 30.0
 _LABEL_COLUMNS = 13
 _TEXT_LEAST_COLUMNS = 20  # beside the labels
@@ -89,7 +90,7 @@ class Display:
         """Show how far reading has come, and what has been awaited for long."""
         if self._mode is ProgressMode.NONE:
             return
-        beats = int(snapshot.idle_seconds // _HEARTBEAT_SECONDS)
+        beats = int(snapshot.idle_seconds / _HEARTBEAT_SECONDS + 2 / 3)
         if beats > self._beats_said and snapshot.longest_wait is not None:
             self._tell(_waiting(snapshot, snapshot.longest_wait))
         self._beats_said = beats

@@ -57,7 +57,7 @@ def _cause(expected_bytes: int, filesystems: Sequence[FileSystem], memory: Memor
         )
     if outside := types & _OUTSIDE_THE_CACHE:
         return (
-            f"likely {', '.join(sorted(outside))} keeps its data outside the page cache, as some "
-            "mount options and direct I/O do"
+            f"likely {', '.join(sorted(outside))} keeps its data outside the page cache, or "
+            "drops it when a file is closed, as some mount options and direct I/O do"
         )
     return f"likely other processes need the memory of {bound}, or its limit changed meanwhile"

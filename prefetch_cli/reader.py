@@ -177,6 +177,11 @@ class _Queue:
             self._retire()
             return None
 
+    def close(self) -> None:
+        """Close what a stop has left open; no thread may be at work any more."""
+        if self._current is not None:
+            self._current[1].close()
+
     def give_back(self, handle: _Handle) -> None:
         """Take the file back that came with a block."""
         with self._lock:
@@ -373,6 +378,7 @@ class _Job:
                     left_at = left_at or time.monotonic() + _GRACE_SECONDS
                     if time.monotonic() >= left_at:
                         return  # a thread hangs: its descriptors end with the process
+        self._queue.close()
         os.close(self._sink)
         if self._unexpected:
             raise self._unexpected[0]

@@ -24,6 +24,9 @@ _LAST_SECONDS = 0.8  # after a signal the process ends by then, whatever its out
 # timeout(1) signals its child and then the child's group: the two are one.
 _SAME_SIGNAL_SECONDS = 0.1
 _OVERDUE_SECONDS = 1.0  # for a stage that hangs when the time limit has passed
+# For a proof behind reads that failed. On NFSv4 an open waits for the client's state manager, on
+# soft mounts too, whose reads have long since given up (nfs4_client_recover_expired_lease).
+_PROOF_IDLE_SECONDS = 30.0
 
 
 class _Run:
@@ -42,6 +45,12 @@ class _Run:
 
     def start(self) -> None:
         spawn(self._work, "pipeline")
+
+    @property
+    def proof_seconds(self) -> float:
+        """Seconds for which a storage whose reads failed has not answered the proof either."""
+        failed = self.report.result is not None and self.report.result.failed
+        return self.monitor.snapshot().idle_seconds if failed else 0.0
 
     def _publish(self, report: Report) -> None:
         self.report = report
@@ -128,6 +137,8 @@ def _follow(job: _Run, stop: Stop, signals: _Signals, display: Display) -> int:
             display.decided(shown)
         display.progress(job.monitor.snapshot())
         if signals.waited_seconds > _GRACE_SECONDS or stop.overdue_seconds > _OVERDUE_SECONDS:
+            break
+        if job.proof_seconds > _PROOF_IDLE_SECONDS:
             break
     if job.defect is not None:
         raise job.defect

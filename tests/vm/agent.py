@@ -7,7 +7,6 @@ little of it: an import takes long under emulation.
 
 import base64
 import contextlib
-import ctypes
 import glob
 import json
 import os
@@ -21,9 +20,7 @@ from typing import Any, NoReturn
 
 PORT = "agent"
 _NURSERY_SOCKET = "/run/nursery"
-_NEWCGROUP = 0x02000000
 Message = dict[str, Any]
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Job:
@@ -72,9 +69,6 @@ class Agent:
     """Answers the host."""
 
     def __init__(self, port: int) -> None:
-        self.waited_for: set[int] = set()
-        # Held while a process is not yet in that set, which may be over before it is.
-        self.starting = threading.Lock()
         self._port = port
         self._lock = threading.Lock()
         self._jobs: dict[int, Job] = {}
@@ -102,57 +96,26 @@ class Agent:
         self.say(id=request["id"], **answer)
 
     def do_start(self, request: Message) -> Message:
+        """Let the nursery start a process: a fork of this one, with its threads, might hang."""
         job = Job()
         self._jobs[request["id"]] = job
-        pipes = [os.pipe(), os.pipe()]
-        start = self._from_nursery if request.get("nursery") else self._from_here
-        try:
-            start(job, request, [write for _, write in pipes])
-        finally:
-            for _, write in pipes:
-                os.close(write)
-        job.followers = [
-            threading.Thread(target=job.follow, args=(number, read), daemon=True)
-            for number, (read, _) in enumerate(pipes, start=1)
-        ]
-        for follower in job.followers:
-            follower.start()
-        return {"pid": job.pid}
-
-    def _from_here(self, job: Job, request: Message, streams: list[int]) -> None:
-        with self.starting:
-            process = subprocess.Popen(
-                request["argv"],
-                stdin=subprocess.PIPE if "input" in request else subprocess.DEVNULL,
-                stdout=streams[0],
-                stderr=streams[1],
-                cwd=request.get("folder"),
-                env={**os.environ, **request.get("env", {})},
-                preexec_fn=lambda: enter(request),  # noqa: PLW1509 - it takes no lock
-                start_new_session=True,
-            )
-            self.waited_for.add(process.pid)
-        job.pid = process.pid
-
-        def wait() -> None:
-            if process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.write(base64.b64decode(request["input"]))
-                    process.stdin.close()
-            _, status, usage = os.wait4(process.pid, 0)
-            code = os.waitstatus_to_exitcode(status)
-            process.returncode = code
-            self.waited_for.discard(process.pid)
-            job.end(code, usage.ru_utime + usage.ru_stime)
-
-        threading.Thread(target=wait, daemon=True).start()
-
-    def _from_nursery(self, job: Job, request: Message, streams: list[int]) -> None:
+        pipes = [os.pipe() for _ in range(3)]
+        (given, feed), *outputs = pipes
+        if "input" not in request:
+            os.close(given)
+            given = os.open(os.devnull, os.O_RDONLY)
+        streams = [given, *(write for _, write in outputs)]
         child = socket.socket(socket.AF_UNIX)
         child.connect(_NURSERY_SOCKET)
         text = json.dumps(request).encode()
         socket.send_fds(child, [struct.pack("<I", len(text))], streams)
         child.sendall(text)
+        for descriptor in streams:
+            os.close(descriptor)
+        job.followers = [
+            threading.Thread(target=job.follow, args=(number, read), daemon=True)
+            for number, (read, _) in enumerate(outputs, start=1)
+        ]
         answers = child.makefile("rb")
         job.pid = json.loads(answers.readline())["pid"]
 
@@ -162,7 +125,16 @@ class Agent:
             job.end(ended["code"], ended["cpu_seconds"])
             child.close()
 
-        threading.Thread(target=wait, daemon=True).start()
+        def write() -> None:
+            with contextlib.suppress(OSError), open(feed, "wb") as file:
+                file.write(base64.b64decode(request.get("input", "")))
+
+        for thread in (
+            *job.followers,
+            *(threading.Thread(target=t, daemon=True) for t in (wait, write)),
+        ):
+            thread.start()
+        return {"pid": job.pid}
 
     def do_wait(self, request: Message) -> Message:
         """Wait for the end of a job, and where `part` is given, at most for it in its texts."""
@@ -187,7 +159,7 @@ class Agent:
 
     def do_signal(self, request: Message) -> Message:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._jobs[request["job"]].pid, request["number"])
+            os.kill(self._jobs[request["job"]].pid, request["signal"])
         return {}
 
     def do_write(self, request: Message) -> Message:
@@ -201,49 +173,14 @@ class Agent:
             return {"content": base64.b64encode(file.read()).decode()}
 
 
-def enter(request: Message) -> None:
-    """Become, before exec, the user in the cgroup and network namespace that are asked for."""
-    if "cgroup" in request:
-        # All in one write: v1 moves a thread, which is all of this process.
-        with open(os.path.join(request["cgroup"], "cgroup.procs"), "w") as file:
-            file.write(str(os.getpid()))
-    if request.get("private_cgroups"):
-        _checked(_libc.unshare(_NEWCGROUP))
-    if "netns" in request:
-        descriptor = os.open(f"/run/netns/{request['netns']}", os.O_RDONLY)
-        _checked(_libc.setns(descriptor, 0))
-        os.close(descriptor)
-    user = request.get("user")
-    if user:
-        os.setgroups([])
-        os.setgid(user)
-        os.setuid(user)
-
-
-def _checked(result: int) -> None:
-    if result:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
 def _text(content: bytes) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
-def _reap(agent: Agent) -> NoReturn:
-    """Take the status of orphans, whose parent process 1 is, and of nothing that is waited for."""
+def _reap() -> NoReturn:
+    """Take the status of orphans, whose parent process 1 is."""
     while True:
-        try:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            time.sleep(0.2)
-            continue
-        with agent.starting:
-            if ended is not None and ended.si_pid not in agent.waited_for:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(ended.si_pid, os.WNOHANG)
-                continue
-        time.sleep(0.05)
+        os.wait()
 
 
 def _port() -> int:
@@ -263,7 +200,7 @@ def main() -> NoReturn:
     agent = Agent(port)
     while not os.path.exists(_NURSERY_SOCKET):
         time.sleep(0.05)
-    threading.Thread(target=_reap, args=(agent,), daemon=True).start()
+    threading.Thread(target=_reap, daemon=True).start()
     agent.say(id=0, release=os.uname().release)
     agent.serve()
 

@@ -1,25 +1,31 @@
-"""Runs the command in processes forked from one that has imported it, at once.
+"""Starts every process of the machine; the command itself in a fork that has imported it already.
 
 Under emulation the start of Python and the imports take ten times as long as a run. What is
-forked has its own arguments, environment, streams, user, cgroup and namespace, as if started anew.
+started has its own arguments, environment, streams, user, cgroup and namespace, as if it came from
+a shell. No process that forks here has threads.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import socket
 import struct
 import sys
+import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # What a run imports on its way, so that it need not.
 from prefetch_cli import arguments, cli, display, pipeline, supervisor  # noqa: F401
 from tests.bench import vllm_loop
-from tests.vm import agent
 
+Request = dict[str, Any]
 ENTRIES: dict[str, Callable[[], None]] = {"prefetch-cli": cli.main, "vllm-loop": vllm_loop.main}
+
+_NEWCGROUP = 0x02000000  # of unshare(2)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def serve(path: str) -> NoReturn:
@@ -39,7 +45,7 @@ def serve(path: str) -> NoReturn:
 
 def attend(connection: socket.socket) -> None:
     """Fork the run, say its pid, wait for its end, and say how it ended."""
-    head, streams, _, _ = socket.recv_fds(connection, 4, 2)
+    head, streams, _, _ = socket.recv_fds(connection, 4, 3)
     (size,) = struct.unpack("<I", head)
     text = b""
     while len(text) < size:
@@ -62,20 +68,54 @@ def attend(connection: socket.socket) -> None:
         connection.sendall(ended.encode() + b"\n")
 
 
-def run(request: agent.Message, streams: Sequence[int]) -> NoReturn:
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDONLY)
-    for number, descriptor in enumerate((null, *streams)):
-        os.dup2(descriptor, number)
-        if descriptor > 2:
-            os.close(descriptor)
-    os.environ.clear()
-    os.environ.update({"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", **request.get("env", {})})
-    os.chdir(request.get("folder") or "/")
-    agent.enter(request)
-    sys.argv = ["prefetch-cli", *request["argv"]]
-    ENTRIES[request.get("entry", "prefetch-cli")]()
-    os._exit(0)
+def run(request: Request, streams: Sequence[int]) -> NoReturn:
+    """Become what is asked for, as if started anew; never returns."""
+    try:
+        os.setsid()
+        for number, descriptor in enumerate(streams):
+            os.dup2(descriptor, number)
+            if descriptor > 2:
+                os.close(descriptor)
+        os.chdir(request.get("folder") or "/")
+        entry = ENTRIES.get(request.get("entry", ""))
+        if entry is not None:
+            os.environ.clear()
+            os.environ.update({"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
+        os.environ.update(request["env"])
+        enter(request)
+        if entry is None:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it
+            os.execvp(request["argv"][0], request["argv"])
+        sys.argv = ["prefetch-cli", *request["argv"]]
+        entry()
+        sys.stdout.flush()
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - the other process of this pair would go on as the first
+        os.write(2, traceback.format_exc().encode())
+        os._exit(127)
+
+
+def enter(request: Request) -> None:
+    """Become the user, in the cgroup and the network namespace, that are asked for."""
+    if "cgroup" in request:
+        with open(os.path.join(request["cgroup"], "cgroup.procs"), "w", encoding="ascii") as file:
+            file.write(str(os.getpid()))
+    if request.get("private_cgroups"):
+        _checked(_libc.unshare(_NEWCGROUP))
+    if "netns" in request:
+        descriptor = os.open(f"/run/netns/{request['netns']}", os.O_RDONLY)
+        _checked(_libc.setns(descriptor, 0))
+        os.close(descriptor)
+    if user := request.get("user"):
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
+
+
+def _checked(result: int) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 if __name__ == "__main__":

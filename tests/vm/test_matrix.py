@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.oracle import ALLOWED_WARM
-from tests.vm import local_mounts
+from tests.vm import fuse_mounts, local_mounts, nfs_mounts, shared_mounts
 from tests.vm.machine import STRANGER, Done, Machine
 from tests.vm.rows import Keeps, Row
 
-ROWS = local_mounts.ROWS
+ROWS = (*local_mounts.ROWS, *fuse_mounts.ROWS, *nfs_mounts.ROWS, *shared_mounts.ROWS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Mounted:
     @property
     def total_bytes(self) -> int:
         """The size of the files."""
-        return sum(map(int, self.machine.run("stat", "-c", "%s", *self.files).out.split()))
+        return sum(self.machine.size_bytes(self.files))
 
     def make_cold(self) -> None:
         """Leave no page of it in the cache, by the oracle."""
@@ -43,8 +43,7 @@ class Mounted:
 
     def resident_bytes(self) -> int:
         """Return what fincore, which opens each file anew and asks mincore as root, says."""
-        words = ("--bytes", "--raw", "--noheadings", "--output", "RES")
-        return sum(map(int, self.machine.run("fincore", *words, *self.files).out.split()))
+        return sum(self.machine.resident_bytes(self.files))
 
     def tool(self, *arguments: str, user: int | None = None) -> Done:
         """Return a run on the checkpoint that has ended well."""

@@ -89,7 +89,7 @@ def vmtouch() -> Contender:
 
 
 def _vllm(machine: Machine, _directory: str, files: Sequence[str]) -> Done:
-    process = machine.start_process(*files, nursery=True, entry="vllm-loop")
+    process = machine.start_process(*files, entry="vllm-loop")
     done = process.end(900)
     if done.code != 0:
         raise MachineError(f"vLLM's loop failed: {done}")
@@ -122,10 +122,7 @@ def weights(machine: Machine, directory: str) -> list[str]:
 
 def resident_share(machine: Machine, files: Sequence[str]) -> float:
     """Return which part of the files is resident, 0 to 1, by fincore."""
-    words = ("--bytes", "--raw", "--noheadings", "--output", "RES,SIZE")
-    lines = machine.run("fincore", *words, *files).out.splitlines()
-    found = [tuple(map(int, line.split())) for line in lines]
-    return sum(one[0] for one in found) / sum(one[1] for one in found)
+    return sum(machine.resident_bytes(files)) / sum(machine.size_bytes(files))
 
 
 def _run(machine: Machine, one: Contender, directory: str, files: Sequence[str]) -> Sample:
@@ -133,7 +130,7 @@ def _run(machine: Machine, one: Contender, directory: str, files: Sequence[str])
     if share > ALLOWED_WARM:
         raise MachineError(f"expected cold files, found {100 * share:.1f} % resident")
     done = one.run(machine, directory, files)
-    size = sum(map(int, machine.run("stat", "-c", "%s", *files).out.split()))
+    size = sum(machine.size_bytes(files))
     engine = ""
     if done.out.startswith("{"):
         result = done.document["result"]

@@ -1,0 +1,230 @@
+"""An NFS server in the machine and clients of it, with a network between them that can be slow.
+
+The server is the kernel's own, in the first network namespace; clients mount in a namespace of
+their own, at the other end of a pair of virtual Ethernet devices. All processes share one
+namespace of mounts, so the command sees such a mount like any other.
+"""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
+
+from tests.vm.machine import MIB, Machine, MachineError
+
+EXPORT = "/srv"  # what the server shows, with whatever is mounted below it
+CLIENT = "client"  # the network namespace of the clients
+
+_SERVER_ADDRESS = "10.77.0.1"
+_CLIENT_ADDRESS = "10.77.0.2"
+_SERVER_DEVICE = "server0"
+_CLIENT_DEVICE = "client0"
+_MOUNTD_PORT = 20048
+_THREADS = 8
+# Under way in one connection at most: Linux's own 6 MiB would bound it to 120 MB/s at 50 ms.
+_TCP_BUFFER_BYTES = 64 * MIB
+_LARGEST_READ_BYTES = MIB  # of the server; clients ask for no more either
+# The least that the kernel takes. By default a client's first open waits 90 s, since files of
+# clients that the server knew before could be taken up by these (RFC 8881, 8.4.2).
+_LEASE_SECONDS = 10
+_PACKETS_IN_FLIGHT = 100_000  # what is above netem's own 1,000 would be lost
+_UNMOUNT_SECONDS = 30
+
+_holders: WeakKeyDictionary[Machine, int] = WeakKeyDictionary()
+_numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def serving(machine: Machine) -> Iterator[None]:
+    """Run the server for as long as the context lasts; inside another one it costs nothing.
+
+    Whoever mounts many times holds it around all of them: it takes seconds to start.
+    """
+    outermost = machine not in _holders
+    _holders[machine] = _holders.get(machine, 0) + 1
+    try:
+        if outermost:
+            _set_up(machine)
+        yield
+    finally:
+        _holders[machine] -= 1
+        if outermost:
+            del _holders[machine]
+            _tear_down(machine)
+
+
+@contextlib.contextmanager
+def mounted(
+    machine: Machine,
+    *,
+    version: str = "4.2",
+    rsize_bytes: int = _LARGEST_READ_BYTES,
+    path: str = EXPORT,
+    options: Sequence[str] = (),
+) -> Iterator[str]:
+    """Yield a mount point that shows the server's directory `path`, with nothing cached of it.
+
+    `version` is "4.2" or "3", `options` are more of nfs(5)'s. Server and link are mended before
+    the mount goes, as otherwise it could not.
+    """
+    if os.path.commonpath((EXPORT, path)) != EXPORT:
+        raise ValueError(f"expected a path in {EXPORT}, found {path!r}")
+    words = [f"vers={version}", f"rsize={rsize_bytes}", *options]
+    shown = path
+    if version == "3":
+        # By both ports, and without locks, a client needs neither rpcbind nor rpc.statd.
+        ports = ("proto=tcp", "port=2049", "mountproto=tcp", f"mountport={_MOUNTD_PORT}")
+        words += ["nolock", *ports]
+    else:
+        # By fsid=0 the export is the root of all that NFSv4 shows.
+        shown = "/" + path[len(EXPORT) :].strip("/")
+    point = f"/mnt/nfs-{next(_numbers)}"
+    with serving(machine):
+        _end_grace(machine)
+        machine.run("mkdir", point)
+        try:
+            source = f"{_SERVER_ADDRESS}:{shown}"
+            machine.run("mount.nfs", source, point, "-o", ",".join(words), netns=CLIENT)
+            yield point
+        finally:
+            try:
+                join(machine)
+                start_server(machine)
+            finally:
+                _unmount(machine, point)
+
+
+def delay(machine: Machine, round_trip_seconds: float) -> None:
+    """Make each round trip take so long, half of it each way; 0 takes the delay away."""
+    microseconds = round(round_trip_seconds / 2 * 1_000_000)
+    for device, netns in ((_SERVER_DEVICE, None), (_CLIENT_DEVICE, CLIENT)):
+        place = ("dev", device, "root")
+        if microseconds > 0:
+            kind = ("netem", "delay", f"{microseconds}us", "limit", str(_PACKETS_IN_FLIGHT))
+            machine.run("tc", "qdisc", "replace", *place, *kind, netns=netns)
+        else:
+            # It fails where there is none.
+            machine.run("tc", "qdisc", "del", *place, netns=netns, check=False)
+
+
+def stop_server(machine: Machine) -> None:
+    """Stop the server's threads: its connections are closed, and new ones refused."""
+    machine.sh("echo 0 > /proc/fs/nfsd/threads")
+
+
+def start_server(machine: Machine) -> None:
+    """Start the server's threads, unless they run.
+
+    For `_LEASE_SECONDS` it waits for the clients that it knew, who go on with what they had open;
+    all others' opens wait for as long.
+    """
+    # The last thread took the sockets along, which only rpc.nfsd makes.
+    machine.sh(
+        '[ "$(cat /proc/fs/nfsd/threads)" != 0 ]'
+        f" || {{ rpc.nfsd --no-udp {_THREADS}; [ $(cat /proc/fs/nfsd/threads) = {_THREADS} ]; }}"
+    )
+
+
+def cut(machine: Machine) -> None:
+    """Cut the link: what is sent is lost, and nobody is told."""
+    machine.run("ip", "link", "set", _SERVER_DEVICE, "down")
+
+
+def join(machine: Machine) -> None:
+    """Join the link again; TCP finds out when it next tries, the later the longer it was cut."""
+    machine.run("ip", "link", "set", _SERVER_DEVICE, "up")
+
+
+def export(machine: Machine) -> None:
+    """Let clients have the export, which they have while the server runs."""
+    options = "rw,no_root_squash,insecure,no_subtree_check,crossmnt,fsid=0"
+    machine.run("exportfs", "-o", options, f"{_CLIENT_ADDRESS}:{EXPORT}")
+
+
+def withdraw(machine: Machine) -> None:
+    """Take the export away: what clients ask for of it from now on, open or not, is stale."""
+    machine.run("exportfs", "-u", f"{_CLIENT_ADDRESS}:{EXPORT}")
+
+
+def wire_bytes(machine: Machine, mount_point: str) -> int:
+    """Return the bytes of files that the mount has got from the server, each as often as it came.
+
+    By what the client counts (`server read` of nfsiostat): answers to READ, without their heads.
+    """
+    statistics = machine.read("/proc/self/mountstats").decode()
+    _, found, of_mount = statistics.partition(f" mounted on {mount_point} with fstype nfs")
+    for line in of_mount.split("\ndevice ")[0].splitlines():
+        name, _, numbers = line.strip().partition(":")
+        if name == "bytes":
+            # nfs_show_stats() in fs/nfs/super.c: read and written normally, directly, on the wire.
+            return int(numbers.split()[4])
+    raise MachineError(f"expected statistics of {mount_point}, found {found or statistics!r}")
+
+
+def sent_bytes(machine: Machine) -> int:
+    """Return all bytes that the server has sent on the link, heads, answers and repeats."""
+    return int(machine.read(f"/sys/class/net/{_SERVER_DEVICE}/statistics/tx_bytes"))
+
+
+def _set_up(machine: Machine) -> None:
+    buffers = f"4096 {_TCP_BUFFER_BYTES} {_TCP_BUFFER_BYTES}"
+    machine.modprobe("nfsd", "nfs", "nfsv3", "nfsv4", "veth", "sch_netem")
+    machine.sh(f"""
+        ip netns add {CLIENT}
+        ip link add {_SERVER_DEVICE} type veth peer name {_CLIENT_DEVICE} netns {CLIENT}
+        ip addr add {_SERVER_ADDRESS}/24 dev {_SERVER_DEVICE}
+        ip link set {_SERVER_DEVICE} up
+        ip -n {CLIENT} addr add {_CLIENT_ADDRESS}/24 dev {_CLIENT_DEVICE}
+        ip -n {CLIENT} link set {_CLIENT_DEVICE} up
+        for name in rmem wmem; do
+            echo {_TCP_BUFFER_BYTES} > /proc/sys/net/core/${{name}}_max
+            echo {buffers} > /proc/sys/net/ipv4/tcp_$name
+            ip netns exec {CLIENT} sh -c "echo {buffers} > /proc/sys/net/ipv4/tcp_$name"
+        done
+        mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
+        echo {_LARGEST_READ_BYTES} > /proc/fs/nfsd/max_block_size
+        echo {_LEASE_SECONDS} > /proc/fs/nfsd/nfsv4leasetime
+        echo {_LEASE_SECONDS} > /proc/fs/nfsd/nfsv4gracetime
+        # A server of NFSv3 does not start where it cannot tell rpcbind.
+        rpcbind
+        # It answers NFSv3's mounts, and nfsd's questions of what is exported to whom.
+        rpc.mountd --no-udp --port {_MOUNTD_PORT}
+    """)
+    export(machine)
+    start_server(machine)
+
+
+def _tear_down(machine: Machine) -> None:
+    """Take back what was set up, however much that was; buffers may stay as large as they are."""
+    machine.sh(f"""
+        echo 0 > /proc/fs/nfsd/threads || true
+        exportfs -ua || true
+        pkill -x rpc.mountd || true
+        pkill -x rpcbind || true
+        while pgrep -x 'rpc.mountd|rpcbind' > /dev/null; do sleep 0.1; done
+        umount /proc/fs/nfsd || true
+        ip link del {_SERVER_DEVICE} || true
+        ip netns del {CLIENT} || true
+    """)
+
+
+def _end_grace(machine: Machine) -> None:
+    """Let clients open files at once: of those that the server knew before, none is left."""
+    # It fails where the grace is over.
+    machine.sh("echo Y > /proc/fs/nfsd/v4_end_grace || true")
+
+
+def _unmount(machine: Machine, point: str) -> None:
+    """Take a mount away; where that takes too long, from sight, until the last user is gone."""
+    script = f"! mountpoint -q {point} || umount {point}"
+    try:
+        machine.sh(
+            f"for n in 1 2 3 4 5; do {{ {script}; }} && break; sleep 1; done; {script}",
+            seconds=_UNMOUNT_SECONDS,
+        )
+    except MachineError:
+        # What waits comes back with an error; what was left of this mount is nobody's.
+        machine.run("umount", "-f", "-l", point, check=False, seconds=_UNMOUNT_SECONDS)
+    else:
+        machine.run("rmdir", point)
