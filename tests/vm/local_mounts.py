@@ -1,10 +1,17 @@
 """The local file systems of the matrix, each made on a disk or in memory of the machine."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from tests.vm.machine import Machine
-from tests.vm.rows import MODEL, Row, Skip
+from tests.vm.machine import Machine, MachineError, Process
+from tests.vm.rows import MODEL, Keeps, Mounting, Row, Skip
+
+_MADE = "/run/made"  # in the machine: one empty file for each file system that it has already
+_IMAGES = "/run/images"
+_AUTOFS_SECONDS = 60
 
 
 @contextlib.contextmanager
@@ -13,4 +20,233 @@ def ext4(machine: Machine) -> Iterator[str]:
     yield MODEL
 
 
-ROWS = (Row("ext4", ext4, "ext4", network=False, skip=Skip.LOCAL),)
+@contextlib.contextmanager
+def mounted(machine: Machine, point: str, *words: str) -> Iterator[str]:
+    """Yield the mount point for as long as `mount WORDS POINT` holds."""
+    machine.run("mkdir", "-p", point)
+    try:
+        machine.run("mount", *words, point)
+        yield point
+    finally:
+        unmount(machine, point)
+
+
+def unmount(machine: Machine, point: str) -> None:
+    """Take a mount away, at once where nothing uses it, else as soon as nothing does."""
+    if machine.run("umount", point, check=False).code != 0:
+        machine.run("umount", "-l", point, check=False)
+
+
+def once(machine: Machine, name: str, make: Callable[[], object]) -> None:
+    """Call `make` unless it has succeeded in this machine before."""
+    marker = f"{_MADE}/{name}"
+    if machine.run("test", "-e", marker, check=False).code != 0:
+        machine.run("mkdir", "-p", _MADE, _IMAGES)
+        make()
+        machine.run("touch", marker)
+
+
+def filled(machine: Machine, name: str, device: str, make: str) -> None:
+    """Make a file system and copy the checkpoint to it, once a machine."""
+
+    def fill() -> None:
+        machine.sh(f"{make} {device}")
+        with mounted(machine, f"/mnt/fill-{name}", device) as point:
+            machine.run("cp", "-r", MODEL, f"{point}/model")
+
+    once(machine, name, fill)
+
+
+def disk(machine: Machine, kind: str) -> str:
+    """Return the disk that is named after its file system, with the checkpoint on it."""
+    device = machine.disks[kind]
+    filled(machine, kind, device, f"mkfs.{kind} -q -f -K")
+    return device
+
+
+@contextlib.contextmanager
+def on_disk(machine: Machine, *, kind: str) -> Iterator[str]:
+    """Yield the checkpoint on the disk of that file system."""
+    with mounted(machine, f"/mnt/{kind}", disk(machine, kind)) as point:
+        yield f"{point}/model"
+
+
+@contextlib.contextmanager
+def image(machine: Machine, *, kind: str, make: str) -> Iterator[str]:
+    """Yield the checkpoint in a read-only image, which lies in memory, on a loop device."""
+    path = f"{_IMAGES}/{kind}"
+    machine.modprobe("loop")  # nothing here makes the device by which it would load itself
+    once(machine, kind, lambda: machine.sh(make.format(image=path, model=MODEL)))
+    with mounted(machine, f"/mnt/{kind}", "-t", kind, "-o", "loop,ro", path) as point:
+        yield point
+
+
+# Compressed, as the images of containers are, but what cannot be, such as weights, is left as it
+# is. A block is read whole, and one of the default 128 KiB a file would no longer pass as cold.
+_MAKE_SQUASHFS = "mksquashfs {model} {image} -noappend -b 16K -comp lz4 -quiet -no-progress"
+_MAKE_EROFS = "mkfs.erofs --quiet {image} {model}"
+
+
+@contextlib.contextmanager
+def loop(machine: Machine) -> Iterator[str]:
+    """Yield the checkpoint on an ext4 in a file."""
+    path = f"{_IMAGES}/ext4"
+    machine.modprobe("loop")
+    filled(machine, "loop", path, f"truncate -s 64M {path}; mkfs.ext4 -q")
+    with mounted(machine, "/mnt/loop", "-o", "loop", path) as point:
+        yield f"{point}/model"
+
+
+@contextlib.contextmanager
+def device_mapper(machine: Machine) -> Iterator[str]:
+    """Yield the checkpoint on an ext4 on a linear mapping of a disk."""
+    below, name = machine.disks["spare"], "linear"
+    try:
+        machine.sh(
+            f'dmsetup create --noudevsync {name} --table "0 $(blockdev --getsz {below})'
+            f' linear {below} 0" && dmsetup mknodes'
+        )
+        filled(machine, "dm", f"/dev/mapper/{name}", "mkfs.ext4 -q -E nodiscard")
+        with mounted(machine, "/mnt/dm", f"/dev/mapper/{name}") as point:
+            yield f"{point}/model"
+    finally:
+        machine.run("dmsetup", "remove", "--noudevsync", "--retry", name, check=False)
+        machine.run("dmsetup", "mknodes", check=False)
+
+
+@contextlib.contextmanager
+def overlay(machine: Machine) -> Iterator[str]:
+    """Yield the checkpoint through an overlay whose upper layer lies in memory."""
+    folder = "/mnt/layers"
+    machine.run("mkdir", "-p", f"{folder}/upper", f"{folder}/work")
+    options = f"lowerdir=/srv,upperdir={folder}/upper,workdir={folder}/work"
+    try:
+        with mounted(machine, "/mnt/overlay", "-t", "overlay", "-o", options, "overlay") as point:
+            yield f"{point}/model"
+    finally:
+        machine.run("rm", "-rf", folder)
+
+
+@contextlib.contextmanager
+def bind(machine: Machine) -> Iterator[str]:
+    """Yield the checkpoint where its folder is mounted a second time."""
+    with mounted(machine, "/mnt/bind", "--bind", MODEL) as point:
+        yield point
+
+
+@contextlib.contextmanager
+def memory(machine: Machine, *, kind: str) -> Iterator[str]:
+    """Yield the checkpoint in a tmpfs or ramfs."""
+    with mounted(machine, f"/mnt/{kind}", "-t", kind, kind) as point:
+        machine.sh(f"cp -r {MODEL} {point}/model; chmod 755 {point}")
+        yield f"{point}/model"
+
+
+@contextlib.contextmanager
+def nested(machine: Machine) -> Iterator[str]:
+    """Yield the checkpoint on an XFS that is mounted inside a tmpfs."""
+    with (
+        mounted(machine, "/mnt/outer", "-t", "tmpfs", "outer") as outer,
+        mounted(machine, f"{outer}/a/b", disk(machine, "xfs")) as inner,
+    ):
+        yield f"{inner}/model"
+
+
+@contextlib.contextmanager
+def automounter(machine: Machine, place: str, key: str, entries: str) -> Iterator[None]:
+    """Have automount hold `place` back, by a map that the master map names under `key`."""
+    folder = "/run/autofs-maps"
+    with contextlib.ExitStack() as undone:
+        undone.callback(machine.run, "rm", "-rf", folder, check=False)
+        machine.run("mkdir", "-p", folder)
+        machine.modprobe("autofs4")
+        machine.write(f"{folder}/master", f"{key} {folder}/map\n")
+        machine.write(f"{folder}/map", entries)
+        daemon = machine.start_process("automount", "--foreground", "--verbose", f"{folder}/master")
+        undone.callback(_end_automounter, machine, daemon)
+        deadline = time.monotonic() + _AUTOFS_SECONDS
+        # By its name: it mounts another one first, for a moment, to ask for the kernel's protocol.
+        while place not in _automounts(machine):
+            if not daemon.running or time.monotonic() > deadline:
+                raise MachineError(f"automount did not start: {daemon.shown()}")
+            time.sleep(0.1)
+        try:
+            yield
+        except MachineError as error:
+            # Whoever walks there learns only that there is nothing; the daemon knows why.
+            raise MachineError(f"{error}automount said: {daemon.shown()}") from error
+
+
+def _end_automounter(machine: Machine, daemon: Process) -> None:
+    # Unlike SIGTERM this ends it although a mount is in use.
+    machine.run("kill", "-USR2", str(daemon.pid), check=False)
+    with contextlib.suppress(MachineError):
+        daemon.end(_AUTOFS_SECONDS)
+    machine.run("kill", "-KILL", str(daemon.pid), check=False)
+    for point in _automounts(machine):
+        machine.run("umount", "-l", point, check=False)
+
+
+def _automounts(machine: Machine) -> list[str]:
+    lines = machine.read("/proc/self/mounts").decode().splitlines()
+    return [point for _, point, kind, *_ in map(str.split, lines) if kind == "autofs"]
+
+
+@contextlib.contextmanager
+def autofs_direct(machine: Machine) -> Iterator[str]:
+    """Yield the checkpoint on an XFS that a direct map mounts where it is used."""
+    place = "/run/autofs-direct"
+    direct = f"{place} -fstype=xfs :{disk(machine, 'xfs')}\n"
+    with automounter(machine, place, "/-", direct):
+        yield f"{place}/model"
+
+
+@contextlib.contextmanager
+def autofs_indirect(machine: Machine) -> Iterator[str]:
+    """Yield the checkpoint, which an indirect map binds to a name below its folder."""
+    place = "/run/autofs-indirect"
+    indirect = f"model -fstype=bind :{MODEL}\n"
+    with automounter(machine, place, place, indirect):
+        yield f"{place}/model"
+
+
+def _local(name: str, mounting: Mounting, kind: str, *, stranger: bool) -> Row:
+    return Row(name, mounting, kind, network=False, skip=Skip.LOCAL, known_to_stranger=stranger)
+
+
+def _disk(kind: str) -> Row:
+    return _local(kind, functools.partial(on_disk, kind=kind), kind, stranger=True)
+
+
+def _image(kind: str, make: str) -> Row:
+    mounting = functools.partial(image, kind=kind, make=make)
+    return replace(_local(kind, mounting, kind, stranger=False), unavailable=_without(kind))
+
+
+def _memory(kind: str) -> Row:
+    row = _local(kind, functools.partial(memory, kind=kind), kind, stranger=False)
+    return replace(row, keeps=Keeps.MEMORY, skip=Skip.IN_MEMORY)
+
+
+def _without(module: str) -> Callable[[Machine], str | None]:
+    return lambda machine: None if machine.has_module(module) else f"the kernel has no {module}"
+
+
+# What a stranger is told of ext4, XFS and btrfs is an estimate by samples (RWF_NOWAIT); the others
+# have no such reads, and neither cachestat nor mincore tells him.
+ROWS = (
+    _local("ext4", ext4, "ext4", stranger=True),
+    _disk("xfs"),
+    _disk("btrfs"),
+    _image("squashfs", _MAKE_SQUASHFS),
+    _image("erofs", _MAKE_EROFS),
+    _local("overlay-ext4", overlay, "ext4", stranger=False),
+    _local("loop", loop, "ext4", stranger=True),
+    _local("device-mapper", device_mapper, "ext4", stranger=True),
+    _local("bind", bind, "ext4", stranger=True),
+    _local("nested", nested, "xfs", stranger=True),
+    _local("autofs-direct", autofs_direct, "xfs", stranger=True),
+    _local("autofs-indirect", autofs_indirect, "ext4", stranger=True),
+    _memory("tmpfs"),
+    _memory("ramfs"),
+)

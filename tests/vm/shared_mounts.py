@@ -102,7 +102,7 @@ def virtiofs(machine: Machine, *, cache: str) -> Iterator[str]:
 
 def no_virtiofsd(machine: Machine) -> str | None:
     """Return why there is nothing to mount by virtiofs."""
-    return None if machine.shares else "needs qemu's own virtiofsd, which later versions lack"
+    return None if machine.shares else "needs root, and qemu's own virtiofsd, which later versions lack"
 
 
 @contextlib.contextmanager

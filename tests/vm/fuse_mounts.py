@@ -1,0 +1,99 @@
+"""The FUSE file systems of the matrix: sshfs, and the tests' own passthrough.
+
+The kernel drops a file's pages when it is opened again, unless the file system allows it to keep
+them (FOPEN_KEEP_CACHE). A look at the residency opens the file, so that it is true at once: what
+a server would find is nothing.
+"""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator
+
+from tests.vm.local_mounts import unmount
+from tests.vm.machine import ROOT, Machine, MachineError
+from tests.vm.rows import MODEL, Keeps, Row, Skip
+
+_MOUNT_SECONDS = 60
+_END_SECONDS = 30
+_SFTP = "/run/sftp"  # in the machine: runs the server of SFTP where sshfs would run ssh
+_DROPPED = "drops cached pages when a file is opened again"
+
+
+@contextlib.contextmanager
+def passthrough(machine: Machine, *, options: tuple[str, ...]) -> Iterator[str]:
+    """Yield the checkpoint through the tests' own FUSE file system."""
+    machine.modprobe("fuse")
+    point = "/mnt/passthrough"
+    machine.run("mkdir", "-p", point)
+    server = machine.start_process(
+        # It dies with its parent, which would be a thread of the agent that ends at once.
+        *("sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", "tests.passthrough"),
+        *(MODEL, point, *options),
+        folder=ROOT,
+    )
+    try:
+        server.await_text("mounted\n", seconds=_MOUNT_SECONDS)
+        yield point
+    finally:
+        unmount(machine, point)
+        # It has ended by itself, now that it is unmounted, or it never will.
+        with contextlib.suppress(MachineError):
+            server.end(_END_SECONDS)
+        machine.run("kill", "-KILL", str(server.pid), check=False)
+
+
+@contextlib.contextmanager
+def sshfs(machine: Machine, *, options: str = "") -> Iterator[str]:
+    """Yield the checkpoint through sshfs, its server on the other end of a pipe."""
+    machine.modprobe("fuse")
+    machine.write(_SFTP, "#!/bin/sh\nexec sftp-server\n", mode=0o755)
+    point = "/mnt/sshfs"
+    machine.run("mkdir", "-p", point)
+    words = f"ssh_command={_SFTP},allow_other{options}"
+    try:
+        machine.run("sshfs", "-o", words, f"here:{MODEL}", point)
+        yield point
+    finally:
+        unmount(machine, point)  # which ends sshfs, and that its server
+
+
+def _passthrough(name: str, *options: str) -> Row:
+    keeps = Keeps.ALL if "--keep-cache" in options else Keeps.NOTHING
+    network = "--subtype" in options
+    return Row(
+        name,
+        functools.partial(passthrough, options=("--allow-other", *options)),
+        f"fuse.{options[options.index('--subtype') + 1]}" if network else "fuse",
+        network=network,
+        keeps=keeps,
+        skip=None if network else Skip.LOCAL,
+        warning="" if keeps is Keeps.ALL else _DROPPED,
+        # Its mount is read-only, so mincore refuses whoever does not own the file.
+        known_to_stranger=False,
+    )
+
+
+ROWS = (
+    _passthrough("fuse-keep-cache", "--keep-cache"),
+    _passthrough("fuse", "--default-permissions"),
+    _passthrough("fuse-direct-io", "--direct-io"),
+    _passthrough("fuse-network", "--keep-cache", "--subtype", "juicefs"),
+    Row(
+        "sshfs",
+        sshfs,
+        "fuse.sshfs",
+        network=True,
+        keeps=Keeps.NOTHING,
+        warning=_DROPPED,
+        # It lets the server check the modes, so that for mincore anybody may write.
+        known_to_stranger=True,
+    ),
+    Row(
+        "sshfs-kernel-cache",
+        functools.partial(sshfs, options=",kernel_cache"),
+        "fuse.sshfs",
+        network=True,
+        known_to_stranger=True,
+    ),
+)
