@@ -102,7 +102,9 @@ def virtiofs(machine: Machine, *, cache: str) -> Iterator[str]:
 
 def no_virtiofsd(machine: Machine) -> str | None:
     """Return why there is nothing to mount by virtiofs."""
-    return None if machine.shares else "needs root, and qemu's own virtiofsd, which later versions lack"
+    if machine.shares:
+        return None
+    return "needs root, and qemu's own virtiofsd, which later versions lack"
 
 
 @contextlib.contextmanager

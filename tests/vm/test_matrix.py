@@ -159,6 +159,7 @@ def looked_at_by_a_stranger(mounted: Mounted) -> None:
         assert found["after_bytes"] is None
         assert not mounted.row.known_to_stranger
     elif found["method"] == "nowait":  # an estimate, from samples
+        assert mounted.row.known_to_stranger
         assert abs(found["after_bytes"] - stayed) <= 0.05 * mounted.total_bytes, (found, stayed)
     else:
         assert mounted.row.known_to_stranger is not False
