@@ -19,7 +19,7 @@ README = os.path.join(_ROOT, "README.md")
 
 # Of the last change to this page that a reader should know of; by hand, so that the page only
 # changes when its content does.
-_DATE = "2026-11-20"
+_DATE = "2026-11-21"
 
 _DEFAULT = re.compile(r"\s+\[default: (?P<value>.*)\]\Z", re.DOTALL)
 
@@ -92,6 +92,8 @@ EXIT_CODES = {
     str(int(ExitCode.NOT_RESIDENT)): (
         "Less than `--min-resident` is resident, or it cannot be known."
     ),
+    str(int(ExitCode.COMMAND_NOT_EXECUTABLE)): "COMMAND cannot be executed; nothing was read.",
+    str(int(ExitCode.COMMAND_NOT_FOUND)): "COMMAND was not found; nothing was read.",
     "129": "Interrupted by SIGHUP, within a second, after a summary of what was read.",
     "130": "Interrupted by SIGINT (Ctrl-C), likewise.",
     "143": "Interrupted by SIGTERM, likewise.",
@@ -173,6 +175,13 @@ DETAILS = {
         "What could not be dropped is listed with the reason: dirty, mapped, or not permitted."
     ),
     "--min-resident": "The same where it cannot be known.",
+    "--lead": (
+        "A part counts from what is to be read in this share, and what is resident already counts "
+        "as warm. "
+        "By default COMMAND starts once the decision is known. "
+        "A skip, the end of reading, a failure and `--time-limit` start it in any case."
+    ),
+    "--best-effort": "By default the exit code is 3 then, and COMMAND does not start.",
     "--json": "Its keys are stable within one `schema_version`.",
     "--progress": (
         "`log` writes one line at each 10 %. "
@@ -221,6 +230,7 @@ MORE_EXAMPLES = (
     ("Target and draft model, in that order", "{} /models/Llama-3.1-70B /models/draft-1B"),
     ("One model of a directory of GGUF files", "{} --include '*Q4_K_M*' /models/gguf"),
     ("How much of it is resident", "{} --check /models/Llama-3.1-70B"),
+    ("While the server starts", "{} /models/R1 -- vllm serve /models/R1"),
     ("Give the memory back", "{} --evict /models/Llama-3.1-70B"),
 )
 
@@ -398,7 +408,7 @@ def _man_lines() -> Iterator[str]:
     yield rf"{_escaped(PROGRAM)} \- warm a model checkpoint into the page cache"
     yield ".SH SYNOPSIS"
     yield rf".B {_escaped(PROGRAM)}"
-    yield r"[\fIOPTION\fR]... \fICHECKPOINT\fR..."
+    yield r"[\fIOPTION\fR]... \fICHECKPOINT\fR... [\-\- \fICOMMAND\fR [\fIARG\fR]...]"
     yield ".SH DESCRIPTION"
     yield from _description()
     yield ".SH OPTIONS"
@@ -449,6 +459,14 @@ def _description() -> Iterator[str]:
         "memory that is available; and how much is resident already. "
         "Then it decides (see DECISION), reads what is missing, and says what came of it. "
         "Decision and summary go to standard output, progress and warnings to standard error."
+    )
+    yield ".PP"
+    yield from _prose(
+        "With `COMMAND` the process becomes it, by execve(2) without a shell, as soon as the "
+        "decision is known: same pid, same standard streams, signals and exit code are its own. "
+        "The warming goes on in another process, which writes all its lines to standard error. "
+        "It ends by itself, and within a second when `COMMAND` ends. "
+        "A decision to skip, or a failure to warm, still runs `COMMAND`."
     )
 
 

@@ -1,9 +1,10 @@
 """The values of the flags -> Options and a Display: what they mean together."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prefetch_cli.checkpoint import Request
+from prefetch_cli.companion import Terms
 from prefetch_cli.decision import Overrule
 from prefetch_cli.display import Display, ProgressMode, Verbosity
 from prefetch_cli.errors import PrefetchError, UsageError
@@ -18,19 +19,24 @@ from prefetch_cli.selection import Filters, LoadFormat
 Values = Mapping[str, Any]  # by the name of the parameter, each of the type of its flag
 
 _ACTIONS = {"dry_run": Action.DRY_RUN, "check": Action.CHECK, "evict": Action.EVICT}
+# What leaves nothing to run COMMAND beside, or wants its standard output.
+_NOT_BESIDE = frozenset({*_ACTIONS, "json_document"})
+_ONLY_BESIDE = ("lead", "best_effort")
 _EXCLUSIVE = (frozenset(_ACTIONS), frozenset({"quiet", "verbose"}))
 
 
-def settled(values: Values, typed: Collection[str]) -> dict[str, Any]:
+def settled(values: Values, typed: Collection[str], command: Sequence[str] = ()) -> dict[str, Any]:
     """Return the values without those that give way to one of the command line.
 
-    `typed` names what the command line gave; the rest is of the environment or a default, which
-    may have been set for other runs.
+    `typed` names what the command line gave before `--`, and `command` is what stands behind it;
+    the rest is of the environment or a default, which may have been set for other runs.
     """
     settled = dict(values)
     for group in _EXCLUSIVE:
         if not group.isdisjoint(typed):
             settled.update(dict.fromkeys(group - set(typed), False))
+    if command:
+        settled.update(dict.fromkeys(_NOT_BESIDE - set(typed), False))
     if "rank" in typed and "world_size" not in typed and values["rank"] == "auto":
         settled["world_size"] = None
     return settled
@@ -71,7 +77,33 @@ def to_options(values: Values) -> Options:
     )
 
 
-def to_display(values: Values) -> Display:
+def to_terms(values: Values, typed: Collection[str], command: Sequence[str]) -> Terms | None:
+    """Return what is to run beside the warming, None where no COMMAND was given.
+
+    Raises UsageError where the flags exclude it, or mean nothing without it.
+    """
+    if not command:
+        for name in _ONLY_BESIDE:
+            if name in typed:
+                raise UsageError(
+                    f"expected a COMMAND with {_flag(name)}, found none",
+                    "give it in the end, behind --",
+                )
+        return None
+    for name in sorted(_NOT_BESIDE):
+        if values[name]:
+            raise UsageError(
+                f"expected {_flag(name)} or COMMAND, found both",
+                f"run {_flag(name)} by itself, without --",
+            )
+    return Terms(tuple(command), lead=values["lead"], best_effort=values["best_effort"])
+
+
+def _flag(name: str) -> str:
+    return "--" + name.removesuffix("_document").replace("_", "-")
+
+
+def to_display(values: Values, *, beside_command: bool = False) -> Display:
     """Return the display that the flags mean; raises UsageError where they exclude each other."""
     if values["quiet"] and values["verbose"]:
         raise UsageError("expected --quiet or --verbose, found both", "give one of them")
@@ -81,7 +113,10 @@ def to_display(values: Values) -> Display:
     elif values["verbose"]:
         verbosity = Verbosity.VERBOSE
     return Display(
-        ProgressMode(values["progress"]), verbosity, json_document=values["json_document"]
+        ProgressMode(values["progress"]),
+        verbosity,
+        json_document=values["json_document"],
+        beside_command=beside_command,
     )
 
 

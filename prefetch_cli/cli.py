@@ -14,14 +14,14 @@ from click.core import ParameterSource
 from prefetch_cli import __version__
 from prefetch_cli.errors import PrefetchError, UsageError
 from prefetch_cli.leaving import leave
-from prefetch_cli.sizes import parse_duration, parse_size
+from prefetch_cli.sizes import Amount, parse_amount, parse_duration, parse_size
 from prefetch_cli.streams import Stream
 from prefetch_cli.text import printable
 
 PROGRAM = "prefetch-cli"
 ENVIRONMENT_PREFIX = "PREFETCH_CLI"
 
-GROUPS = ("Checkpoint", "Decision", "Ranks", "Reading", "Actions", "Output")
+GROUPS = ("Checkpoint", "Decision", "Ranks", "Reading", "Actions", "Command", "Output")
 
 EXAMPLES = (
     ("Before a server, in a job script", f"{PROGRAM} /models/Llama-3.1-70B"),
@@ -29,6 +29,7 @@ EXAMPLES = (
     ("What would be done, for a script", f"{PROGRAM} --dry-run --json org/name"),
 )
 
+_ARGUMENTS = "CHECKPOINT... [-- COMMAND [ARG]...]"
 _TERM_COLUMNS = 26  # of the options in the help: the same in each group
 _MOST = 1_000_000  # threads or ranks; more is a slip of the keyboard
 _SEE_HELP = f"see {PROGRAM} --help"
@@ -52,6 +53,18 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
     ) -> float:
         try:
             return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Amount(click.ParamType):  # type: ignore[type-arg]
+    name = "amount"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Amount:
+        try:
+            return parse_amount(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -165,7 +178,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 
 def _options() -> list[click.Parameter]:
     return [
-        click.Argument(["checkpoints"], metavar="CHECKPOINT...", nargs=-1, required=True),
+        click.Argument(["checkpoints"], metavar=_ARGUMENTS, nargs=-1, required=True),
         _Option(
             ["--load-format"],
             group="Checkpoint",
@@ -330,6 +343,20 @@ def _options() -> list[click.Parameter]:
             help="Exit 4 when less is resident after warming, or with --check.",
         ),
         _Option(
+            ["--lead"],
+            group="Command",
+            type=_Amount(),
+            default="0",
+            metavar="SIZE|PERCENT",
+            help="Start COMMAND when so much is warm: 8GiB, 25%.",
+        ),
+        _Option(
+            ["--best-effort"],
+            group="Command",
+            is_flag=True,
+            help="Start COMMAND even where the checkpoint is missing, incomplete or malformed.",
+        ),
+        _Option(
             ["--json", "json_document"],
             group="Output",
             is_flag=True,
@@ -372,11 +399,17 @@ def _options() -> list[click.Parameter]:
 @click.pass_context
 def _run(ctx: click.Context, /, **values: Any) -> int:
     # Here, since `--help` need not pay for what only a run needs.
-    from prefetch_cli import arguments, supervisor  # noqa: PLC0415
+    from prefetch_cli import arguments, companion, supervisor  # noqa: PLC0415
 
-    values = arguments.settled(values, _typed(ctx))
-    return supervisor.supervise(
-        arguments.to_options(values), os.environ, arguments.to_display(values)
+    typed, beside = _typed(ctx), ctx.obj or ()
+    values = arguments.settled(values, typed, beside)
+    terms = arguments.to_terms(values, typed, beside)
+    options = arguments.to_options(values)
+    display = arguments.to_display(values, beside_command=terms is not None)
+    if terms is None:
+        return supervisor.supervise(options, os.environ, display)
+    return companion.accompany(
+        terms, display, lambda audience: supervisor.supervise(options, os.environ, audience)
     )
 
 
@@ -397,6 +430,7 @@ command = _Command(
         "it stayed there.\n\n"
         "CHECKPOINT is a directory, a weight file, an index file, or a repo id in the local "
         "cache of a hub. Nothing is ever downloaded, or written to a checkpoint.\n\n"
+        "With COMMAND, the process becomes it, and the warming goes on beside it.\n\n"
         f"Every option also comes from the environment, as {ENVIRONMENT_PREFIX}_THREADS=16."
     ),
 )
@@ -404,14 +438,30 @@ command = _Command(
 
 def run(arguments: Sequence[str]) -> int:
     """Return the exit code of the command with these arguments, every error shown in one line."""
+    arguments, behind = _parted(arguments)
     try:
-        return int(command.main(list(arguments), prog_name=PROGRAM, standalone_mode=False) or 0)
+        if behind == ():
+            raise UsageError("expected a COMMAND behind --, found nothing", _SEE_HELP)
+        code = command.main(list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=behind)
+        return int(code or 0)
     except click.ClickException as error:
         return _refuse(arguments, _reworded(error))
     except PrefetchError as error:
         return _refuse(arguments, error)
     except Exception as defect:  # noqa: BLE001 - the boundary: nobody else would say it in one line
         return _refuse(arguments, _reported(defect), defect)
+
+
+def _parted(arguments: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...] | None]:
+    """Return what stands before the first `--` and what behind it, None where there is none.
+
+    click would drop it, and COMMAND has options of its own.
+    """
+    given = list(arguments)
+    if "--" not in given:
+        return given, None
+    place = given.index("--")
+    return given[:place], tuple(given[place + 1 :])
 
 
 def _refuse(given: Sequence[str], error: PrefetchError, defect: BaseException | None = None) -> int:

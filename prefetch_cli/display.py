@@ -12,7 +12,7 @@ import textwrap
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, TextIO, cast
+from typing import IO, TYPE_CHECKING, Protocol, TextIO, cast
 
 from prefetch_cli.errors import PrefetchError
 from prefetch_cli.pagecache import Method
@@ -54,6 +54,22 @@ class Verbosity(enum.Enum):
     VERBOSE = "verbose"
 
 
+class Audience(Protocol):
+    """Who is told how a run goes."""
+
+    def decided(self, report: Report) -> None:
+        """Take what was found and decided, before anything is read."""
+
+    def progress(self, snapshot: Snapshot) -> None:
+        """Take how far reading has come."""
+
+    def finished(self, report: Report, shown: Report | None) -> None:
+        """Take what came of it; `shown` is what `decided` was given, None where an error came."""
+
+    def stop_bar(self) -> None:
+        """Take the bar off the terminal."""
+
+
 class Display:
     """Shows a run on standard output and standard error, whatever these are."""
 
@@ -63,6 +79,7 @@ class Display:
         verbosity: Verbosity,
         *,
         json_document: bool,
+        beside_command: bool = False,
         output: TextIO | None = None,
         errors: TextIO | None = None,
     ) -> None:
@@ -70,7 +87,11 @@ class Display:
         self._errors = Stream(sys.stderr if errors is None else errors)
         self._verbosity = verbosity
         self._json = json_document
+        # Standard output is COMMAND's then, and standard error its log.
+        self._beside = beside_command
         self._mode = _mode(progress, verbosity, self._errors)
+        if beside_command and self._mode is ProgressMode.BAR:
+            self._mode = ProgressMode.LOG
         self._bar: _Bar | None = None
         self._steps_said = 0
         self._beats_said = 0
@@ -113,7 +134,7 @@ class Display:
         for path, error in report.failed:
             self._tell(f"error: {path}: {error}")
         if (short := falls_short(report)) is not None:
-            self._tell(f"error: {short}")
+            self._tell(f"{'warning' if self._beside else 'error'}: {short}")
         self._document(report)
         self._say(_summary(report))
         changed = report.result is not None or report.eviction is not None
@@ -133,6 +154,10 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def warn(self, warning: str) -> None:
+        """Show what does not end the run."""
+        self._warn([warning])
 
     def _warn(self, warnings: Iterable[str]) -> None:
         if self._verbosity is not Verbosity.QUIET:
@@ -159,10 +184,14 @@ class Display:
             self._steps_said = reached
 
     def _say(self, lines: Iterable[Line]) -> None:
-        """Write labelled lines on standard output, unless people are not to read there."""
+        """Write labelled lines where people read them, unless they are not to be written."""
         if self._json or self._verbosity is Verbosity.QUIET:
             return
         safe = [(label, printable(text)) for label, text in lines]
+        if self._beside:
+            for label, text in safe:
+                self._tell(f"{label:<{_LABEL_COLUMNS}}{text}")
+            return
         if self._output.isatty() and _is_able():
             columns = shutil.get_terminal_size().columns
             self._output.write(

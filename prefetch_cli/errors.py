@@ -11,6 +11,8 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     CHECKPOINT = 3
     NOT_RESIDENT = 4
+    COMMAND_NOT_EXECUTABLE = 126  # this and the next as a shell has them
+    COMMAND_NOT_FOUND = 127
 
 
 def interrupted_exit_code(signal_number: int) -> int:

@@ -27,6 +27,7 @@ class Snapshot:
     elapsed_seconds: float
     longest_wait: Wait | None
     idle_seconds: float  # since anything came back from the storage, while something is awaited
+    ended: bool = False  # reading is over, however far it came
 
     @property
     def bytes_per_second(self) -> float:
@@ -120,4 +121,5 @@ class Monitor:
                     None if oldest is None else Wait(oldest[0], oldest[1], now - oldest[2])
                 ),
                 idle_seconds=now - self._last_arrival if self._waits else 0.0,
+                ended=self._stopped is not None,
             )

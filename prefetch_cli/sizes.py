@@ -2,6 +2,8 @@
 
 import math
 import re
+from contextlib import suppress
+from dataclasses import dataclass
 
 import humanfriendly
 
@@ -10,6 +12,7 @@ _SIZE = re.compile(
     r"(?:B|(?P<unit>[KMGTPE])(?:i?B|i)?)?",
     re.ASCII | re.IGNORECASE,
 )
+_PERCENT = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?%", re.ASCII)
 _UNITS = ("", "K", "M", "G", "T", "P", "E")
 _LARGEST_SIZE = 2**63 - 1  # off_t: nothing on the system can be larger
 
@@ -43,6 +46,33 @@ def parse_size(text: str) -> int:
             f"expected a size from 1 byte to 2^63 - 1 bytes, such as 16MiB, found {text!r}"
         )
     return size
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A part of something, in bytes or in percent of the whole."""
+
+    size_bytes: int = 0
+    percent: float = 0.0
+
+    def of(self, total_bytes: int) -> int:
+        """Return how many bytes it is of so many, and never more than those."""
+        return min(total_bytes, max(self.size_bytes, math.ceil(total_bytes * self.percent / 100)))
+
+
+def parse_amount(text: str) -> Amount:
+    """Return the amount that `text` names: `8GiB`, `25%`, or `0`.
+
+    Raises ValueError, in words for the user, where it names none.
+    """
+    text = text.strip()
+    if text == "0":
+        return Amount()
+    if _PERCENT.fullmatch(text) and (percent := float(text.removesuffix("%"))) <= 100:
+        return Amount(percent=percent)
+    with suppress(ValueError):
+        return Amount(size_bytes=parse_size(text))
+    raise ValueError(f"expected a size such as 8GiB, or a part such as 25%, found {text!r}")
 
 
 def format_size(size_bytes: float) -> str:

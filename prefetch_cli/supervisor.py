@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from prefetch_cli.display import Display, is_decided
+from prefetch_cli.display import Audience, is_decided
 from prefetch_cli.errors import PrefetchError, interrupted_exit_code
 from prefetch_cli.eviction import Eviction
 from prefetch_cli.leaving import leave
@@ -108,7 +108,7 @@ class _Signals:
         leave(interrupted_exit_code(number))
 
 
-def supervise(options: Options, environ: Mapping[str, str], display: Display) -> int:
+def supervise(options: Options, environ: Mapping[str, str], display: Audience) -> int:
     """Return the exit code of a run that has been shown in full.
 
     The storage is touched by other threads only, so that a mount that hangs cannot keep this
@@ -125,7 +125,7 @@ def supervise(options: Options, environ: Mapping[str, str], display: Display) ->
         display.stop_bar()
 
 
-def _follow(job: _Run, stop: Stop, signals: _Signals, display: Display) -> int:
+def _follow(job: _Run, stop: Stop, signals: _Signals, display: Audience) -> int:
     """Show the run from its start to its end, and return its exit code."""
     job.start()
     shown: Report | None = None

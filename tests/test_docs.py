@@ -139,6 +139,7 @@ def test_no_document_names_a_flag_that_is_not_there(readme: str, man_page: str) 
         "--ntasks-per-node",
         "--gpus-per-node",
         "--tensor-parallel-size",
+        "--port",
     }
     for text in (readme, plain(man_page), read("CHANGELOG.md")):
         named = re.findall(r"(?<![\w|-])--[a-z][a-z-]*", re.sub(r"<!--.*?-->", "", text))

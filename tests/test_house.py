@@ -42,6 +42,7 @@ ORDER = (
     # what the user meets
     "display",
     "supervisor",
+    "companion",
     "arguments",
     "cli",
     "__main__",
