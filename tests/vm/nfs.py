@@ -182,6 +182,8 @@ def _set_up(machine: Machine) -> None:
             echo {buffers} > /proc/sys/net/ipv4/tcp_$name
             ip netns exec {CLIENT} sh -c "echo {buffers} > /proc/sys/net/ipv4/tcp_$name"
         done
+        # A connection that was idle for a moment keeps what it has learnt of the link.
+        echo 0 > /proc/sys/net/ipv4/tcp_slow_start_after_idle
         mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
         echo {_LARGEST_READ_BYTES} > /proc/fs/nfsd/max_block_size
         echo {_LEASE_SECONDS} > /proc/fs/nfsd/nfsv4leasetime
