@@ -347,7 +347,7 @@ class Machine:
             *("console=ttyS0", "panic=-1", "quiet", "loglevel=4", "mitigations=off", "nokaslr"),
             *(f"vm.cgroups={self.cgroups.value}", f"vm.python={sys.executable}"),
             *(f"vm.modules={self.kernel.root}", f"vm.agent={_FOLDER}/agent.py"),
-            *("random.trust_cpu=on", "audit=0"),
+            *(f"vm.project={ROOT}", "random.trust_cpu=on", "audit=0"),
             # Otherwise v1 cannot have the controller that v2 has taken.
             *(("cgroup_no_v1=all",) if self.cgroups is Cgroups.V2 else ()),
         ]
