@@ -184,6 +184,11 @@ def _set_up(machine: Machine) -> None:
         done
         # A connection that was idle for a moment keeps what it has learnt of the link.
         echo 0 > /proc/sys/net/ipv4/tcp_slow_start_after_idle
+        # A pair of such devices delivers on whichever processor a packet is sent, so that they
+        # pass each other, which TCP takes for losses: all on one, as one queue of a card does.
+        echo 1 > /sys/class/net/{_SERVER_DEVICE}/queues/rx-0/rps_cpus
+        ip netns exec {CLIENT} \
+            sh -c "echo 1 > /sys/class/net/{_CLIENT_DEVICE}/queues/rx-0/rps_cpus"
         mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
         echo {_LARGEST_READ_BYTES} > /proc/fs/nfsd/max_block_size
         echo {_LEASE_SECONDS} > /proc/fs/nfsd/nfsv4leasetime

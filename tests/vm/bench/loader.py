@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+import safetensors.numpy  # noqa: F401 - else the first slice would pay for it
 from safetensors import safe_open
 
 

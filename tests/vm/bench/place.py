@@ -13,10 +13,10 @@ from tests.vm.conftest import CGROUPS, prepare, shares_of
 from tests.vm.machine import MIB, Machine
 
 # Read over each new connection before it is measured: TCP starts slowly, and at 50 ms it takes
-# seconds until a window of some MB is open, as that of a server's mount is.
-BALLAST = "/srv/ballast-96"
+# seconds until a window of some 10 MB is open, as that of a server's mount is.
+BALLAST = "/srv/ballast-192"
 
-_BALLAST_BYTES = 96 * MIB
+_BALLAST_BYTES = 192 * MIB
 _MEMORY_BYTES = 5 * 1024 * MIB
 
 
