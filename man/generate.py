@@ -86,8 +86,8 @@ EXIT_CODES = {
     ),
     str(int(ExitCode.USAGE)): "Wrong options.",
     str(int(ExitCode.CHECKPOINT)): (
-        "The checkpoint was not found, or is empty, incomplete, malformed or ambiguous; no weight "
-        "was read."
+        "The checkpoint was not found, or is empty, incomplete, malformed or ambiguous, or a "
+        "library was not found; no weight was read."
     ),
     str(int(ExitCode.NOT_RESIDENT)): (
         "Less than `--min-resident` is resident, or it cannot be known."
@@ -129,6 +129,21 @@ DETAILS = {
     ),
     "--revision": "A commit may be shortened as long as it is unique.",
     "--cache-dir": "By default where the hub's own library looks, see ENVIRONMENT.",
+    "--also": (
+        "A directory counts with all that lies below it, and links are followed. It is counted "
+        "apart, and read whatever the file system is, as far as it fits. No CHECKPOINT is needed "
+        "beside it."
+    ),
+    "--package": (
+        "The shared libraries, then .pyc, then .py files that its RECORD names, and those of all "
+        "that it requires as far as that is installed; what is required under an extra is not. "
+        "Nothing is imported or compiled. It is counted and read as with `--also`."
+    ),
+    "--python": "It is only asked for its search path.",
+    "--libraries": (
+        "By the RECORD that has COMMAND's script, or the module that an interpreter runs by -m. "
+        "It is counted and read as with `--also`."
+    ),
     "--force": "It does not overrule the decisions that hold with any options, see DECISION.",
     "--partial": (
         "The head is what a loader reads first. On a local file system give `--force` too."
@@ -210,6 +225,8 @@ ENVIRONMENT = {
         "`--rank auto` in a step that srun started. "
         "A batch script has no rank: it runs once, and reads everything."
     ),
+    "PATH": "Where COMMAND, and python3 for `--package`, are looked up.",
+    "SYSTEMD_EXEC_PID": "In a service that systemd started COMMAND ignores SIGPIPE, as set there.",
     "NO_COLOR": "Where it is set and not empty, nothing is coloured.",
     "TERM": "A terminal that is `dumb`, or not named, gets 10 % lines in place of the bar.",
 }

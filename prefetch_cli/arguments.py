@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prefetch_cli.checkpoint import Request
-from prefetch_cli.companion import Terms
+from prefetch_cli.companion import Terms, find
 from prefetch_cli.decision import Overrule
 from prefetch_cli.display import Display, ProgressMode, Verbosity
 from prefetch_cli.errors import PrefetchError, UsageError
 from prefetch_cli.hub import Hub
+from prefetch_cli.libraries import Wanted
 from prefetch_cli.pagecache import PAGE_BYTES
 from prefetch_cli.partition import Split
 from prefetch_cli.pipeline import Options
@@ -21,7 +22,7 @@ Values = Mapping[str, Any]  # by the name of the parameter, each of the type of 
 _ACTIONS = {"dry_run": Action.DRY_RUN, "check": Action.CHECK, "evict": Action.EVICT}
 # What leaves nothing to run COMMAND beside, or wants its standard output.
 _NOT_BESIDE = frozenset({*_ACTIONS, "json_document"})
-_ONLY_BESIDE = ("lead", "best_effort")
+_ONLY_BESIDE = ("lead", "best_effort", "libraries")
 _EXCLUSIVE = (frozenset(_ACTIONS), frozenset({"quiet", "verbose"}))
 
 
@@ -42,8 +43,13 @@ def settled(values: Values, typed: Collection[str], command: Sequence[str] = ())
     return settled
 
 
-def to_options(values: Values) -> Options:
-    """Return the options that the flags mean; raises UsageError where they exclude each other."""
+def to_options(
+    values: Values, typed: Collection[str], command: Sequence[str], environ: Mapping[str, str]
+) -> Options:
+    """Return the options that the flags mean; raises UsageError where they exclude each other.
+
+    Raises CommandError where COMMAND's libraries are wanted, and there is no such COMMAND.
+    """
     rank, world_size = _ranks(values["rank"], values["world_size"])
     overrule = Overrule.NONE
     if values["force"]:
@@ -62,6 +68,7 @@ def to_options(values: Values) -> Options:
             weights_only=values["weights_only"],
             allow_incomplete=values["allow_incomplete"],
         ),
+        libraries=_libraries(values, typed, command, environ),
         rank=rank,
         world_size=world_size,
         split=Split(values["split"]),
@@ -117,6 +124,32 @@ def to_display(values: Values, *, beside_command: bool = False) -> Display:
         verbosity,
         json_document=values["json_document"],
         beside_command=beside_command,
+    )
+
+
+def _libraries(
+    values: Values, typed: Collection[str], command: Sequence[str], environ: Mapping[str, str]
+) -> Wanted | None:
+    """Return what is to be warmed before the checkpoint, None where that is nothing."""
+    of_command = values["libraries"] and bool(command)
+    packages = bool(values["package"]) or of_command
+    if "python" in typed and not packages:
+        raise UsageError(
+            "expected --package or --libraries with --python, found neither",
+            "name what to warm with --package",
+        )
+    if not packages and not values["also"]:
+        if not values["checkpoints"]:
+            raise UsageError(
+                "expected at least one CHECKPOINT, found none", "see prefetch-cli --help"
+            )
+        return None
+    return Wanted(
+        paths=tuple(values["also"]),
+        packages=tuple(values["package"]),
+        python=values["python"],
+        command=(find(command[0], environ), *command[1:]) if packages and command else (),
+        of_command=of_command,
     )
 
 

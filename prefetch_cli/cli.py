@@ -21,7 +21,7 @@ from prefetch_cli.text import printable
 PROGRAM = "prefetch-cli"
 ENVIRONMENT_PREFIX = "PREFETCH_CLI"
 
-GROUPS = ("Checkpoint", "Decision", "Ranks", "Reading", "Actions", "Command", "Output")
+GROUPS = ("Checkpoint", "Libraries", "Decision", "Ranks", "Reading", "Actions", "Command", "Output")
 
 EXAMPLES = (
     ("Before a server, in a job script", f"{PROGRAM} /models/Llama-3.1-70B"),
@@ -124,10 +124,14 @@ class _OneOf(click.Choice):  # type: ignore[type-arg]
         return str(value)
 
 
-class _Glob(click.ParamType):  # type: ignore[type-arg]
-    name = "glob"
+class _Several(click.ParamType):  # type: ignore[type-arg]
+    """A text that may be given several times."""
+
     # How several stand in one environment variable.
     envvar_list_splitter = os.pathsep
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return str(value)
@@ -178,7 +182,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 
 def _options() -> list[click.Parameter]:
     return [
-        click.Argument(["checkpoints"], metavar=_ARGUMENTS, nargs=-1, required=True),
+        click.Argument(["checkpoints"], metavar=_ARGUMENTS, nargs=-1),
         _Option(
             ["--load-format"],
             group="Checkpoint",
@@ -193,14 +197,14 @@ def _options() -> list[click.Parameter]:
         _Option(
             ["--include"],
             group="Checkpoint",
-            type=_Glob(),
+            type=_Several("glob"),
             multiple=True,
             help="Only files whose path below the checkpoint matches; repeatable.",
         ),
         _Option(
             ["--exclude"],
             group="Checkpoint",
-            type=_Glob(),
+            type=_Several("glob"),
             multiple=True,
             help="No files whose path below the checkpoint matches; repeatable.",
         ),
@@ -234,6 +238,32 @@ def _options() -> list[click.Parameter]:
             group="Checkpoint",
             metavar="DIR",
             help="The hub's cache that a repo id is looked up in.",
+        ),
+        _Option(
+            ["--also"],
+            group="Libraries",
+            type=_Several("path"),
+            multiple=True,
+            help="This file or directory too, before the weights; repeatable.",
+        ),
+        _Option(
+            ["--package"],
+            group="Libraries",
+            type=_Several("name"),
+            multiple=True,
+            help="The libraries of this Python distribution and of what it requires; repeatable.",
+        ),
+        _Option(
+            ["--python"],
+            group="Libraries",
+            metavar="PYTHON",
+            help="Whose packages are meant; by default COMMAND's interpreter, else python3.",
+        ),
+        _Option(
+            ["--libraries"],
+            group="Libraries",
+            is_flag=True,
+            help="The libraries of the distribution that COMMAND belongs to.",
         ),
         _Option(
             ["-f", "--force"],
@@ -404,7 +434,7 @@ def _run(ctx: click.Context, /, **values: Any) -> int:
     typed, beside = _typed(ctx), ctx.obj or ()
     values = arguments.settled(values, typed, beside)
     terms = arguments.to_terms(values, typed, beside)
-    options = arguments.to_options(values)
+    options = arguments.to_options(values, typed, beside, os.environ)
     display = arguments.to_display(values, beside_command=terms is not None)
     if terms is None:
         return supervisor.supervise(options, os.environ, display)
@@ -489,8 +519,6 @@ def _reworded(error: click.ClickException) -> UsageError:
         param = next(param for param in command.params if error.option_name in param.opts)
         found = "no value, found one" if getattr(param, "is_flag", False) else "a value, found none"
         message = f"{param.opts[-1]}: expected {found}"
-    elif isinstance(error, click.MissingParameter):
-        message = "expected at least one CHECKPOINT, found none"
     elif isinstance(error, click.BadParameter) and error.param is not None:
         message = _misfit(error, error.param)
     else:

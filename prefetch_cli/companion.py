@@ -29,7 +29,7 @@ from prefetch_cli.errors import CheckpointError, ExitCode, PrefetchError
 from prefetch_cli.errors import interrupted_exit_code as interrupted
 from prefetch_cli.progress import Snapshot
 from prefetch_cli.report import Report
-from prefetch_cli.sizes import Amount
+from prefetch_cli.sizes import Amount, format_size
 from prefetch_cli.text import printable
 from prefetch_cli.workers import spawn
 
@@ -42,9 +42,8 @@ _LEAVE = 0
 
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _LAST_SECONDS = 0.9  # for the warmer to end; it does so by itself after 0.8 (see `supervisor`)
-_LOOK_SECONDS = 0.2  # between looks at COMMAND where the kernel has no pidfd
-# Python ignores these two for itself, and nobody can ask it whether they were ignored before.
-_OF_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_SCRIPTS = "a script needs its interpreter in a #! line, and chmod +x"
+_LOOK_SECONDS = 0.1  # between looks at COMMAND where the kernel has no pidfd
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,9 @@ def find(name: str, environ: Mapping[str, str]) -> str:
         try:
             mode = os.stat(path).st_mode
         except OSError as error:
-            if error.errno == errno.EACCES:
-                denied = denied or _unable(path, "Permission denied")
+            # As bash has it: in a folder of PATH, whatever else is wrong means that none is there.
+            if error.errno == errno.EACCES or ("/" in name and error.errno != errno.ENOENT):
+                denied = denied or _unable(path, str(error.strerror))
             continue
         if not stat.S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
@@ -119,35 +119,35 @@ def find(name: str, environ: Mapping[str, str]) -> str:
             return path
         else:
             denied = denied or _unable(path, "a file without permission to execute it")
-    raise denied or _missing(name)
+    raise denied or _missing(name, "nothing there" if "/" in name else "none in PATH")
 
 
-def _missing(name: str) -> CommandError:
-    where = "nothing there" if "/" in name else "none in PATH"
-    return CommandError(
-        f"expected COMMAND {printable(name)!r}, found {where}",
-        "check what stands behind --",
-        ExitCode.COMMAND_NOT_FOUND,
-    )
+def _missing(name: str, found: str, hint: str = "check what stands behind --") -> CommandError:
+    message = f"expected COMMAND {printable(name)!r}, found {found}"
+    return CommandError(message, hint, ExitCode.COMMAND_NOT_FOUND)
 
 
 def _unable(path: str, found: str) -> CommandError:
     return CommandError(
         f"expected COMMAND to be executable, found {printable(path)}: {found}",
-        "a script needs its interpreter in a #! line, and chmod +x",
+        _SCRIPTS,
         ExitCode.COMMAND_NOT_EXECUTABLE,
     )
 
 
 def _exec(path: str, command: Sequence[str]) -> NoReturn:
     """Become the command; never returns. Raises CommandError where the kernel refuses it."""
-    for number in _OF_PYTHON:
-        signal.signal(number, signal.SIG_DFL)
+    # Python ignores these two for itself, and nobody can ask it whether they were ignored before.
+    # systemd ignores SIGPIPE for a service (IgnoreSIGPIPE=yes), and says whom it has started.
+    if os.environ.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:
         os.execve(path, tuple(command), _initial_environment())  # noqa: S606 - no shell is the point
     except OSError as error:
-        if error.errno == errno.ENOENT and not os.path.lexists(path):
-            raise _missing(path) from error
+        if error.errno == errno.ENOENT:
+            # A script's interpreter, or the loader of an ELF file: bash has 127 for it, too.
+            raise _missing(path, "a file whose interpreter is missing", _SCRIPTS) from error
         raise _unable(path, str(error.strerror)) from error
 
 
@@ -161,12 +161,21 @@ def _initial_environment() -> dict[bytes, bytes]:
             entries = file.read().split(b"\0")
     except OSError:
         return dict(os.environb)
-    found: dict[bytes, bytes] = {}
-    for entry in entries:
-        name, equals, value = entry.partition(b"=")
-        if name and equals:
-            found.setdefault(name, value)  # of two, getenv(3) sees the first
-    return found
+    parts = (entry.partition(b"=") for entry in entries)
+    return {_Name(name): value for name, equals, value in parts if name and equals}
+
+
+class _Name(bytes):
+    """A variable's name that equals itself only: an environment may have two of the same.
+
+    Of these getenv(3) sees the first and bash the last.
+    """
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 class _Channel:
@@ -221,7 +230,7 @@ def _await_word(channel: _Channel, display: Display) -> int | None:
             _await_end(channel)
             return interrupted(number)
         if said == b"":
-            display.warn("the warming ended before anything was decided; COMMAND starts cold")
+            display.warn("the warming has ended before its time; COMMAND starts all the same")
             return None
         if said is not None:
             if said[0] == _START:
@@ -256,12 +265,16 @@ def _part() -> "_Channel | _Warmer":
     """
     ours, theirs = (_above_streams(end) for end in socket.socketpair())
     command = _Life()
+    pending = signal.sigpending()
     middle = os.fork()
     if middle:
         theirs.close()
         command.close()
         with suppress(ChildProcessError):  # where SIGCHLD is ignored, there is none to wait for
             os.waitpid(middle, 0)
+        # Where the parent blocks it, COMMAND would be told of a child that is not its own.
+        if signal.SIGCHLD in signal.sigpending() - pending:
+            signal.sigtimedwait({signal.SIGCHLD}, 0)
         return _Channel(ours)
     ours.close()
     try:
@@ -285,7 +298,9 @@ class _Life:
         self.descriptor: int | None = None
         self._pid = os.getpid()
         self._birth = self._looked()
-        with suppress(OSError):  # before Linux 5.3, or where a filter of system calls refuses it
+        # Before Linux 5.3, or where a filter of system calls refuses it; and Python lacks the
+        # function where it was built with older headers.
+        with suppress(OSError, AttributeError):
             low = os.pidfd_open(self._pid)
             self.descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
             os.close(low)
@@ -308,7 +323,9 @@ class _Life:
                 fields = file.read().rpartition(")")[2].split()
         except OSError:
             return ""
-        return "" if fields[0] in "ZX" else fields[19]
+        # The first thread may have ended before others, and is defunct until they end.
+        over = fields[0] in "ZX" and int(fields[17]) <= 1
+        return "" if over else fields[19]
 
 
 class _Warmer:
@@ -388,7 +405,7 @@ class _Beside:
         self._display = display
         self._terms = terms
         self._warmer = warmer
-        self._resident_bytes = 0
+        self._warm_bytes = self._resident_bytes = 0
         self._lead_bytes: int | None = None  # not known before the decision
         self._said = False
 
@@ -404,35 +421,53 @@ class _Beside:
         self._lead_bytes = self._terms.lead.of(plan.size_bytes + plan.already_resident_bytes)
         self._look(0)
 
+    def gathered(self, report: Report) -> None:
+        """Show what was found of the libraries."""
+        self._display.gathered(report)
+
     def progress(self, snapshot: Snapshot) -> None:
         """Show how far it has come, and give the word where that is far enough."""
         self._display.progress(snapshot)
-        self._look(snapshot.done_bytes)
+        self._look(snapshot.last_part_bytes)
         if snapshot.ended:
-            self._say(_START)
+            self._start_short()
 
     def finished(self, report: Report, shown: Report | None) -> None:
         """Show what came of it, unless COMMAND has ended; it starts now at the latest."""
         if self._warmer.dismissed:
             return
         error = report.error
-        if isinstance(error, CheckpointError) and not self._terms.best_effort:
+        if error is None:
+            if report.signal is None:
+                self._start_short()
             self._display.finished(report, shown)
-            self._say(int(error.exit_code))
-            return
-        if error is not None:
+        elif isinstance(error, CheckpointError) and self._terms.best_effort:
             hint = "" if error.hint is None else f"; {error.hint}"
             self._display.warn(f"{error.message}{hint}; COMMAND starts all the same")
+            self._say(_START)
         else:
             self._display.finished(report, shown)
-        if report.signal is None:
-            self._say(_START)
+            if isinstance(error, CheckpointError):
+                self._say(int(error.exit_code))
+            else:
+                self._start("nothing is warm")
 
     def stop_bar(self) -> None:
         """Do nothing: a log has no bar."""
 
     def _look(self, done_bytes: int) -> None:
-        if self._lead_bytes is not None and self._resident_bytes + done_bytes >= self._lead_bytes:
+        self._warm_bytes = self._resident_bytes + done_bytes
+        if self._lead_bytes is not None and self._warm_bytes >= self._lead_bytes:
+            self._say(_START)
+
+    def _start_short(self) -> None:
+        """Give the word where no more is to come."""
+        found = format_size(self._warm_bytes)
+        self._start(f"expected {format_size(self._lead_bytes or 0)} warm (--lead), found {found}")
+
+    def _start(self, why: str) -> None:
+        if not self._said:
+            self._display.warn(f"{why}; COMMAND starts all the same")
             self._say(_START)
 
     def _say(self, word: int) -> None:

@@ -30,6 +30,7 @@ _NAME = "prefetch-cli"
 # Between lines that say what is waited for; the first one comes after a third of it.
 _HEARTBEAT_SECONDS = 30.0
 _LABEL_COLUMNS = 13
+_MOST_NAMES = 3  # of distributions: the rest is counted
 _TEXT_LEAST_COLUMNS = 20  # beside the labels
 _NUMBER_WITH_UNIT = re.compile(r"(\d) ([KMGTPE]?i?B\b|bytes?\b|%|s\b)")
 _NOT_ABLE = {"", "dumb", "unknown"}  # terminfo's words for terminals of which nothing is known
@@ -59,6 +60,9 @@ class Audience(Protocol):
 
     def decided(self, report: Report) -> None:
         """Take what was found and decided, before anything is read."""
+
+    def gathered(self, report: Report) -> None:
+        """Take what was found of the libraries, before anything of them is read."""
 
     def progress(self, snapshot: Snapshot) -> None:
         """Take how far reading has come."""
@@ -106,6 +110,11 @@ class Display:
         if self._verbosity is Verbosity.VERBOSE:
             self._say(_each_file(report, report.before))
         self._warn(report.warnings)
+
+    def gathered(self, report: Report) -> None:
+        """Show what was found of the libraries, before anything of them is read."""
+        if report.libraries is not None:
+            self._say(_gathered(report.libraries))
 
     def progress(self, snapshot: Snapshot) -> None:
         """Show how far reading has come, and what has been awaited for long."""
@@ -308,6 +317,9 @@ def _found(report: Report) -> Iterator[Line]:
     checkpoint = report.checkpoint
     if checkpoint is None:
         return
+    if not checkpoint.sources:
+        yield from _memory(report)  # only libraries are wanted
+        return
     weights = sum(file.weight for file in checkpoint.files)
     others = len(checkpoint.files) - weights
     size = f"{format_size(checkpoint.size_bytes)} in {counted(weights, 'weight file')}"
@@ -367,9 +379,39 @@ def _plan(report: Report) -> Iterator[Line]:
     )
 
 
+def _gathered(part: Report) -> Iterator[Line]:
+    """Yield what was found of the libraries."""
+    checkpoint, before = part.checkpoint, part.before
+    if checkpoint is None or before is None:
+        return
+    of = ""
+    if part.names:
+        rest = len(part.names) - _MOST_NAMES
+        of = f" of {', '.join(part.names[:_MOST_NAMES])}" + (f" and {rest} more" * (rest > 0))
+    size, files = format_size(checkpoint.size_bytes), counted(len(checkpoint.files), "file")
+    plan = ""
+    if part.action is Action.DRY_RUN and part.plan is not None:
+        plan = f"; read {format_size(part.plan.size_bytes)}"
+    yield "libraries", f"{size} in {files}{of}; resident {_resident(before)}{plan}"
+    if part.decision is not None and part.plan is not None and part.plan.cut is not None:
+        yield "", part.decision.message
+
+
 def _summary(report: Report) -> Iterator[Line]:
     """Yield what came of it."""
+    part = report.libraries
+    if part is not None and part.result is not None:
+        read = format_size(part.result.bytes_read)
+        took = format_duration(part.result.elapsed_seconds)
+        after = "" if part.after is None else f"; resident {_resident(part.after)}"
+        yield "libraries", f"read {read} in {took}{after}"
+    elif part is not None and part.eviction is not None:
+        dropped = part.eviction.bytes_evicted
+        size = "unknown how much" if dropped is None else format_size(dropped)
+        yield "libraries", f"evicted {size}"
     result, eviction = report.result, report.eviction
+    if report.checkpoint is not None and not report.checkpoint.sources and report.signal is None:
+        return  # only libraries were wanted
     if result is not None:
         of = how = ""
         if report.plan is not None and not result.complete:

@@ -1,16 +1,26 @@
 """The stages in their order: the table of contents of this package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from prefetch_cli import checkpoint as checkpoints
-from prefetch_cli import eviction, filesystem, launcher, memory, partition, proof, reader
-from prefetch_cli.checkpoint import Request
+from prefetch_cli import (
+    eviction,
+    filesystem,
+    launcher,
+    libraries,
+    memory,
+    partition,
+    proof,
+    reader,
+)
+from prefetch_cli.checkpoint import Checkpoint, Request
 from prefetch_cli.decision import Action as Verdict
-from prefetch_cli.decision import Budget, Decision, Facts, Overrule, budget, decide
+from prefetch_cli.decision import Budget, Facts, Overrule, budget, decide
 from prefetch_cli.filesystem import FileSystem
 from prefetch_cli.integrity import File
+from prefetch_cli.libraries import Located, Wanted
 from prefetch_cli.pagecache import PAGE_BYTES
 from prefetch_cli.partition import Extent, Share, Split
 from prefetch_cli.progress import Monitor
@@ -26,6 +36,7 @@ class Options:
 
     action: Action
     request: Request
+    libraries: Wanted | None
     rank: int | None  # None: as the launcher says
     world_size: int | None
     split: Split
@@ -59,22 +70,29 @@ def run(
     report = Report(options.action, options.min_resident_percent)
 
     report = _resolve(report, options, environ, monitor)
+    located = _locate(options, environ, monitor, stop)
     report = _inspect(report, options, monitor)
     report = _partition(report, options, environ)
     publish(report)
     report = _survey(report, options, monitor)
     if options.action in {Action.PREFETCH, Action.DRY_RUN}:
-        report = _decide(report, options)
+        report = _decide(report, options.overrule)
         report = _plan(report, options)
     publish(report)
+    if located is not None:
+        report = _with_libraries(report, located, options, monitor)
+        publish(report)
     if options.action is Action.DRY_RUN:
         return
     if options.action is Action.EVICT:
-        report = _evict(report, options, monitor, stop)
-    elif report.decision is not None and report.decision.action is not Verdict.SKIP:
+        report = _of_both(report, lambda part: _evict(part, options, monitor, stop))
+    else:
+        _announce(report, monitor)
+        report = _of_libraries(report, lambda part: _read(part, monitor, stop))
+        publish(report)
         report = _read(report, monitor, stop)
         publish(report)
-    publish(_prove(report, options, monitor, stop))
+    publish(_of_both(report, lambda part: _prove(part, options, monitor, stop)))
 
 
 def _resolve(
@@ -82,6 +100,16 @@ def _resolve(
 ) -> Report:
     found = checkpoints.resolve(options.request, environ, monitor, options.threads)
     return replace(report, checkpoint=found, warnings=found.warnings)
+
+
+def _locate(
+    options: Options, environ: Mapping[str, str], monitor: Monitor, stop: Stop
+) -> Located | None:
+    # What was named wrongly is said before anything is read; the many files are found later,
+    # when a COMMAND has started that should not wait for them.
+    if options.libraries is None:
+        return None
+    return libraries.locate(options.libraries, environ, monitor, stop)
 
 
 def _inspect(report: Report, options: Options, monitor: Monitor) -> Report:
@@ -121,7 +149,7 @@ def _survey(report: Report, options: Options, monitor: Monitor) -> Report:
     return replace(report, before=_look(report, options, monitor, settled=True))
 
 
-def _decide(report: Report, options: Options) -> Report:
+def _decide(report: Report, overrule: Overrule) -> Report:
     share, before, limit = _share(report), _before(report), _budget(report)
     on_storage = _on_storage(report)
     here = {extent.file for extent in share.extents}
@@ -133,21 +161,25 @@ def _decide(report: Report, options: Options) -> Report:
         bypasses_cache=all(found.bypasses_cache for found in on_storage.values()),
         network=any(found.network for found in on_storage.values()),
     )
-    decision = decide(facts, limit, options.overrule)
+    decision = decide(facts, limit, overrule)
     warnings = report.warnings
     if decision.warning:
         warnings = (*warnings, decision.message)
     return replace(report, decision=decision, warnings=warnings)
 
 
-def _plan(report: Report, options: Options) -> Report:
+def _plan(report: Report, options: Options, taken_bytes: int = 0) -> Report:
+    """Add the plan, `taken_bytes` of whose limit something else takes."""
     share, before, decision = _share(report), _before(report), report.decision
     on_storage = _on_storage(report)
     extents: tuple[Extent, ...] = ()
     cut = None
     if decision is not None and decision.action is not Verdict.SKIP:
-        if decision.limit_bytes is not None:
-            cut = _cut(report, decision, on_storage)
+        limit_bytes = decision.limit_bytes
+        if limit_bytes is None and taken_bytes > 0:
+            limit_bytes = options.max_bytes  # it is never passed, by whatever is read
+        if limit_bytes is not None:
+            cut = _cut(report, max(0, limit_bytes - taken_bytes), on_storage)
         missing = (extent for extent in before.missing if extent.file in on_storage)
         extents = tuple(partition.within(missing, cut))
     meant = sum(extent.length for extent in partition.within(share.extents, cut))
@@ -163,17 +195,80 @@ def _plan(report: Report, options: Options) -> Report:
     return replace(report, plan=plan)
 
 
-def _cut(report: Report, decision: Decision, on_storage: Mapping[int, FileSystem]) -> Extent | None:
+def _cut(report: Report, limit_bytes: int, on_storage: Mapping[int, FileSystem]) -> Extent | None:
     # The first bytes of the whole checkpoint, not of the share: the ranks of a node fill one
     # page cache, and together they keep its head.
     sizes = [
         file.size_bytes if number in on_storage else 0 for number, file in enumerate(_files(report))
     ]
-    return partition.head(sizes, decision.limit_bytes or 0, PAGE_BYTES)
+    return partition.head(sizes, limit_bytes, PAGE_BYTES)
+
+
+def _with_libraries(report: Report, located: Located, options: Options, monitor: Monitor) -> Report:
+    """Add the libraries, which have been through all stages up to the plan."""
+    found = libraries.gather(located, monitor, options.threads)
+    known = {(file.device, file.inode) for file in _files(report)}
+    files = tuple(file for file in found.files if (file.device, file.inode) not in known)
+    part = Report(
+        options.action,
+        checkpoint=Checkpoint((), files, found.failed, ()),
+        names=found.names,
+        warnings=found.warnings,
+    )
+    part = _inspect(part, options, monitor)
+    part = replace(part, share=_library_share(files, _share(report), options))
+    part = _survey(part, options, monitor)
+    taken_bytes = 0
+    if options.action in {Action.PREFETCH, Action.DRY_RUN}:
+        # Who names them wants them read, as far as they fit.
+        part = _decide(part, Overrule.FORCE | Overrule.PARTIAL)
+        part = _plan(part, options)
+        whole = partition.whole([file.size_bytes for file in files], range(len(files)))
+        kept = partition.within(whole, _filled(part.plan).cut)
+        taken_bytes = sum(extent.length for extent in kept)
+        report = _plan(report, options, taken_bytes)
+    return replace(report, libraries=part, warnings=(*report.warnings, *part.warnings))
+
+
+def _library_share(files: Sequence[File], share: Share, options: Options) -> Share:
+    return partition.partition(
+        [file.size_bytes for file in files],
+        [False] * len(files),
+        rank=share.rank,
+        world_size=share.world_size,
+        split=Split.FILES,
+        block_size_bytes=options.block_size_bytes,
+    )
+
+
+def _of_libraries(report: Report, stage: Callable[[Report], Report]) -> Report:
+    """Return the report with its libraries one stage further."""
+    before = report.libraries
+    if before is None:
+        return report
+    after = stage(before)
+    news = after.warnings[len(before.warnings) :]
+    return replace(report, libraries=after, warnings=(*report.warnings, *news))
+
+
+def _of_both(report: Report, stage: Callable[[Report], Report]) -> Report:
+    return stage(_of_libraries(report, stage))
+
+
+def _announce(report: Report, monitor: Monitor) -> None:
+    plans = [_filled(one.plan) for one in (report.libraries, report) if one and _is_read(one)]
+    if len(plans) > 1:
+        monitor.announce(
+            sum(plan.size_bytes for plan in plans), sum(plan.files for plan in plans), len(plans)
+        )
+
+
+def _is_read(report: Report) -> bool:
+    return report.decision is not None and report.decision.action is not Verdict.SKIP
 
 
 def _read(report: Report, monitor: Monitor, stop: Stop) -> Report:
-    if report.plan is None or report.filesystems is None:
+    if not _is_read(report) or report.plan is None or report.filesystems is None:
         return report
     media = {found: _medium(found) for found in set(report.filesystems)}
     targets = [

@@ -28,6 +28,8 @@ class Snapshot:
     longest_wait: Wait | None
     idle_seconds: float  # since anything came back from the storage, while something is awaited
     ended: bool = False  # reading is over, however far it came
+    last_part_bytes: int = 0  # of what is done, those of the last part: the checkpoint
+    part_seconds: float = 0.0  # since the part that is being read began
 
     @property
     def bytes_per_second(self) -> float:
@@ -53,6 +55,9 @@ class Monitor:
         self._started: float | None = None
         self._stopped: float | None = None
         self._total_bytes = self._done_bytes = self._total_files = self._done_files = 0
+        self._parts_left = 0
+        self._part_from_bytes = 0
+        self._part_started = 0.0
 
     @contextmanager
     def waiting(self, path: str, offset: int | None = None) -> Iterator[None]:
@@ -77,11 +82,21 @@ class Monitor:
                 else:
                     del self._waits[thread]
 
-    def start(self, total_bytes: int, total_files: int) -> None:
-        """Say that reading begins, and how much is to be read."""
+    def announce(self, total_bytes: int, total_files: int, parts: int) -> None:
+        """Say how much is to be read in so many parts, each of which starts and stops."""
         with self._lock:
             self._total_bytes, self._total_files = total_bytes, total_files
-            self._started = time.monotonic()
+            self._parts_left = parts
+
+    def start(self, total_bytes: int, total_files: int) -> None:
+        """Say that reading begins, or a part of it; how much it is counts if not announced."""
+        with self._lock:
+            if self._parts_left == 0:
+                self._total_bytes, self._total_files = total_bytes, total_files
+                self._parts_left = 1
+            self._part_started = time.monotonic()
+            self._part_from_bytes = self._done_bytes
+            self._started = self._started or self._part_started
 
     def advance(self, size_bytes: int) -> None:
         """Say that so many more bytes have been read."""
@@ -94,9 +109,11 @@ class Monitor:
             self._done_files += 1
 
     def stop(self) -> None:
-        """Say that reading is over."""
+        """Say that reading, or a part of it, is over."""
         with self._lock:
-            self._stopped = time.monotonic()
+            self._parts_left -= 1
+            if self._parts_left == 0:
+                self._stopped = time.monotonic()
 
     @property
     def reading(self) -> bool:
@@ -122,4 +139,8 @@ class Monitor:
                 ),
                 idle_seconds=now - self._last_arrival if self._waits else 0.0,
                 ended=self._stopped is not None,
+                last_part_bytes=(
+                    self._done_bytes - self._part_from_bytes if self._parts_left <= 1 else 0
+                ),
+                part_seconds=(self._stopped or now) - self._part_started,
             )

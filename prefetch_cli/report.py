@@ -3,7 +3,7 @@
 import enum
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefetch_cli import __version__
@@ -58,6 +58,9 @@ class Report:
     result: ReadResult | None = None
     eviction: Eviction | None = None
     after: Survey | None = None
+    # What is read before the checkpoint has gone through the same stages.
+    libraries: "Report | None" = None
+    names: tuple[str, ...] = ()  # of the distributions, in a report of libraries
     warnings: tuple[str, ...] = ()
     signal: int | None = None  # the one that interrupted the run
     error: PrefetchError | None = None  # the one that ended it early
@@ -65,10 +68,17 @@ class Report:
     @property
     def failed(self) -> tuple[tuple[str, str], ...]:
         """Path and error of each file that could not be read, or dropped, each once."""
+        own = () if self._nothing_meant else self._own_failed
+        return own if self.libraries is None else (*self.libraries.failed, *own)
+
+    @property
+    def _nothing_meant(self) -> bool:
         if self.decision is not None and self.decision.reason in _NOTHING_MEANT:
-            return ()
-        if self.action is Action.DRY_RUN:
-            return ()
+            return True
+        return self.action is Action.DRY_RUN
+
+    @property
+    def _own_failed(self) -> tuple[tuple[str, str], ...]:
         parts: dict[str, str] = {}
         if self.checkpoint is not None:
             parts.update((one.path, one.reason) for one in self.checkpoint.failed)
@@ -129,6 +139,7 @@ def document(report: Report) -> dict[str, Any]:
         "plan": _plan(report),
         "result": _result(report),
         "residency": _residency(report),
+        "libraries": _libraries(report),
         "warnings": list(report.warnings),
     }
 
@@ -231,7 +242,7 @@ def _plan(report: Report) -> dict[str, Any] | None:
 
 
 def _result(report: Report) -> dict[str, Any] | None:
-    failed = _failures(report.failed)
+    failed = _failures(replace(report, libraries=None).failed)
     if report.eviction is not None:
         return {
             "bytes_evicted": report.eviction.bytes_evicted,
@@ -251,6 +262,22 @@ def _result(report: Report) -> dict[str, Any] | None:
         "complete": result.complete and not failed,
         "interrupted": report.signal is not None,
         "failed": failed,
+    }
+
+
+def _libraries(report: Report) -> dict[str, Any] | None:
+    """Return what became of the files that are read before the checkpoint, counted apart."""
+    part = report.libraries
+    if part is None or part.checkpoint is None:
+        return None
+    return {
+        "distributions": list(part.names),
+        "files": len(part.checkpoint.files),
+        "total_bytes": part.checkpoint.size_bytes,
+        "decision": _decision(part),
+        "share": _share(part),
+        "result": _result(replace(part, signal=report.signal)),
+        "residency": _residency(part),
     }
 
 

@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from prefetch_cli.decision import Action as Verdict
 from prefetch_cli.display import Audience, is_decided
 from prefetch_cli.errors import PrefetchError, interrupted_exit_code
 from prefetch_cli.eviction import Eviction
 from prefetch_cli.leaving import leave
 from prefetch_cli.pipeline import Options, run
-from prefetch_cli.progress import Monitor
-from prefetch_cli.reader import Plan, ReadResult
+from prefetch_cli.progress import Monitor, Snapshot
+from prefetch_cli.reader import Engine, Plan, ReadResult
 from prefetch_cli.report import Action, Report, exit_code
 from prefetch_cli.text import printable
 from prefetch_cli.workers import Stop, spawn
@@ -60,7 +61,8 @@ class _Run:
         try:
             run(self._options, self._environ, self.monitor, self._stop, self._publish)
         except PrefetchError as error:
-            self.report = replace(self.report, error=error)
+            if not self._stop.interrupted:  # else it may be of the interruption
+                self.report = replace(self.report, error=error)
         except BaseException as error:  # noqa: BLE001 - a defect: raised again by the main thread
             self.defect = error
         finally:
@@ -129,12 +131,16 @@ def _follow(job: _Run, stop: Stop, signals: _Signals, display: Audience) -> int:
     """Show the run from its start to its end, and return its exit code."""
     job.start()
     shown: Report | None = None
+    gathered = False
     while not job.ended:
         job.news.wait(_POLL_SECONDS)
         job.news.clear()
         if shown is None and is_decided(job.report):
             shown = job.report
             display.decided(shown)
+        if shown is not None and not gathered and job.report.libraries is not None:
+            gathered = True
+            display.gathered(job.report)
         display.progress(job.monitor.snapshot())
         if signals.waited_seconds > _GRACE_SECONDS or stop.overdue_seconds > _OVERDUE_SECONDS:
             break
@@ -146,6 +152,8 @@ def _follow(job: _Run, stop: Stop, signals: _Signals, display: Audience) -> int:
     if shown is None and report.error is None:
         shown = report
         display.decided(shown)
+    if not gathered and report.libraries is not None and report.error is None:
+        display.gathered(report)
     display.progress(job.monitor.snapshot())
     display.finished(report, shown)
     return exit_code(report)
@@ -160,8 +168,8 @@ def _as_far_as_known(job: _Run, received: int | None) -> Report:
         return report
     if report.result is not None or report.eviction is not None:
         return report  # done, but the proof hangs
-    if job.monitor.reading and report.plan is not None:
-        return replace(report, result=_read_so_far(job, report.plan))
+    if job.monitor.reading:
+        return _read_so_far(report, job.monitor.snapshot())
     if report.action is Action.EVICT and is_decided(report):
         elapsed_seconds = time.monotonic() - job.began
         return replace(report, eviction=Eviction(None, elapsed_seconds, complete=False, failed=()))
@@ -175,13 +183,31 @@ def _as_far_as_known(job: _Run, received: int | None) -> Report:
     return replace(report, error=error)
 
 
-def _read_so_far(job: _Run, plan: Plan) -> ReadResult:
-    snapshot = job.monitor.snapshot()
+def _read_so_far(report: Report, snapshot: Snapshot) -> Report:
+    """Return the report with what was read of the part that hangs, and nothing of the next one."""
+    part = report.libraries
+    if part is not None and _is_due(part):
+        read_bytes = snapshot.done_bytes - snapshot.last_part_bytes
+        result = _cut_short(part.plan, read_bytes, snapshot.part_seconds)
+        report = replace(report, libraries=replace(part, result=result))
+    if _is_due(report):
+        result = _cut_short(report.plan, snapshot.last_part_bytes, snapshot.part_seconds)
+        report = replace(report, result=result)
+    return report
+
+
+def _is_due(report: Report) -> bool:
+    """Whether it is to be read, and there is no result of that yet."""
+    decision = report.decision
+    return report.result is None and decision is not None and decision.action is not Verdict.SKIP
+
+
+def _cut_short(plan: Plan | None, read_bytes: int, seconds: float) -> ReadResult:
     return ReadResult(
-        bytes_read=snapshot.done_bytes,
-        bytes_already_resident=plan.already_resident_bytes,
-        elapsed_seconds=snapshot.elapsed_seconds,
-        engine=plan.engine,
+        bytes_read=read_bytes,
+        bytes_already_resident=0 if plan is None else plan.already_resident_bytes,
+        elapsed_seconds=seconds,
+        engine=Engine.AUTO if plan is None else plan.engine,
         complete=False,
         failed=(),
     )

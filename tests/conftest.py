@@ -28,6 +28,7 @@ _ON_THE_PAGE_CACHE = {
     "test_eviction",
     "test_integrity",
     "test_json_contract",
+    "test_libraries",
     "test_pagecache",
     "test_pipeline",
     "test_reader",

@@ -54,6 +54,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options == Options(
         action=Action.PREFETCH,
         request=options.request,
+        libraries=None,
         rank=0,
         world_size=1,
         split=Split.AUTO,
@@ -471,4 +472,8 @@ def test_what_the_flags_exclude_is_said_without_click() -> None:
         arguments.to_options(
             {"rank": None, "world_size": None, "force": False, "partial": False}
             | {"dry_run": False, "check": True, "evict": True}
+            | {"checkpoints": ("X",), "also": (), "package": (), "libraries": False},
+            set(),
+            (),
+            {},
         )

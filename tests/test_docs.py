@@ -134,7 +134,28 @@ def test_each_detail_belongs_to_an_option() -> None:
 
 def test_no_document_names_a_flag_that_is_not_there(readme: str, man_page: str) -> None:
     known = flags_of_command() | {"--"}
-    others = {  # of pip, sbatch, srun and vllm
+    others = {  # of pip, sbatch, srun, docker, numactl and the servers
+        "--entrypoint",
+        "--exclusive",
+        "--gpus",
+        "--headless",
+        "--init",
+        "--interleave",
+        "--ipc",
+        "--master-addr",
+        "--mem",
+        "--memory",
+        "--nnodes",
+        "--no-cache-dir",
+        "--node-rank",
+        "--ntasks",
+        "--pipeline-parallel-size",
+        "--publish",
+        "--rm",
+        "--safetensors-load-strategy",
+        "--volume",
+        "--weight-loader-drop-cache-after-load",
+        "--weight-loader-prefetch-checkpoints",
         "--nodes",
         "--ntasks-per-node",
         "--gpus-per-node",

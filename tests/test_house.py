@@ -30,6 +30,8 @@ ORDER = (
     "folders",
     "hub",
     "checkpoint",
+    "distributions",
+    "libraries",
     # the stages
     "partition",
     "survey",

@@ -12,8 +12,10 @@ import pytest
 
 from prefetch_cli import __version__
 from tests import command
+from tests.checkpoints import BuiltCheckpoint
 from tests.command import Running, run
 from tests.conftest import MIB
+from tests.oracle import evict
 
 Schema = dict[str, Any]
 
@@ -98,6 +100,7 @@ def document(action: str, **changed: Schema) -> Schema:
         "plan": NULL,
         "result": NULL,
         "residency": RESIDENCY,
+        "libraries": NULL,
         "warnings": several(TEXT),
     }
     return record(**{**keys, **changed})
@@ -142,6 +145,25 @@ EVICTION = record(
     bytes_evicted=either(COUNT, NULL), elapsed_seconds=NUMBER, complete=FLAG, failed=FAILED
 )
 
+
+def libraries(decision: Schema, result: Schema) -> Schema:
+    return record(
+        distributions=several(WORD),
+        files=COUNT,
+        total_bytes=COUNT,
+        decision=decision,
+        share=record(
+            rank=COUNT,
+            world_size={"type": "integer", "minimum": 1},
+            split=words("files", "bytes"),
+            files=COUNT,
+            bytes=COUNT,
+        ),
+        result=result,
+        residency=RESIDENCY,
+    )
+
+
 PREFETCH = document("prefetch", decision=READ, plan=PLAN, result=READ_RESULT)
 SKIPPED = document("prefetch", decision=SKIP, plan=PLAN)
 DRY_RUN = document("dry-run", decision=either(READ, SKIP), plan=PLAN)
@@ -185,6 +207,27 @@ def test_prefetch(cold: str) -> None:
             "load_format": "hf",
         }
     ]
+
+
+def test_libraries_are_counted_apart(built: BuiltCheckpoint, cold: str, tmp_path: Path) -> None:
+    total_bytes = sum(map(os.path.getsize, built.files))
+    library = tmp_path / "lib.so"
+    library.write_bytes(os.urandom(300_000))
+    evict([str(library)])
+    also = ("--also", str(library), "--force", cold)
+    dry = libraries(decision=READ, result=NULL)
+    documented(document("dry-run", decision=READ, plan=PLAN, libraries=dry), "-n", *also)
+    read = libraries(decision=READ, result=READ_RESULT)
+    schema = document("prefetch", decision=READ, plan=PLAN, result=READ_RESULT, libraries=read)
+    found = documented(schema, *also)
+    part = found["libraries"]
+    assert (part["distributions"], part["files"], part["total_bytes"]) == ([], 1, 300_000)
+    assert part["result"]["bytes_read"] == part["residency"]["after_bytes"] == 300_000
+    assert found["checkpoint"]["total_bytes"] == found["share"]["bytes"] == total_bytes
+    assert found["result"]["bytes_read"] <= total_bytes
+    documented(document("check", libraries=libraries(NULL, NULL)), "--check", *also)
+    gone = document("evict", result=EVICTION, libraries=libraries(NULL, EVICTION))
+    assert documented(gone, "--evict", *also)["libraries"]["result"]["bytes_evicted"] == 300_000
 
 
 def test_skip(warm: str) -> None:

@@ -44,6 +44,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> list[Rep
     options = Options(
         action=Action.PREFETCH,
         request=Request((str(path),), None, None, None, LoadFormat.AUTO, Filters(), False, False),
+        libraries=None,
         rank=0,
         world_size=1,
         split=Split.AUTO,

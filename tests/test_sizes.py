@@ -5,10 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefetch_cli.sizes import (
+    Amount,
     format_duration,
     format_percent,
     format_rate,
     format_size,
+    parse_amount,
     parse_duration,
     parse_size,
 )
@@ -65,6 +67,68 @@ def test_a_size_is_read_in_units_of_1024(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused_in_words(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected a size .* such as 16MiB, found "):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("0", Amount()),
+        (" 0 ", Amount()),
+        ("8GiB", Amount(size_bytes=8 * GIB)),
+        ("1", Amount(size_bytes=1)),
+        ("1.5G", Amount(size_bytes=3 * GIB // 2)),
+        ("25%", Amount(percent=25)),
+        (" 0% ", Amount()),
+        ("0.5%", Amount(percent=0.5)),
+        ("100%", Amount(percent=100)),
+        ("100.0%", Amount(percent=100)),
+    ],
+)
+def test_an_amount_is_a_size_or_a_part(text: str, amount: Amount) -> None:
+    assert parse_amount(text) == amount
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "%", "-1", "-1%", "+5%", "100.1%", "101%", "1e1%", "nan%", "inf%", "5 %", "%5"),
+        *("5%%", ".5%", "5.%", "0.9", "0KiB", "00", "half", "8EiB", "9" * 21 + "%", "5%\0"),
+        "\N{ARABIC-INDIC DIGIT SIX}%",
+    ],
+)
+def test_what_is_no_amount_is_refused_in_words(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected a size .*, or a part .*, found ") as raised:
+        parse_amount(text)
+    assert repr(text.strip()) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("amount", "total", "size"),
+    [
+        (Amount(), 0, 0),
+        (Amount(), 100, 0),
+        (Amount(size_bytes=60), 100, 60),
+        (Amount(size_bytes=101), 100, 100),
+        (Amount(size_bytes=1), 0, 0),
+        (Amount(percent=50), 100, 50),
+        (Amount(percent=50), 101, 51),  # at least so much
+        (Amount(percent=0.001), 100, 1),
+        (Amount(percent=100), 3, 3),
+        (Amount(percent=100), LARGEST, LARGEST),
+    ],
+)
+def test_an_amount_of_something(amount: Amount, total: int, size: int) -> None:
+    assert amount.of(total) == size
+
+
+# A part is counted in floats, which are exact up to 8 PiB.
+@given(st.integers(0, 2**53), st.floats(0, 100), st.integers(0, LARGEST))
+def test_an_amount_is_never_more_than_the_whole(total: int, percent: float, size: int) -> None:
+    part = Amount(percent=percent).of(total)
+    assert 0 <= part <= total
+    assert part == pytest.approx(total * percent / 100, rel=1e-9, abs=1)
+    assert Amount(percent=100).of(total) == total
+    assert Amount(size_bytes=size).of(total) == min(size, total)
 
 
 @given(st.text())
