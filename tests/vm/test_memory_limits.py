@@ -286,3 +286,24 @@ def test_a_stranger_in_a_limited_cgroup_finds_the_same_limit(
 def over_nfs(machine: Machine) -> Iterator[str]:
     with nfs.serving(machine), nfs.mounted(machine) as mount_point:
         yield f"{mount_point}/large"
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 512 * MIB])
+def test_what_an_ended_container_read_stays_up_to_its_own_limit(
+    machine: Machine, large: list[str], limit: int
+) -> None:
+    """As an init container: the pod may hold more, and its cgroup goes as it ends."""
+    with cgroups(machine, 1024 * MIB) as (pod,):
+        if machine.cgroups is Cgroups.V2:
+            machine.sh(f"echo +memory > {pod}/cgroup.subtree_control")
+        init = f"{pod}/init"
+        machine.run("mkdir", init)
+        set_limit(machine, init, limit)
+        warmed(machine, "--force", "--partial", cgroup=init)
+        machine.sh(f"for n in $(seq 100); do rmdir {init} && exit; sleep 0.1; done; exit 1")
+        found, whole = machine.resident_bytes(large), machine.size_bytes(large)
+        if limit == LIMIT:
+            assert is_the_head(found, whole), found
+            assert 0.8 * (LIMIT - OWN_BYTES) <= sum(found) <= LIMIT
+        else:
+            assert sum(found) >= 0.99 * sum(whole)

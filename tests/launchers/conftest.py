@@ -1,0 +1,72 @@
+"""Checkpoints that are cold, and the Slurm that several tests share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import checkpoints, oracle
+from tests.checkpoints import BuiltCheckpoint
+from tests.command import run
+from tests.launchers import programs, slurm
+from tests.launchers.ranks import MIB
+from tests.launchers.slurm import Cluster
+
+NODES = 2
+_SHARDS = [44 * MIB, 33 * MIB, 53 * MIB + 4321]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what fails by its residency try again: the kernel may reclaim idle memory at any time."""
+    for item in items:
+        if item.path.parent != Path(__file__).parent:
+            continue
+        # Slurm looks for the end of a job's time each 30 seconds.
+        item.add_marker(pytest.mark.timeout(300))
+        item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=["resident: "]))
+
+
+@pytest.fixture(scope="session")
+def made(built: BuiltCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> list[BuiltCheckpoint]:
+    """A checkpoint for each node, `modelN`, of three unequal shards, 130 MiB, on a disk.
+
+    Far larger than what the kernel reads ahead at the end of a share.
+    """
+    # The command's own modules are in the page cache: what is counted is the checkpoint alone.
+    assert run("--check", built.directory).code == 0
+    folder = tmp_path_factory.mktemp("made")
+    return [
+        checkpoints.write_streamed(f"{folder}/model{node}", shard_bytes=_SHARDS, seed=node)
+        for node in range(NODES)
+    ]
+
+
+@pytest.fixture
+def copies(made: list[BuiltCheckpoint]) -> list[BuiltCheckpoint]:
+    """Those checkpoints, cold."""
+    for one in made:
+        oracle.make_cold(one.files)
+    return made
+
+
+@pytest.fixture
+def weights(made: list[BuiltCheckpoint]) -> BuiltCheckpoint:
+    """One of them, cold."""
+    oracle.make_cold(made[0].files)
+    return made[0]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Slurm of two nodes, whose steps have no bounds."""
+    need_slurm()
+    with Cluster.started(nodes=NODES) as started:
+        yield started
+
+
+def need_slurm() -> None:
+    """Skip where Slurm cannot be started."""
+    programs.need(slurm.PACKAGES)
+    if os.geteuid() != 0:
+        programs.give_up("needs root: slurmctld and slurmd run as root")
