@@ -17,7 +17,7 @@ VM ?=
 
 .PHONY: help
 help: ## Print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: $(STAMP) ## Warm a small checkpoint and show the proof; CHECKPOINT=/models/x: warm that one
@@ -41,9 +41,14 @@ test-pythons: ## Run the tests on each Python from 3.10 on that this machine has
 test-vm: $(STAMP) ## Run the tests on real mounts, in a machine under qemu; VM='-k 6.12' chooses
 	$(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadgroup $(VM)
 
+.PHONY: test-launchers
+test-launchers: $(STAMP) ## Run the tests under Slurm, Open MPI and MPICH, as root
+	$(BIN)/python -m pytest tests/launchers --numprocesses 0
+
 .PHONY: bench
-bench: $(STAMP) ## Measure beside the peers; BENCH='--help' prints its options
-	$(BIN)/python -m tests.bench $(BENCH)
+bench: $(STAMP) ## Measure beside the peers; CHECKPOINT=/models/x: which flags suit it; BENCH='--help'
+	@if [ -n "$$CHECKPOINT" ]; then $(BIN)/python -m tests.bench.own $(BENCH) -- "$$CHECKPOINT"; \
+	else $(BIN)/python -m tests.bench $(BENCH); fi
 
 .PHONY: bench-vm
 bench-vm: $(STAMP) ## Measure on those mounts, NFS behind a delay among them; BENCH='--help'

@@ -10,13 +10,16 @@ from dataclasses import asdict, dataclass
 
 from prefetch_cli.sizes import format_size, parse_size
 from tests import oracle
-from tests.bench import figures, throughput
+from tests.bench import environment, figures, overlap, throughput
 from tests.bench.contenders import Contender, contenders, missing_programs
 from tests.bench.machine import machine_shape
 from tests.bench.run import ROOT
 from tests.bench.table import Report, as_json, print_report
 
 PARTS = ("throughput", "memory", "resident", "start", "dry-run")
+# Not by themselves: they install a server with what it imports, about 1 GB, below build/.
+SERVER_PARTS = ("overlap", "libraries")
+_RATE = 400 << 20  # as a share of many clients gives one of them
 _SMALLEST_BYTES = 128 << 20  # below it a run is over before fio's jobs have begun
 
 
@@ -32,6 +35,8 @@ class Options:
     contenders: tuple[str, ...]  # parts of their names; none means all
     directory: str
     json_path: str
+    rates: tuple[int, ...]  # bytes a second that `overlap` is measured at, beside the disk's own
+    torch: str  # what pip installs for the server
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,15 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         layouts = list(_measure_layouts(options, place, present))
         found = list(_measure_figures(options, place, layouts))
+        comparisons = list(_measure_server(options, place))
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    report = Report(machine, asdict(options), missing, layouts, found)
+    found += overlap.overlap_figures([one for one in comparisons if one.find(overlap.PLAIN)])
+    report = Report(machine, asdict(options), missing, layouts, found, comparisons)
     print_report(report)
     os.makedirs(os.path.dirname(options.json_path) or ".", exist_ok=True)
     with open(options.json_path, "w", encoding="utf-8") as file:
         file.write(as_json(report) + "\n")
     print(f"\nas JSON: {options.json_path}")
     failed = any(sample.error for result in layouts for sample in result.samples)
+    failed |= any(one.error for comparison in comparisons for one in comparison.starts)
+    failed |= any(not comparison.starts for comparison in comparisons)
     return int(failed or any(figure.value is None for figure in found))
 
 
@@ -69,12 +78,27 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         "--resident-size", type=_size, default="8000000000", help="of the second run (8 GB)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (5)")
-    parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=(*PARTS, *SERVER_PARTS),
+        help=f"this part; repeatable ({', '.join(PARTS)})",
+    )
     parser.add_argument(
         "--layout", action="append", choices=list(throughput.LAYOUTS), help="repeatable"
     )
     parser.add_argument(
         "--contender", action="append", metavar="NAME", help="a part of its name; repeatable"
+    )
+    parser.add_argument(
+        "--rate",
+        action="append",
+        type=_size,
+        metavar="SIZE",
+        help="of the disk a second, for --only overlap, beside its own; repeatable (400MiB)",
+    )
+    parser.add_argument(
+        "--torch", default=environment.TORCH, help=f"for pip, in the server ({environment.TORCH})"
     )
     build = os.path.join(ROOT, "build")
     parser.add_argument(
@@ -97,6 +121,8 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         contenders=tuple(given.contender or ()),
         directory=os.path.abspath(given.directory),
         json_path=given.json,
+        rates=tuple(given.rate or (_RATE,)),
+        torch=given.torch,
     )
 
 
@@ -120,6 +146,7 @@ def _check_room(options: Options) -> None:
         "throughput": options.size_bytes,
         "memory": min(options.size_bytes, figures.MEMORY_BYTES),
         "resident": options.resident_bytes,
+        "overlap": options.size_bytes,
     }
     largest = max((size for part, size in sizes.items() if part in options.parts), default=0)
     for name, free in (
@@ -159,6 +186,27 @@ def _measure_figures(
         yield from figures.start_figures(_say)
     if "dry-run" in options.parts:
         yield from figures.dry_run_figures(place, _say)
+
+
+def _measure_server(options: Options, place: str) -> Iterator[overlap.Comparison]:
+    if not set(SERVER_PARTS) & set(options.parts):
+        return
+    server = overlap.prepare(os.path.join(ROOT, "build", "bench-server"), _say, torch=options.torch)
+    if isinstance(server, str):
+        yield overlap.Comparison("a server's start", (), (server,))
+        return
+    if "overlap" in options.parts:
+        yield from overlap.overlap_comparisons(
+            place,
+            server,
+            _say,
+            size_bytes=options.size_bytes,
+            rounds=options.rounds,
+            rates=options.rates,
+        )
+        _clear(place)
+    if "libraries" in options.parts:
+        yield overlap.library_comparison(server, _say, rounds=options.rounds)
 
 
 def _clear(place: str) -> None:

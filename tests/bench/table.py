@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tests.bench.contenders import VLLM, Role
 from tests.bench.figures import MIB, Figure
+from tests.bench.overlap import Comparison
 from tests.bench.throughput import GB, LayoutResult, Summary
 
 _WIDTH = 100
@@ -26,6 +27,7 @@ class Report:
     missing: Mapping[str, str]  # by the contender's name: why it did not run
     layouts: Sequence[LayoutResult]
     figures: Sequence[Figure]
+    comparisons: Sequence[Comparison] = ()
 
 
 def print_report(report: Report) -> None:
@@ -43,6 +45,11 @@ def print_report(report: Report) -> None:
         for summary in result.summaries:
             if summary.note:
                 console.print(f"  {escape(_footnote(summary))}", style="dim")
+    for comparison in report.comparisons:
+        console.print()
+        console.print(_comparison_table(comparison))
+        for note in comparison.notes:
+            console.print(f"  {escape(note)}", style="dim")
     if report.figures:
         console.print()
         console.print(_figure_table(report.figures))
@@ -55,6 +62,13 @@ def print_report(report: Report) -> None:
                     f"failed: {result.layout}, round {sample.round}, "
                     f"{escape(sample.contender.strip())}: {escape(sample.error)}"
                 )
+    for comparison in report.comparisons:
+        for start in comparison.starts:
+            if start.error is not None:
+                console.print(
+                    f"failed: {escape(comparison.title)}, {escape(start.name.strip())}: "
+                    f"{escape(start.error)}"
+                )
 
 
 def as_json(report: Report) -> str:
@@ -64,6 +78,7 @@ def as_json(report: Report) -> str:
         "options": dict(report.options),
         "missing": {name.strip(): reason for name, reason in report.missing.items()},
         "layouts": [asdict(result) for result in report.layouts],
+        "comparisons": [asdict(comparison) for comparison in report.comparisons],
         "figures": [
             {**asdict(figure), "met": figure.met, "verdict": figure.verdict}
             for figure in report.figures
@@ -110,6 +125,33 @@ def _layout_table(result: LayoutResult) -> Table:
             f"{one.peak_rss_bytes / MIB:.0f}",
             f"{100 * one.resident_share:.0f} %",
             style=_ROLE_STYLES[one.role],
+        )
+    return table
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    runs = max((start.runs for start in comparison.starts), default=0)
+    table = Table(
+        title=f"{comparison.title}, cold, median of {runs} (min to max)",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 1),
+        collapse_padding=True,
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("seconds", "x first", "its imports", "its load"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    first = comparison.starts[0].seconds if comparison.starts else None
+    for start in comparison.starts:
+        table.add_row(
+            escape(start.name),
+            f"{start.seconds:.2f} ({start.seconds_min:.2f} to {start.seconds_max:.2f})"
+            if start.runs
+            else "-",
+            _ratio(start.seconds, first) if start.runs else "-",
+            "" if start.import_seconds is None else f"{start.import_seconds:.2f}",
+            "" if start.load_seconds is None else f"{start.load_seconds:.2f}",
         )
     return table
 

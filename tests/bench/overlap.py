@@ -1,0 +1,320 @@
+"""A server's whole start, cold: alone, behind the warming, and beside it."""
+
+import json
+import os
+import shlex
+import shutil
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from prefetch_cli.sizes import format_rate
+from tests import oracle
+from tests.bench.environment import NAME, EnvironmentFailureError, ServerEnvironment, make
+from tests.bench.figures import Bound, Figure
+from tests.bench.run import Usage, run, run_cold, tool
+from tests.bench.throttle import ThrottleError, own_disk, throttled
+from tests.bench.throughput import GB, Say, in_turn
+from tests.checkpoints import BuiltCheckpoint, write_streamed
+
+PLAIN = f"{NAME} X"
+BEHIND = f"prefetch-cli X && {NAME} X"
+BESIDE = f"prefetch-cli X -- {NAME} X"
+LIBRARIES = f"prefetch-cli --libraries X -- {NAME} X"
+IMPORT_ALONE = "  the imports alone"
+WARM_ALONE = "  the warming alone"
+WARM = f"  {NAME} X, all warm"
+_TITLE = "a server's start"
+_SHARDS = 4
+_SLACK = 1.1  # of the goal: at most so many times the longer of the two, and the load
+_READ_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One way of starting the server."""
+
+    name: str
+    command: tuple[str, ...]
+    cold: bool = True  # else all is read before
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where everything lies, and how fast that is; without a rate, as fast as it can."""
+
+    name: str
+    rate: int | None = None  # bytes a second
+    paths: tuple[str, ...] = ()  # on the disks that the rate holds for
+
+    def limited(self) -> AbstractContextManager[tuple[str, ...]]:
+        """Return a context whose value starts the command line of a process that is limited."""
+        if self.rate is None:
+            return nullcontext(())
+        return throttled(self.paths, self.rate)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The runs of one entrant: medians, with the fastest and slowest beside them."""
+
+    name: str
+    runs: int
+    seconds: float
+    seconds_min: float
+    seconds_max: float
+    import_seconds: float | None  # as the server itself has it, without the interpreter's start
+    load_seconds: float | None
+    error: str | None  # of a run that does not count
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everyone on one storage."""
+
+    title: str
+    starts: tuple[Start, ...]
+    notes: tuple[str, ...] = ()
+
+    def find(self, name: str) -> Start | None:
+        """Return the entrant of this name, None where no run of it counts."""
+        return next((one for one in self.starts if one.name == name and one.runs), None)
+
+
+def prepare(directory: str, say: Say, *, torch: str) -> ServerEnvironment | str:
+    """Return the server's environment, or why there is none."""
+    try:
+        return make(directory, say, torch=torch)
+    except EnvironmentFailureError as error:
+        return str(error)
+
+
+def overlap_comparisons(
+    directory: str,
+    server: ServerEnvironment,
+    say: Say,
+    *,
+    size_bytes: int,
+    rounds: int,
+    rates: Sequence[int],
+) -> Iterator[Comparison]:
+    """Yield the start of the server on several storages.
+
+    The disk as it is; then, at each rate of bytes a second, the weights on a disk of their own,
+    as on a share, and everything on one disk. Each run begins with the checkpoint and the
+    server's own files proven cold. What the kernel keeps of their directories stays warm, as do
+    the system's interpreter and the tool itself.
+    """
+    say(f"overlap: writing {size_bytes / GB:.2f} GB")
+    shards = [size_bytes // _SHARDS] * _SHARDS
+    here = os.path.join(directory, "overlap")
+    checkpoint = write_streamed(here, shard_bytes=shards)
+    libraries_bytes = _brought(server)
+    yield _compare(
+        Storage("the disk as it is"), server, checkpoint, say, libraries_bytes, rounds=rounds
+    )
+    for rate in rates:
+        storage = Storage(
+            f"one disk of {format_rate(rate)} for all", rate, (here, server.directory)
+        )
+        yield _compare(storage, server, checkpoint, say, libraries_bytes, rounds=rounds)
+    shutil.rmtree(here)
+    title = "weights on a disk of their own"
+    try:
+        with own_disk(directory, size_bytes) as apart:
+            checkpoint = write_streamed(os.path.join(apart, "overlap"), shard_bytes=shards)
+            for rate in rates:
+                storage = Storage(f"{title}, of {format_rate(rate)}", rate, (apart,))
+                yield _compare(storage, server, checkpoint, say, libraries_bytes, rounds=rounds)
+    except ThrottleError as error:
+        yield Comparison(f"{_TITLE}, {title}", (), (str(error),))
+
+
+def _compare(
+    storage: Storage,
+    server: ServerEnvironment,
+    checkpoint: BuiltCheckpoint,
+    say: Say,
+    libraries_bytes: int,
+    *,
+    rounds: int,
+) -> Comparison:
+    title = f"{_TITLE}, {storage.name}"
+    entrants = overlap_entrants(server, checkpoint.directory, libraries=knows("--libraries"))
+    files = [*server.files(), *checkpoint.files]
+    try:
+        with storage.limited() as prefix:
+            samples = list(_measure(entrants, files, prefix, title, say, rounds=rounds))
+    except ThrottleError as error:
+        return Comparison(title, (), (str(error),))
+    return Comparison(
+        title,
+        tuple(
+            _start(entrant, samples, checkpoint if _loads(entrant) else None)
+            for entrant in entrants
+        ),
+        tuple(_notes(storage, server, checkpoint, libraries_bytes)),
+    )
+
+
+def _brought(server: ServerEnvironment) -> int:
+    """Return how many bytes of the server's own files its imports bring into the page cache."""
+    files = server.files()
+    run_cold((server.server,), files)
+    return oracle.resident_bytes(files)
+
+
+def overlap_entrants(
+    server: ServerEnvironment, checkpoint: str, *, libraries: bool
+) -> list[Entrant]:
+    """Return the ways of starting, and what they are made of, in the order of the table."""
+    start = (server.server, checkpoint)
+    warm = tool("--force", "--progress", "none", "--quiet", checkpoint)
+    both = f"{shlex.join(warm)} && exec {shlex.join(start)}"
+    entrants = [
+        Entrant(PLAIN, start),
+        Entrant(BEHIND, ("sh", "-c", both)),
+        Entrant(BESIDE, (*tool("--force", "--quiet", checkpoint), "--", *start)),
+    ]
+    if libraries:
+        options = ("--force", "--quiet", "--libraries")
+        entrants.append(Entrant(LIBRARIES, (*tool(*options, checkpoint), "--", *start)))
+    return [
+        *entrants,
+        Entrant(IMPORT_ALONE, (server.server,)),
+        Entrant(WARM_ALONE, warm),
+        Entrant(WARM, start, cold=False),
+    ]
+
+
+def library_comparison(server: ServerEnvironment, say: Say, *, rounds: int) -> Comparison:
+    """Return the time of one import: cold, after `--package`, and warm."""
+    package, module = server.heaviest
+    title = f"python -c 'import {module}'"
+    if not knows("--package"):
+        return Comparison(title, (), ("the tool knows no --package",))
+    start = (server.python, "-c", f"import {module}")
+    options = ("--force", "--progress", "none", "--quiet")
+    warm = tool(*options, "--package", package, "--python", server.python)
+    both = f"{shlex.join(warm)} && exec {shlex.join(start)}"
+    entrants = [
+        Entrant("cold", start),
+        Entrant(f"prefetch-cli --package {package} && it", ("sh", "-c", both)),
+        Entrant("  the warming alone", warm),
+        Entrant("warm", start, cold=False),
+    ]
+    samples = list(_measure(entrants, server.files(), (), title, say, rounds=rounds))
+    starts = tuple(_start(entrant, samples, None) for entrant in entrants)
+    return Comparison(title, starts, (f"of {', '.join(server.packages)}",))
+
+
+def overlap_figures(comparisons: Sequence[Comparison]) -> Iterator[Figure]:
+    """Yield the goal of each storage: the start beside the warming against what it is made of."""
+    for comparison in comparisons:
+        beside, imports, warming, warm = (
+            comparison.find(name) for name in (BESIDE, IMPORT_ALONE, WARM_ALONE, WARM)
+        )
+        value, detail = None, "; ".join(comparison.notes) or "a part of it was not measured"
+        if beside and imports and warming and warm and warm.load_seconds is not None:
+            longer = max(imports.seconds, warming.seconds)
+            goal = _SLACK * longer + warm.load_seconds
+            value = beside.seconds / goal
+            detail = (
+                f"{beside.seconds:.2f} s against {_SLACK} x max({imports.seconds:.2f} s of "
+                f"imports, {warming.seconds:.2f} s of warming) + {warm.load_seconds:.2f} s of "
+                f"loading = {goal:.2f} s"
+            )
+        yield Figure(f"overlapped, {comparison.title}", value, "x", Bound.AT_MOST, 1.0, detail)
+
+
+def knows(flag: str) -> bool:
+    """Whether the tool has this flag."""
+    return flag in run(tool("--help")).stdout
+
+
+def _measure(
+    entrants: Sequence[Entrant],
+    files: Sequence[str],
+    prefix: Sequence[str],
+    title: str,
+    say: Say,
+    *,
+    rounds: int,
+) -> Iterator[tuple[Entrant, Usage]]:
+    for number in range(1, rounds + 1):
+        for entrant in in_turn(entrants, number, rounds):
+            command = (*prefix, *entrant.command)
+            if entrant.cold:
+                usage = run_cold(command, files)
+            else:
+                _read_all(files)
+                usage = run(command)
+            outcome = usage.error or f"{usage.wall_seconds:7.3f} s"
+            say(f"{title}: round {number}/{rounds}  {entrant.name:50} {outcome}")
+            yield entrant, usage
+
+
+def _start(
+    entrant: Entrant, samples: Sequence[tuple[Entrant, Usage]], loaded: BuiltCheckpoint | None
+) -> Start:
+    own = [usage for one, usage in samples if one is entrant]
+    errors = [usage.error or _wrong(usage, loaded) for usage in own]
+    good = [usage for usage, error in zip(own, errors, strict=True) if error is None]
+    walls = [usage.wall_seconds for usage in good] or [0.0]
+    said = [json.loads(usage.stdout) for usage in good if usage.stdout.startswith("{")]
+    return Start(
+        name=entrant.name,
+        runs=len(good),
+        seconds=statistics.median(walls),
+        seconds_min=min(walls),
+        seconds_max=max(walls),
+        import_seconds=_median(said, "import_seconds"),
+        load_seconds=_median(said, "load_seconds") if loaded else None,
+        error=next((error for error in errors if error is not None), None),
+    )
+
+
+def _median(documents: Sequence[dict[str, float]], name: str) -> float | None:
+    return statistics.median(one[name] for one in documents) if documents else None
+
+
+def _loads(entrant: Entrant) -> bool:
+    return entrant.name not in {IMPORT_ALONE, WARM_ALONE}
+
+
+def _wrong(usage: Usage, loaded: BuiltCheckpoint | None) -> str | None:
+    """Return what is wrong with a run of the server that ended well, None where nothing is."""
+    if loaded is None:
+        return None
+    size_bytes = json.loads(usage.stdout)["size_bytes"]
+    if size_bytes == loaded.tensor_bytes:
+        return None
+    return f"expected {loaded.tensor_bytes} bytes of tensors, found {size_bytes}"
+
+
+def _read_all(files: Sequence[str]) -> None:
+    for path in files:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(_READ_BYTES):
+                pass
+
+
+def _notes(
+    storage: Storage, server: ServerEnvironment, checkpoint: BuiltCheckpoint, libraries_bytes: int
+) -> Iterator[str]:
+    versions = ", ".join(one for one in server.packages if _is_heavy(one))
+    yield (
+        f"{checkpoint.weight_bytes / GB:.2f} GB of weights; the imports bring in "
+        f"{libraries_bytes / GB:.2f} GB ({versions})"
+    )
+    if server.note:
+        yield server.note
+    if storage.rate is not None:
+        one_disk = len(storage.paths) > 1
+        size = checkpoint.weight_bytes + (libraries_bytes if one_disk else 0)
+        yield f"to read them from it takes {size / storage.rate:.1f} s, whoever does it"
+
+
+def _is_heavy(package: str) -> bool:
+    return package.partition("==")[0] in {"numpy", "safetensors", "scipy", "torch"}
