@@ -145,6 +145,8 @@ def _exec(path: str, command: Sequence[str]) -> NoReturn:
     try:
         os.execve(path, tuple(command), _initial_environment())  # noqa: S606 - no shell is the point
     except OSError as error:
+        # The end of this process still writes, to a warmer or a log that may be gone.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         if error.errno == errno.ENOENT:
             # A script's interpreter, or the loader of an ELF file: bash has 127 for it, too.
             raise _missing(path, "a file whose interpreter is missing", _SCRIPTS) from error

@@ -427,6 +427,20 @@ def test_a_script_without_an_interpreter_is_not_run(cold: str, tmp_path: Path) -
     assert gone_within_a_second(cold)
 
 
+def test_a_refused_start_after_the_warmer_has_ended(cold: str, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.touch(0o755)
+    rate = ("--force", "--max-rate", "20M", "--lead", "50%")
+    with Running.start(*rate, cold, "--", str(script)) as running:
+        running.await_line("10%")
+        running.send(signal.SIGSTOP)  # so that it gets the word when nobody listens any more
+        assert within(20, lambda: warmers(cold) == [running.process.pid])
+        running.send(signal.SIGCONT)
+        done = running.end()
+    assert done.code == 126
+    assert "Exec format error" in done.errors
+
+
 def test_arguments_that_are_too_long_when_it_starts(cold: str) -> None:
     # They were not when the tool was given them: the limit, a quarter of the stack's, has fallen.
     words = ["x" * 100_000] * 3
@@ -566,24 +580,24 @@ def test_starts_in_a_row_leave_nothing(cold: str, tmp_path: Path) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # pytest shows it where the test fails
     chance = random.Random(seed)
-    for number in range(50):
-        killed = number % 3 == 2
-        line = [*COMMAND, *SLOW, cold, "--", *(("sleep", "60") if killed else ("true",))]
-        process = subprocess.Popen(
-            line,
+
+    def start(*command: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [*COMMAND, *SLOW, cold, "--", *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=tmp_path,
             env=environment(TMPDIR=str(tmp_path), HOME=str(tmp_path)),
         )
-        if killed:
-            time.sleep(chance.uniform(0, 0.3))
-            process.kill()
-        assert process.wait(20) == (-signal.SIGKILL if killed else 0)
-        if killed:
-            assert gone_within_a_second(cold), number
-    assert gone_within_a_second(cold)
+
+    for number in range(25):
+        ends, killed = start("true"), start("sleep", "60")
+        time.sleep(chance.uniform(0, 0.4))  # before the decision, or in the midst of the reading
+        killed.kill()
+        assert killed.wait(20) == -signal.SIGKILL
+        assert ends.wait(20) == 0
+        assert gone_within_a_second(cold), number
     assert os.listdir(tmp_path) == []
 
 

@@ -114,7 +114,7 @@ def test_an_interrupt_before_the_start_ends_both(cold: str) -> None:
 @pytest.mark.parametrize("lead", [(), ("--lead", "50%")], ids=["after", "before"])
 def test_a_stopped_job_leaves_the_warmer_at_work(cold: str, lead: tuple[str, ...]) -> None:
     with shell() as child:
-        typed(child, *SLOW, *lead, cold, "--", "cat")
+        typed(child, "--force", "--max-rate", "8M", *lead, cold, "--", "cat")
         child.expect("prefetch-cli: 10%")
         child.send("\x1a")  # Ctrl-Z
         child.expect("Stopped")

@@ -197,6 +197,7 @@ def test_what_may_not_be_known_is_an_estimate_that_is_not_false(
         assert (found, exact) == ("None", "None")
     elif method == "nowait":
         # An estimate decides nothing, and all is read.
-        assert (int(found), exact, int(missing)) == (truth, "None", 2)
+        assert (exact, int(missing)) == ("None", 2)
+        assert 0.99 * truth <= int(found) <= truth
     else:
         assert (int(found), int(exact)) == (truth, truth)

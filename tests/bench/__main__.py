@@ -193,7 +193,7 @@ def _measure_server(options: Options, place: str) -> Iterator[overlap.Comparison
         return
     server = overlap.prepare(os.path.join(ROOT, "build", "bench-server"), _say, torch=options.torch)
     if isinstance(server, str):
-        yield overlap.Comparison("a server's start", (), (server,))
+        yield overlap.Comparison("a server's start", "nowhere", (), (server,))
         return
     if "overlap" in options.parts:
         yield from overlap.overlap_comparisons(

@@ -83,7 +83,8 @@ def make(directory: str, say: Say, *, torch: str = TORCH) -> ServerEnvironment:
     found = ServerEnvironment(directory, (), "")
     note = _objection(found.python, torch)
     required = _REQUIRED if note else (*_REQUIRED, torch)
-    wheel = _write_wheel(directory, required)
+    with open(_SERVER, encoding="utf-8") as file:
+        wheel = write_wheel(directory, file.read(), required)
     _run(found.python, "-m", "pip", "install", "--quiet", wheel)
     os.unlink(wheel)
     _run(found.server)  # writes what is still to be compiled
@@ -105,11 +106,9 @@ def _objection(python: str, torch: str) -> str:
     return f"no torch: this build requires {', '.join(heavy[:3])}" if heavy else ""
 
 
-def _write_wheel(directory: str, required: Sequence[str]) -> str:
+def write_wheel(directory: str, source: str, required: Sequence[str]) -> str:
     """Return the path of a wheel with the server, its script and what it requires."""
     info = f"{_MODULE}-1.dist-info"
-    with open(_SERVER, encoding="utf-8") as file:
-        source = file.read()
     requires = "".join(f"Requires-Dist: {one}\n" for one in required)
     parts = {
         f"{_MODULE}.py": source,

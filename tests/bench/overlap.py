@@ -11,21 +11,22 @@ from dataclasses import dataclass
 
 from prefetch_cli.sizes import format_rate
 from tests import oracle
-from tests.bench.environment import NAME, EnvironmentFailureError, ServerEnvironment, make
+from tests.bench.environment import EnvironmentFailureError, ServerEnvironment, make
 from tests.bench.figures import Bound, Figure
 from tests.bench.run import Usage, run, run_cold, tool
 from tests.bench.throttle import ThrottleError, own_disk, throttled
 from tests.bench.throughput import GB, Say, in_turn
 from tests.checkpoints import BuiltCheckpoint, write_streamed
 
-PLAIN = f"{NAME} X"
-BEHIND = f"prefetch-cli X && {NAME} X"
-BESIDE = f"prefetch-cli X -- {NAME} X"
-LIBRARIES = f"prefetch-cli --libraries X -- {NAME} X"
+PLAIN = "server X"
+BEHIND = "prefetch-cli X && server X"
+BESIDE = "prefetch-cli X -- server X"
+LIBRARIES = "prefetch-cli --libraries X -- server X"
 IMPORT_ALONE = "  the imports alone"
 WARM_ALONE = "  the warming alone"
-WARM = f"  {NAME} X, all warm"
+WARM = "  server X, all warm"
 _TITLE = "a server's start"
+_LOCAL = "the disk as it is"
 _SHARDS = 4
 _SLACK = 1.1  # of the goal: at most so many times the longer of the two, and the load
 _READ_BYTES = 16 << 20
@@ -74,6 +75,7 @@ class Comparison:
     """Everyone on one storage."""
 
     title: str
+    storage: str
     starts: tuple[Start, ...]
     notes: tuple[str, ...] = ()
 
@@ -111,9 +113,7 @@ def overlap_comparisons(
     here = os.path.join(directory, "overlap")
     checkpoint = write_streamed(here, shard_bytes=shards)
     libraries_bytes = _brought(server)
-    yield _compare(
-        Storage("the disk as it is"), server, checkpoint, say, libraries_bytes, rounds=rounds
-    )
+    yield _compare(Storage(_LOCAL), server, checkpoint, say, libraries_bytes, rounds=rounds)
     for rate in rates:
         storage = Storage(
             f"one disk of {format_rate(rate)} for all", rate, (here, server.directory)
@@ -128,7 +128,7 @@ def overlap_comparisons(
                 storage = Storage(f"{title}, of {format_rate(rate)}", rate, (apart,))
                 yield _compare(storage, server, checkpoint, say, libraries_bytes, rounds=rounds)
     except ThrottleError as error:
-        yield Comparison(f"{_TITLE}, {title}", (), (str(error),))
+        yield Comparison(_TITLE, title, (), (str(error),))
 
 
 def _compare(
@@ -140,16 +140,16 @@ def _compare(
     *,
     rounds: int,
 ) -> Comparison:
-    title = f"{_TITLE}, {storage.name}"
     entrants = overlap_entrants(server, checkpoint.directory, libraries=knows("--libraries"))
     files = [*server.files(), *checkpoint.files]
     try:
         with storage.limited() as prefix:
-            samples = list(_measure(entrants, files, prefix, title, say, rounds=rounds))
+            samples = list(_measure(entrants, files, prefix, storage.name, say, rounds=rounds))
     except ThrottleError as error:
-        return Comparison(title, (), (str(error),))
+        return Comparison(_TITLE, storage.name, (), (str(error),))
     return Comparison(
-        title,
+        _TITLE,
+        storage.name,
         tuple(
             _start(entrant, samples, checkpoint if _loads(entrant) else None)
             for entrant in entrants
@@ -193,7 +193,7 @@ def library_comparison(server: ServerEnvironment, say: Say, *, rounds: int) -> C
     package, module = server.heaviest
     title = f"python -c 'import {module}'"
     if not knows("--package"):
-        return Comparison(title, (), ("the tool knows no --package",))
+        return Comparison(title, _LOCAL, (), ("the tool knows no --package",))
     start = (server.python, "-c", f"import {module}")
     options = ("--force", "--progress", "none", "--quiet")
     warm = tool(*options, "--package", package, "--python", server.python)
@@ -206,7 +206,7 @@ def library_comparison(server: ServerEnvironment, say: Say, *, rounds: int) -> C
     ]
     samples = list(_measure(entrants, server.files(), (), title, say, rounds=rounds))
     starts = tuple(_start(entrant, samples, None) for entrant in entrants)
-    return Comparison(title, starts, (f"of {', '.join(server.packages)}",))
+    return Comparison(title, _LOCAL, starts, (f"of {', '.join(server.packages)}",))
 
 
 def overlap_figures(comparisons: Sequence[Comparison]) -> Iterator[Figure]:
@@ -225,7 +225,7 @@ def overlap_figures(comparisons: Sequence[Comparison]) -> Iterator[Figure]:
                 f"imports, {warming.seconds:.2f} s of warming) + {warm.load_seconds:.2f} s of "
                 f"loading = {goal:.2f} s"
             )
-        yield Figure(f"overlapped, {comparison.title}", value, "x", Bound.AT_MOST, 1.0, detail)
+        yield Figure(f"overlapped, {comparison.storage}", value, "x", Bound.AT_MOST, 1.0, detail)
 
 
 def knows(flag: str) -> bool:

@@ -66,7 +66,7 @@ def print_report(report: Report) -> None:
         for start in comparison.starts:
             if start.error is not None:
                 console.print(
-                    f"failed: {escape(comparison.title)}, {escape(start.name.strip())}: "
+                    f"failed: {escape(comparison.storage)}, {escape(start.name.strip())}: "
                     f"{escape(start.error)}"
                 )
 
@@ -132,7 +132,7 @@ def _layout_table(result: LayoutResult) -> Table:
 def _comparison_table(comparison: Comparison) -> Table:
     runs = max((start.runs for start in comparison.starts), default=0)
     table = Table(
-        title=f"{comparison.title}, cold, median of {runs} (min to max)",
+        title=f"{comparison.title}, {comparison.storage}, cold, median of {runs} (min to max)",
         title_justify="left",
         title_style="bold",
         box=None,

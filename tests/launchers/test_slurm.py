@@ -5,7 +5,9 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pexpect
 import pytest
 
 from tests.checkpoints import BuiltCheckpoint
-from tests.command import COMMAND
+from tests.command import COMMAND, environment
 from tests.launchers import ranks
 from tests.launchers.ranks import TOOL
 from tests.launchers.slurm import Cluster
@@ -294,26 +296,50 @@ def until_answering(cluster: Cluster, checkpoint: str) -> None:
     assert runs(checkpoint)
 
 
-def test_the_cluster_ends_with_all_that_it_started(weights: BuiltCheckpoint) -> None:
-    """A job that runs, its step, and what has left its session: none outlives the context."""
-    # By a name of its own that only these processes have.
-    mark = f"{weights.directory}/left-behind"
-    idle = [sys.executable, "-c", "import time; time.sleep(100)", mark]
-    script = f"{SCRIPT}setsid {shlex.join(idle)} &\nsrun {shlex.join(idle)}\n"
-
-    def left() -> list[str]:
-        return [name for name in filter(str.isdecimal, os.listdir("/proc")) if has(name, mark)]
-
+def test_the_cluster_ends_with_all_that_it_started(cluster: Cluster) -> None:
+    """Daemons, a job that runs, its step, and what has left its session: none outlives it."""
     with Cluster.started() as started:
-        started.submit(script, "-n1")
-        started.await_it(lambda: len(left()) >= 3 or None, "the processes")
+        script = f"{SCRIPT}setsid sleep 100 &\nsrun -n2 sh -c 'setsid sleep 100; true'\n"
+        job = started.submit(script, "-n2")
+        started.await_it(lambda: len(with_name(started.folder, "sleep")) == 3 or None, "the sleeps")
+        assert with_name(started.folder, "slurmctld")
+        assert started.describe(job)["JobState"] == "RUNNING"
         folder = started.folder
-    assert left() == []
+    assert with_name(folder) == []
     assert not os.path.exists(folder)
+    assert with_name(cluster.folder, "slurmctld")
 
 
-def has(name: str, mark: str) -> bool:
-    try:
-        return os.fsencode(mark) in Path(f"/proc/{name}/cmdline").read_bytes()
-    except OSError:
-        return False
+def test_the_cluster_ends_with_a_process_that_is_killed(cluster: Cluster) -> None:
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        line = [sys.executable, "-c", _STARTED_AND_LEFT, folder]
+        with subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            assert {"munged", "slurmctld", "slurmd"} <= set(with_name(folder))
+            process.kill()
+        cluster.await_it(lambda: with_name(folder) == [] or None, "the end of all of them")
+
+
+_STARTED_AND_LEFT = """
+import sys, time
+from tests.launchers.slurm import Cluster
+with Cluster.started(sys.argv[1]):
+    print("ready", flush=True)
+    time.sleep(100)
+"""
+
+
+def with_name(folder: str, *names: str) -> list[str]:
+    """Return the names of the processes of the cluster in a folder, or of those with a name."""
+    found = []
+    for process in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            name = Path(f"/proc/{process}/comm").read_text().strip()
+        except OSError:
+            continue
+        if os.fsencode(f"SLURM_CONF={folder}/slurm.conf") in variables:
+            # Debian's slurmctld-wlm, and a name is cut at 15 characters.
+            found.append(name.removesuffix("-wlm"))
+    return [name for name in found if name in names or not names]
