@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,8 @@ class Environment:
         subprocess.run(venv, check=True)
         self.python = str(folder / "bin" / "python")
         self.bin = folder / "bin"
-        self.site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        self.site = folder / "lib" / version / "site-packages"
 
     def install(
         self, name: str, files: dict[str, int], *requires: str, record: str | None = None

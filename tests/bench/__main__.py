@@ -95,7 +95,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         action="append",
         type=_size,
         metavar="SIZE",
-        help="of the disk a second, for --only overlap, beside its own; repeatable (400MiB)",
+        help="a second of a slow disk, for overlap and libraries; repeatable (400MiB)",
     )
     parser.add_argument(
         "--torch", default=environment.TORCH, help=f"for pip, in the server ({environment.TORCH})"
@@ -206,7 +206,9 @@ def _measure_server(options: Options, place: str) -> Iterator[overlap.Comparison
         )
         _clear(place)
     if "libraries" in options.parts:
-        yield overlap.library_comparison(server, _say, rounds=options.rounds)
+        yield from overlap.library_comparisons(
+            server, _say, rounds=options.rounds, rates=options.rates
+        )
 
 
 def _clear(place: str) -> None:

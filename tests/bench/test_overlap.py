@@ -212,7 +212,7 @@ def _goal(beside: float, *, imports: float, warming: float, runs: int = 3) -> Fi
         _start(BESIDE, beside, 1.5),
         _start(IMPORT_ALONE, imports),
         _start(WARM_ALONE, warming),
-        _start(WARM, 9, 1.0, runs),
+        _start(BEHIND, 20, 1.0, runs),
     )
     [figure] = overlap_figures([Comparison("a start", "a disk", starts)])
     return figure

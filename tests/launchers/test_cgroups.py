@@ -127,7 +127,7 @@ def test_what_a_step_has_warmed_counts_for_its_job(
 def test_what_is_left_where_the_end_of_a_step_empties_its_cgroup(
     bounded: Cluster, weights: BuiltCheckpoint, tmp_path: Path, place: str
 ) -> None:
-    """Slurm up to 20.11 did so with jobacct_gather/cgroup; a task epilog stands for it here.
+    """Older releases did so with jobacct_gather/cgroup; a task epilog stands for it here.
 
     What the step read is gone; what the batch script read stays, since it is no charge of a step.
     """
