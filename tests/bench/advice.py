@@ -87,8 +87,11 @@ def advise(found: Sequence[Row]) -> Advice | None:
     as_good = [row for row in found if row.gb_per_second_max >= best.gb_per_second_min]
     chosen = min(as_good, key=lambda row: (len(row.combination.flags), row.cpu_seconds_per_gb))
     if chosen is own:
-        beside = "" if best is own else f", {_rate(best)} with {' '.join(best.combination.flags)}"
-        message = f"the defaults are as good as any flags here: {_rate(own)}{beside}"
+        message = f"the defaults are as good as any flags here: {_rate(own)}"
+        if best is not own:
+            message += (
+                f"; no better beyond the noise: {' '.join(best.combination.flags)}, {_rate(best)}"
+            )
     else:
         ratio = chosen.gb_per_second / own.gb_per_second
         message = (

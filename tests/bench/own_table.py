@@ -103,7 +103,7 @@ def _table(deal: Deal, rows: Sequence[Row]) -> Table:
     table.add_column("engine", no_wrap=True)
     for heading in ("threads", "block", "GB/s", "min", "max", "CPU s/GB"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("flags", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for row in rows:
         one = row.combination
         used = "" if row.engines == (one.engine.value,) else f" ({', '.join(row.engines)})"
@@ -115,7 +115,7 @@ def _table(deal: Deal, rows: Sequence[Row]) -> Table:
             f"{row.gb_per_second_min:.2f}",
             f"{row.gb_per_second_max:.2f}",
             f"{row.cpu_seconds_per_gb:.3f}",
-            " ".join(one.flags) or "(the defaults)",
+            "" if one.flags else "the defaults",
             style="bold" if one == DEFAULT else "",
         )
     return table

@@ -102,7 +102,7 @@ def test_a_cold_checkpoint_is_measured_and_stays_as_it_was(
     assert sorted(combinations) == [[], wanted]
     assert document["flags"] in ([], wanted)
     assert document["message"] in " ".join(done.output.split())
-    assert "(the defaults)" in done.output
+    assert "the defaults" in done.output
     # What it read is warm, and nothing else is: it went on reading ahead at most.
     read = oracle.resident_bytes(model.weight_files)
     assert 5.9 * MIB <= read < model.weight_bytes
