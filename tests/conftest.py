@@ -29,6 +29,8 @@ _ON_THE_PAGE_CACHE = {
     "test_integrity",
     "test_json_contract",
     "test_libraries",
+    "test_overlap",
+    "test_own",
     "test_pagecache",
     "test_pipeline",
     "test_reader",

@@ -727,7 +727,7 @@ def test_a_read_that_hangs_holds_neither_the_start_nor_the_end(
     line = ("--force", "-t", "2", "-b", "1M", path, "--", *AWAITS)
     with Running.start(*line, command=QUICK_TO_TELL, stdin=subprocess.PIPE) as running:
         running.await_line("nothing has arrived for")
-        assert command_runs(running)
+        assert within(5, lambda: command_runs(running))
         warmer = warmer_of(running, path)
         began = time.monotonic()
         if killed:
@@ -776,7 +776,7 @@ def test_reads_that_fail_before_the_lead(faulty: Faulty, quiet: bool) -> None:
     line = (*flags, path, "--", "sh", "-c", "echo hi; read line; exit 5")
     with Running.start(*line, stdin=subprocess.PIPE) as running:
         running.await_line(f"prefetch-cli: error: {path}: Input/output error")
-        assert command_runs(running)
+        assert within(5, lambda: command_runs(running))
         tell(running)
         done = running.end()
     assert (done.code, done.output) == (5, "hi\n")

@@ -145,8 +145,7 @@ def _compare(
     entrants = overlap_entrants(server, checkpoint.directory, libraries=knows("--libraries"))
     files = [*server.files(), *checkpoint.files]
     try:
-        with storage.limited() as prefix:
-            samples = list(_measure(entrants, files, prefix, storage.name, say, rounds=rounds))
+        samples = list(_measure(entrants, files, storage, say, rounds=rounds))
     except ThrottleError as error:
         return Comparison(_TITLE, storage.name, (), (str(error),))
     return Comparison(
@@ -163,7 +162,8 @@ def _compare(
 def _brought(server: ServerEnvironment) -> int:
     """Return how many bytes of the server's own files its imports bring into the page cache."""
     files = server.files()
-    _run_cold((server.server,), files)
+    _make_cold(files)
+    run((server.server,))
     return oracle.resident_bytes(files)
 
 
@@ -211,10 +211,7 @@ def library_comparisons(
     slow = (Storage(f"a disk of {format_rate(rate)}", rate, (server.directory,)) for rate in rates)
     for storage in (Storage(_LOCAL), *slow):
         try:
-            with storage.limited() as prefix:
-                samples = list(
-                    _measure(entrants, server.files(), prefix, storage.name, say, rounds=rounds)
-                )
+            samples = list(_measure(entrants, server.files(), storage, say, rounds=rounds))
         except ThrottleError as error:
             yield Comparison(title, storage.name, (), (str(error),))
             continue
@@ -251,24 +248,31 @@ def knows(flag: str) -> bool:
 def _measure(
     entrants: Sequence[Entrant],
     files: Sequence[str],
-    prefix: Sequence[str],
-    title: str,
+    storage: Storage,
     say: Say,
     *,
     rounds: int,
 ) -> Iterator[tuple[Entrant, Usage]]:
     for number in range(1, rounds + 1):
         for entrant in in_turn(entrants, number, rounds):
-            command = (*prefix, *entrant.command)
-            if entrant.cold:
-                first = (*prefix, *entrant.before) if entrant.before else ()
-                usage = _run_cold(command, files, before=first)
-            else:
-                _read_all(files)
-                usage = run(command)
+            usage = _run(entrant, files, storage)
             outcome = usage.error or f"{usage.wall_seconds:7.3f} s"
-            say(f"{title}: round {number}/{rounds}  {entrant.name:50} {outcome}")
+            say(f"{storage.name}: round {number}/{rounds}  {entrant.name:40} {outcome}")
             yield entrant, usage
+
+
+def _run(entrant: Entrant, files: Sequence[str], storage: Storage) -> Usage:
+    if entrant.cold:
+        _make_cold(files)
+    else:
+        _read_all(files)
+    # A group for each run: what one has asked for and left must not hold the next one up.
+    with storage.limited() as prefix:
+        if entrant.before:
+            first = run((*prefix, *entrant.before))
+            if first.error is not None:
+                return first
+        return run((*prefix, *entrant.command))
 
 
 def _start(
@@ -309,15 +313,10 @@ def _wrong(usage: Usage, loaded: BuiltCheckpoint | None) -> str | None:
     return f"expected {loaded.tensor_bytes} bytes of tensors, found {size_bytes}"
 
 
-def _run_cold(command: Sequence[str], files: Sequence[str], *, before: Sequence[str] = ()) -> Usage:
-    # Less memory than `run_cold` touches: it takes most of the time, and here the disk is slow.
+def _make_cold(files: Sequence[str]) -> None:
+    # Less memory than `run_cold` touches, which would take longer than the run.
     oracle.make_cold(files)
     oracle.pretouch(sum(map(os.path.getsize, files)))
-    if before:
-        first = run(before)
-        if first.error is not None:
-            return first
-    return run(command)
 
 
 def _read_all(files: Sequence[str]) -> None:
