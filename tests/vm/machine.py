@@ -355,9 +355,11 @@ class Machine:
         memory = f"memory-backend-memfd,id=memory,size={self._memory_bytes},share=on"
         if self._touched:
             memory += ",prealloc=on"
+        # With these two the kernel copies by an instruction that is emulated byte for byte.
+        processor = "host" if accelerator == "kvm" else "max,-erms,-fsrm"
         line = [
             *(_path("setpriv"), "--pdeathsig", "KILL", _path("qemu-system-x86_64")),
-            *("-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),
+            *("-accel", accelerator, "-cpu", processor),
             *("-smp", "2", "-no-reboot", "-nodefaults", "-display", "none"),
             *("-object", memory),
             *("-machine", "q35,memory-backend=memory", "-m", f"{self._memory_bytes // MIB}M"),

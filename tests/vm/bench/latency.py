@@ -74,7 +74,7 @@ def measure(place: Place, *, rounds: int, quick: bool, say: Say) -> list[Result]
     results = []
     with nfs.serving(machine):
         for round_trip_ms in ROUND_TRIPS_MS[: 1 if quick else None]:
-            size = (64 if quick else 256 if round_trip_ms <= 10 else 128) * MIB
+            size = (64 if quick else 512 if round_trip_ms <= 10 else 256) * MIB
             for layout, count in LAYOUTS.items():
                 large = place.checkpoint(f"{layout[0]}x", [size // count] * count)
                 small = place.checkpoint(f"{layout[0]}s", [VMTOUCH_BYTES // count] * count)

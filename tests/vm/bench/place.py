@@ -29,7 +29,9 @@ class Place:
 
     def checkpoint(self, name: str, shard_bytes: Sequence[int]) -> str:
         """Return the directory, on the machine's first disk, of a checkpoint of these shards."""
-        directory = f"/srv/{name}-{sum(shard_bytes) // MIB}"
+        # Of another name for each size: the machine keeps what it once saw of a path.
+        name = f"{name}-{sum(shard_bytes) // MIB}"
+        directory = f"/srv/{name}"
         if self.machine.run("test", "-d", directory, check=False).code != 0:
             built = checkpoints.write_streamed(
                 os.path.join(self.folder, name), shard_bytes=shard_bytes, durable=False
