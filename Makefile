@@ -8,6 +8,9 @@ STAMP := $(VENV)/.made-for-$(shell $(PYTHON) -c 'import sys; print(sys.implement
 # From the command line these reach the recipes through the environment, with any character.
 export CHECKPOINT PREFIX
 BENCH ?=
+FUZZ ?=
+MUTANTS ?=
+SOAK ?=
 VM ?=
 
 .DEFAULT_GOAL := help
@@ -53,6 +56,26 @@ bench: $(STAMP) ## Measure beside the peers; CHECKPOINT=/models/x: which flags s
 .PHONY: bench-vm
 bench-vm: $(STAMP) ## Measure on those mounts, NFS behind a delay among them; BENCH='--help'
 	$(BIN)/python -m tests.vm.bench $(BENCH)
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## Mutate all input that others have written, for 10 minutes; FUZZ='--help'
+	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+.PHONY: soak
+soak: $(STAMP) ## Warm, check, evict and interrupt side by side for 30 minutes; SOAK='--help'
+	$(BIN)/python -m tests.soak $(SOAK)
+
+.PHONY: mutants
+mutants: $(STAMP) ## Change the pure stages, and list what no test notices; MUTANTS='--help'
+	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
+	$(BIN)/python -m tests.mutants $(MUTANTS)
+
+.PHONY: coverage
+coverage: $(STAMP) ## Run all tests, and list the branches that none takes
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 .PHONY: man
 man: $(STAMP) ## Write the man page, and README's tables, from the command

@@ -47,6 +47,15 @@ class Row:
     warns: bool = False
 
 
+@dataclass(frozen=True)
+class Diagnostic:
+    """What the command says of a fault, and how it ends."""
+
+    said: str
+    exit_code: str
+    meaning: str
+
+
 NOTHING_TO_GAIN = "any options"
 DECISIONS = (
     Row("nothing in this rank's share", NOTHING_TO_GAIN, Action.SKIP, Reason.EMPTY_SHARE),
@@ -177,6 +186,12 @@ DETAILS = {
         "and keeps the fastest."
     ),
     "--max-rate": "All threads together keep to it.",
+    "--background": (
+        "The processor's priority is the lowest (nice 19), the disk's is idle. "
+        "Only the scheduler of a disk can heed the latter: bfq does, mq-deadline in part, `none` "
+        "does not, and over a network there is none; there `--max-rate` spares others. "
+        "With COMMAND it is the warmer's alone."
+    ),
     "--time-limit": (
         "The JSON document then has `complete: false`. A number without a unit is seconds."
     ),
@@ -251,44 +266,118 @@ MORE_EXAMPLES = (
     ("Give the memory back", "{} --evict /models/Llama-3.1-70B"),
 )
 
-# A {NAME} stands for what differs from run to run; the rest is what the program says.
-DIAGNOSTICS = {
-    "nothing has arrived for {TIME}: waiting {TIME} for {PATH} at offset {N}": (
+# The fault, the message and the exit code. A {NAME} stands for what differs from run to run; the
+# rest is what the program says.
+DIAGNOSTICS = (
+    Diagnostic(
+        "nothing has arrived for {TIME}: waiting {TIME} for {PATH} at offset {N}",
+        "while it waits",
         "The storage has not answered for 10 s; the line comes again each 30 s. "
-        "Check the mount. The run can be interrupted all the same."
+        "Check the mount. The run can be interrupted all the same, and goes on by itself when the "
+        "storage is back.",
     ),
-    "{SIZE} of the {SIZE} that were read or resident stayed in the page cache": (
+    Diagnostic(
+        "expected an answer within --time-limit, found none from {PATH}",
+        "1",
+        "The storage did not answer at all, before anything could be read.",
+    ),
+    Diagnostic(
+        "{PATH}: Input/output error",
+        "1",
+        "The storage failed while the file was read (EIO), likewise `Stale file handle` and "
+        "`Permission denied`. "
+        "The rest of that block is left out, after three errors the rest of the file; all others "
+        "are read.",
+    ),
+    Diagnostic(
+        "{PATH}: No such file or directory",
+        "1",
+        "It was there when the run began. All others are read.",
+    ),
+    Diagnostic(
+        "it was cut short while it was read",
+        "1",
+        "The file shrank meanwhile: something is writing the checkpoint.",
+    ),
+    Diagnostic(
+        "expected a complete checkpoint, found {N} missing or cut short",
+        "3",
+        "A shard that the index names is not there, is a Git LFS pointer, or has fewer bytes than "
+        "its header promises. Finish the download, or give `--allow-incomplete`.",
+    ),
+    Diagnostic(
+        "expected {KIND} inside the checkpoint, found {NAME}",
+        "3",
+        "An index or a layout file leads out of the checkpoint. Nothing is read.",
+    ),
+    Diagnostic(
+        "expected the names of a model's files, found JSON far too large or nested for that",
+        "3",
+        "No model has such an index. Nothing is read.",
+    ),
+    Diagnostic(
+        "{SIZE} do not fit into {SIZE}",
+        "0",
+        "The checkpoint is larger than the budget, and the loader would find its head dropped "
+        "again. See `--partial`, `--force` and `--ram-threshold`.",
+    ),
+    Diagnostic(
+        "{SIZE} of the {SIZE} that were read or resident stayed in the page cache",
+        "0, or 4 with --min-resident",
         "The likely cause stands behind it: a memory limit, a FUSE file system that drops pages "
         "when a file is opened again, or a file system that keeps its data elsewhere. "
-        "A server's reads would meet the same."
+        "A server's reads would meet the same.",
     ),
-    "{SIZE} do not fit into {SIZE}": (
-        "The checkpoint is larger than the budget, and the loader would find its head dropped "
-        "again. See `--partial`, `--force` and `--ram-threshold`."
+    Diagnostic(
+        "unknown: nothing here can tell this user",
+        "0, or 4 with --min-resident",
+        "No method tells the truth here about a file that one neither owns nor may write, or a "
+        "profile of system calls refuses them all; mincore(2) would call all of it resident.",
     ),
-    "unknown: nothing here can tell this user": (
-        "No method tells the truth here about a file that one neither owns nor may write; "
-        "mincore(2) would call all of it resident."
+    Diagnostic(
+        "its index claims {SIZE}, the files have {SIZE}: the index may be stale",
+        "0",
+        "Only a warning: tools leave total_size behind when they change the weights.",
     ),
-    "its index claims {SIZE}, the files have {SIZE}: the index may be stale": (
-        "Only a warning: tools leave total_size behind when they change the weights."
-    ),
-    "--rank auto found {WHAT}; this process reads everything": (
+    Diagnostic(
+        "--rank auto found {WHAT}; this process reads everything",
+        "0",
         "No launcher that is known started it, or two claim different ranks, as when one starts "
-        "the other."
+        "the other.",
     ),
-    "{PATH}: left out: expected a file, found {WHAT}": (
-        "A FIFO, a socket or a device: it is not opened."
+    Diagnostic(
+        "{PATH}: left out: expected a file, found {WHAT}",
+        "0",
+        "A FIFO, a socket or a device: it is not opened.",
     ),
-    "it was cut short while it was read": (
-        "The file shrank meanwhile: something is writing the checkpoint."
+    Diagnostic(
+        "{SIZE} stay: dirty, not yet written back",
+        "1",
+        "Only pages that are on the disk can be dropped.",
     ),
-    "{SIZE} stay: dirty, not yet written back": "Only pages that are on the disk can be dropped.",
-    "{SIZE} stay: mapped by {PROCESS}": "Pages that a process maps are in use.",
-    "expected an answer within --time-limit, found none from {PATH}": (
-        "The storage did not answer at all, before anything could be read."
+    Diagnostic(
+        "{SIZE} stay: mapped by {PROCESS}",
+        "1",
+        "Pages that a process maps are in use.",
     ),
-}
+    Diagnostic(
+        "expected threads to read in, found that the system starts none",
+        "1",
+        "A limit on processes (ulimit -u, pids.max). "
+        "Where some can be started, fewer threads read; where few files may be open (ulimit -n), "
+        "likewise.",
+    ),
+    Diagnostic(
+        "expected more memory, found that the system gives none",
+        "1",
+        "A limit on addresses (ulimit -v) or on memory. Fewer `--threads` need less.",
+    ),
+    Diagnostic(
+        "--background: expected the lowest priority, found that it is refused",
+        "0",
+        "By a profile of system calls. It reads all the same.",
+    ),
+)
 
 SEE_ALSO = (
     "fincore(1)",
@@ -445,7 +534,10 @@ def _man_lines() -> Iterator[str]:
     yield ".SH EXAMPLES"
     yield from _examples()
     yield ".SH DIAGNOSTICS"
-    yield from _entries({re.sub(r"[{}]", "", said): text for said, text in DIAGNOSTICS.items()})
+    yield from _prose("Behind each message stands the exit code of a run that met nothing else.")
+    yield from _entries(
+        {f"{re.sub(r'[{}]', '', one.said)} [{one.exit_code}]": one.meaning for one in DIAGNOSTICS}
+    )
     yield ".SH SEE ALSO"
     yield from _see_also()
     yield ".SH CAVEATS"

@@ -79,6 +79,7 @@ def to_options(
         block_size_bytes=-(-values["block_size"] // PAGE_BYTES) * PAGE_BYTES,
         engine=Engine(values["engine"]),
         max_bytes_per_second=values["max_rate"],
+        background=values["background"],
         time_limit_seconds=values["time_limit"],
         min_resident_percent=values["min_resident"],
     )

@@ -346,6 +346,12 @@ def _options() -> list[click.Parameter]:
             help="Read at most so many bytes a second.",
         ),
         _Option(
+            ["--background"],
+            group="Reading",
+            is_flag=True,
+            help="Give way to others: lowest priority for the processor and, where heeded, disks.",
+        ),
+        _Option(
             ["--time-limit"],
             group="Reading",
             type=_Duration(),

@@ -40,6 +40,8 @@ _SCRIPT_LINE_BYTES = 1024
 _LONG_SCRIPT_LINE = re.compile(rb"#!/bin/sh\n'''exec' (?:\"([^\"\n]+)\"|(\S+)) ")
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
 _UNDER_AN_EXTRA = re.compile(r"\bextra\b")
+# Of METADATA and its like: not text, or out of reach.
+_UNREADABLE = (OSError, UnicodeError)
 _EDITABLE = re.compile(r'"editable"\s*:\s*true')
 _SOURCE = re.compile(r'"url"\s*:\s*"file://([^"]+)"')
 
@@ -106,8 +108,8 @@ def owner(command: Sequence[str], interpreter: Interpreter) -> str:
 
     has, what = _belonging(command)
     for found in metadata.distributions(path=list(interpreter.search_path)):
-        if has(found, found.read_text("RECORD") or ""):
-            return _normalized(found.metadata["Name"])
+        if has(found, _text(found, "RECORD")) and (own := _own_name(found)) is not None:
+            return _normalized(own)
     raise CheckpointError(
         f"--libraries: expected a distribution that {printable(what)} belongs to, found none "
         f"installed for {printable(interpreter.path)}",
@@ -254,12 +256,17 @@ def _module(words: Sequence[str]) -> str | None:
 
 def _distribution(name: str, found: "metadata.Distribution", cache_tag: str) -> Distribution:
     paths = frozenset(_paths(found, cache_tag))
-    required = (_requirement(text) for text in found.requires or ())
+    warning = None if paths else _nothing_recorded(name, found)
+    try:
+        required = [_requirement(text) for text in found.requires or ()]
+    except _UNREADABLE:
+        required = []
+        warning = f"{name}: its METADATA cannot be read, so what it requires is left out"
     return Distribution(
         name=name,
         paths=paths,
         requires=tuple(one for one in required if one is not None),
-        warning=None if paths else _nothing_recorded(name, found),
+        warning=warning,
     )
 
 
@@ -269,8 +276,8 @@ def _requirement(text: str) -> str | None:
 
 
 def _paths(found: "metadata.Distribution", cache_tag: str) -> Iterator[str]:
-    record = found.read_text("RECORD")
-    rows = _rows(record) if record else map(str, found.files or ())
+    record = _text(found, "RECORD")
+    rows = _rows(record) if record else _other_rows(found)
     base = str(found.locate_file(""))
     for row in rows:
         if os.path.isabs(row) or "\0" in row or place(row) == len(_KINDS):
@@ -283,6 +290,29 @@ def _paths(found: "metadata.Distribution", cache_tag: str) -> Iterator[str]:
             yield os.path.join(folder, "__pycache__", f"{name[:-3]}.{cache_tag}.pyc")
 
 
+def _text(found: "metadata.Distribution", name: str) -> str:
+    """Return a file beside a distribution's METADATA, empty where it has none that is text."""
+    try:
+        return found.read_text(name) or ""
+    except _UNREADABLE:
+        return ""
+
+
+def _own_name(found: "metadata.Distribution") -> str | None:
+    try:
+        return found.metadata["Name"]
+    except _UNREADABLE:
+        return None
+
+
+def _other_rows(found: "metadata.Distribution") -> list[str]:
+    """Return the paths that the lists of older installers name."""
+    try:
+        return [str(path) for path in found.files or ()]
+    except _UNREADABLE:
+        return []
+
+
 def _rows(record: str) -> Iterator[str]:
     """Yield the path of each row: comma-separated values, as PEP 376 and 427 have it."""
     import csv  # noqa: PLC0415 - as in `owner`
@@ -292,7 +322,7 @@ def _rows(record: str) -> Iterator[str]:
 
 
 def _nothing_recorded(name: str, found: "metadata.Distribution") -> str:
-    origin = found.read_text("direct_url.json") or ""
+    origin = _text(found, "direct_url.json")
     if _EDITABLE.search(origin) and (source := _SOURCE.search(origin)):
         where = f"give --also {printable(source[1])}"
         return f"{name}: it is installed in editable form, so its files lie elsewhere: {where}"

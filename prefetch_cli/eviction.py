@@ -63,7 +63,8 @@ def evict(
         except OSError as error:
             return _Dropped(None, error.strerror or str(error))
 
-    dropped = map_threads(drop, groups, threads)
+    # Beside the file, the folder of processes and what one of them maps.
+    dropped = map_threads(drop, groups, threads, descriptors=3)
     known = [one.evicted_bytes for one in dropped if one.evicted_bytes is not None]
     failed = tuple(
         (files[file].path, one.error)

@@ -3,8 +3,10 @@
 import itertools
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from prefetch_cli import manifest, selection
 from prefetch_cli.errors import CheckpointError
@@ -13,6 +15,8 @@ from prefetch_cli.manifest import Index
 from prefetch_cli.progress import Monitor
 from prefetch_cli.selection import Filters, LoadFormat, Selection
 from prefetch_cli.text import counted, listing, printable
+
+_PIECE_BYTES = 64 * 1024  # of an index that is read
 
 
 @dataclass(frozen=True)
@@ -160,16 +164,17 @@ class _Place:
         found = [
             manifest.component_folders(os.path.join(self.path, layout), content)
             for layout in layouts
-            if layout in self.names and (content := self._content(layout)) is not None
+            if layout in self.names and (content := self._layout(layout)) is not None
         ]
         return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
     def read_index(self, name: str) -> Index | None:
         """Return an index, or None where it is no usable file."""
-        content = self._content(name)
-        if content is None:
-            return None
-        return manifest.parse_index(os.path.join(self.path, name), content)
+        with self._opened(name) as file:
+            if file is None:
+                return None
+            pieces = iter(lambda: file.read(_PIECE_BYTES), b"")
+            return manifest.parse_index(os.path.join(self.path, name), pieces)
 
     def selected(self) -> Folder:
         """Return what a loader reads here."""
@@ -200,8 +205,14 @@ class _Place:
     def _paths(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(os.path.join(self.path, name) for name in names)
 
-    def _content(self, name: str) -> bytes | None:
-        """Return a metadata file, or None, and note it, where it is no file that is all there.
+    def _layout(self, name: str) -> bytes | None:
+        """Return a layout file, as far as one can be long, or None where it is no usable file."""
+        with self._opened(name) as file:
+            return None if file is None else file.read(manifest.MOST_LAYOUT_BYTES + 1)
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO | None]:
+        """Yield a metadata file, or None, and note it, where it is no file that is all there.
 
         Raises CheckpointError where it cannot be read.
         """
@@ -209,10 +220,11 @@ class _Place:
         with self._monitor.waiting(path):
             if not isinstance(examine(path, weight=False), File):
                 self.unusable.append(name)
-                return None
+                yield None
+                return
             try:
                 with os.fdopen(open_to_read(path), "rb") as file:
-                    return file.read(manifest.MOST_BYTES + 1)
+                    yield file
             except OSError as error:
                 raise CheckpointError(
                     f"{printable(path)}: expected a file that can be read, found: {error.strerror}",

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from prefetch_cli import pagecache
@@ -176,8 +176,9 @@ class _Glance:
         """Return the bytes of a range that begins with a page."""
         cold = self._cold(offset, -(-length // PAGE_BYTES) * PAGE_BYTES)
         content = os.pread(self._descriptor, length, offset)
-        for start, size in cold:
-            pagecache.drop(self._descriptor, start, size)
+        with suppress(OSError):  # refused, it stays
+            for start, size in cold:
+                pagecache.drop(self._descriptor, start, size)
         return content
 
     def _cold(self, offset: int, length: int) -> list[tuple[int, int]]:

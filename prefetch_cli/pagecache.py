@@ -4,6 +4,7 @@ Sources: cachestat(2) and mm/filemap.c, mincore(2) and mm/mincore.c, preadv2(2),
 posix_fadvise(2) with mm/fadvise.c and mm/readahead.c, fuse_file_mmap() in fs/fuse/file.c.
 """
 
+import contextlib
 import ctypes
 import enum
 import errno
@@ -173,17 +174,26 @@ def advise(descriptor: int, offset: int, length: int, step_bytes: int) -> None:
     """
     for start in range(offset, offset + length, step_bytes):
         size = min(step_bytes, offset + length - start)
-        os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_WILLNEED)
+        _advise(descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
 
 def drop(descriptor: int, offset: int, length: int) -> None:
-    """Ask the kernel to drop the range: it drops pages that are clean and not in use."""
+    """Ask the kernel to drop the range: it drops pages that are clean and not in use.
+
+    Raises OSError where it refuses.
+    """
     os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def read_only_what_is_asked(descriptor: int) -> None:
     """Switch off read-ahead for this open file, so that no byte beyond a range is read."""
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    _advise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+
+def _advise(descriptor: int, offset: int, length: int, advice: int) -> None:
+    # Refused, by the seccomp profile of a container, it is advice that was not taken.
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(descriptor, offset, length, advice)
 
 
 def _cachestat(descriptor: int, offset: int, length: int) -> _Stat | None:

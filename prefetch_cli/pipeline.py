@@ -12,6 +12,7 @@ from prefetch_cli import (
     libraries,
     memory,
     partition,
+    priority,
     proof,
     reader,
 )
@@ -47,6 +48,7 @@ class Options:
     block_size_bytes: int
     engine: Engine
     max_bytes_per_second: int | None
+    background: bool
     time_limit_seconds: float | None
     min_resident_percent: float | None
 
@@ -69,6 +71,8 @@ def run(
     """
     report = Report(options.action, options.min_resident_percent)
 
+    if options.background:
+        report = _give_way(report)
     report = _resolve(report, options, environ, monitor)
     located = _locate(options, environ, monitor, stop)
     report = _inspect(report, options, monitor)
@@ -95,11 +99,16 @@ def run(
     publish(_of_both(report, lambda part: _prove(part, options, monitor, stop)))
 
 
+def _give_way(report: Report) -> Report:
+    refused = priority.give_way()
+    return report if refused is None else replace(report, warnings=(*report.warnings, refused))
+
+
 def _resolve(
     report: Report, options: Options, environ: Mapping[str, str], monitor: Monitor
 ) -> Report:
     found = checkpoints.resolve(options.request, environ, monitor, options.threads)
-    return replace(report, checkpoint=found, warnings=found.warnings)
+    return replace(report, checkpoint=found, warnings=(*report.warnings, *found.warnings))
 
 
 def _locate(

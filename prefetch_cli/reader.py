@@ -14,7 +14,7 @@ from prefetch_cli import pagecache
 from prefetch_cli.integrity import open_to_read
 from prefetch_cli.partition import Extent, blocks
 from prefetch_cli.progress import Monitor
-from prefetch_cli.workers import Stop, spawn_many
+from prefetch_cli.workers import Stop, affordable, spawn_many
 
 _STEP_BYTES = 1024 * 1024  # read by one call: the grain of progress and of stopping
 _NEAR_STEP_BYTES = 4 * _STEP_BYTES  # where a call is fast, fewer of them cost less
@@ -38,7 +38,8 @@ _BETTER = 1.3  # the ratio of rates from which another engine than the likely on
 _TOO_SLOW = 0.5  # the ratio of rates below which an engine is left in the middle of a block
 _TOO_SLOW_SECONDS = 0.2  # before that its rate is not known
 
-_NO_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+# EPERM: by the seccomp profile of a container; a file that may not be read is not opened either.
+_NO_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
 class Engine(enum.Enum):
@@ -340,7 +341,8 @@ class _Job:
     def __init__(self, plan: Plan, targets: Sequence[Target], monitor: Monitor, stop: Stop) -> None:
         self.bytes_by_engine: Counter[Engine] = Counter()
         self.failed: dict[str, str] = {}
-        self._threads = min(plan.threads, _MOST_THREADS, self._most_useful(plan))
+        self._sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        self._threads = affordable(min(plan.threads, _MOST_THREADS, self._most_useful(plan)))
         self._queue = _Queue(plan, targets, monitor)
         self._monitor = monitor
         self._stop = stop
@@ -350,7 +352,6 @@ class _Job:
         self._block_bytes = plan.block_size_bytes
         self._no_splice: set[Medium] = set()
         self._unexpected: list[BaseException] = []
-        self._sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         worth = _TRIAL_WORTH * self._threads * max(plan.block_size_bytes, _STEP_BYTES)
         media = {targets[extent.file].medium for extent in plan.extents}
         self._choosers = {

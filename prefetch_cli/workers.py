@@ -1,5 +1,7 @@
 """Daemon threads that touch the storage, so that a mount that hangs cannot hold the process."""
 
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +13,13 @@ Result = TypeVar("Result")
 # A thread here runs system calls and little Python; the default of 8 MiB would count
 # against an address-space limit, 64 times over.
 _STACK_BYTES = 512 * 1024
+
+# What a thread takes of the addresses: its stack, and what malloc(3) of glibc sets aside for it.
+_ADDRESSES_BYTES = 64 * 1024 * 1024 + _STACK_BYTES
+_ADDRESSES_TAKEN_BYTES = 256 * 1024 * 1024  # by the rest, where /proc does not tell
+
+# For what other threads open for a moment: the table of mounts, a folder, this very count.
+_SPARE_DESCRIPTORS = 3
 
 
 class Stop:
@@ -95,13 +104,57 @@ def spawn_many(target: Callable[[], None], count: int, name: str) -> list[thread
     return threads
 
 
+def affordable(threads: int, *, descriptors: int = 1) -> int:
+    """Return how many of these threads may hold so many files open each, at least one thread.
+
+    A limit on open files or on addresses (ulimit -n, -v) makes a run slower, and fails no file.
+    """
+    return max(1, min(threads, _by_descriptors(threads, descriptors), _by_addresses(threads)))
+
+
+def _by_descriptors(threads: int, descriptors: int) -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # To count takes a call for each that could be open, so it is not done where it cannot matter.
+    if limit == resource.RLIM_INFINITY or limit > 2 * threads * descriptors + 128:
+        return threads
+    free = limit - sum(map(_is_open, range(limit))) - _SPARE_DESCRIPTORS
+    return free // descriptors
+
+
+def _by_addresses(threads: int) -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return threads
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        taken = _ADDRESSES_TAKEN_BYTES
+    # Half of what is left, or this process has none for anything else.
+    return (limit - taken) // 2 // _ADDRESSES_BYTES
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.get_inheritable(descriptor)
+    except OSError:
+        return False
+    return True
+
+
 def map_threads(
-    function: Callable[[Item], Result], items: Sequence[Item], threads: int
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    threads: int,
+    *,
+    descriptors: int = 1,
 ) -> list[Result]:
     """Return `function` of each item, in order, computed by at most `threads` threads.
 
-    Raises the exception of the first item, in order, whose function raised.
+    Each holds at most so many `descriptors` open. Raises the exception of the first item, in
+    order, whose function raised.
     """
+    threads = affordable(min(threads, len(items)), descriptors=descriptors)
     results: list[Result | None] = [None] * len(items)
     failures: dict[int, BaseException] = {}
     lock = threading.Lock()
@@ -118,10 +171,10 @@ def map_threads(
             except BaseException as error:  # noqa: BLE001 - it is raised again by the caller
                 failures[turn] = error
 
-    if threads <= 1 or len(items) <= 1:
+    if threads <= 1:
         work()
     else:
-        for thread in spawn_many(work, min(threads, len(items)), "map"):
+        for thread in spawn_many(work, threads, "map"):
             thread.join()
     if failures:
         raise failures[min(failures)]

@@ -6,6 +6,7 @@
     --direct-io            nothing is cached (FOPEN_DIRECT_IO)
     --fail-read OFFSET     a read that touches this offset of a file fails (EIO)
     --fail-open            opening a file fails (EIO)
+    --short BYTES          a read returns so many bytes at most, which --direct-io hands on
     --hang-from OFFSET     a read that reaches beyond this offset of a file never returns
     --hang-flush           closing a file never returns
     --delay SECONDS        each read takes so long; reads beside each other wait side by side
@@ -77,12 +78,14 @@ class Options:
         self.allow_other = self.default_permissions = False
         self.fail_read: int | None = None
         self.hang_from: int | None = None
+        self.short: int | None = None
         self.max_background = _BACKGROUND
         self.delay = 0.0
         self.subtype = ""
         kinds: dict[str, Callable[[str], object]] = {
             "fail_read": int,
             "hang_from": int,
+            "short": int,
             "max_background": int,
             "delay": float,
             "subtype": str,
@@ -236,7 +239,7 @@ class Server:
         time.sleep(options.delay)
         if options.fail_read is not None and offset <= options.fail_read < end:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return os.pread(descriptor, size, offset)
+        return os.pread(descriptor, min(size, options.short or size), offset)
 
     def _release(self, node: int, body: bytes) -> bytes:
         os.close(struct.unpack_from("=Q", body)[0])

@@ -65,6 +65,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         block_size_bytes=16 * MIB,
         engine=Engine.AUTO,
         max_bytes_per_second=None,
+        background=False,
         time_limit_seconds=None,
         min_resident_percent=None,
     )

@@ -24,6 +24,7 @@ ORDER = (
     "pagecache",
     "launcher",
     # a checkpoint
+    "scanner",
     "manifest",
     "integrity",
     "selection",
@@ -34,6 +35,7 @@ ORDER = (
     "libraries",
     # the stages
     "partition",
+    "priority",
     "survey",
     "decision",
     "reader",

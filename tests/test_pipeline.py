@@ -55,6 +55,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> list[Rep
         block_size_bytes=MIB,
         engine=Engine.READ,
         max_bytes_per_second=None,
+        background=False,
         time_limit_seconds=None,
         min_resident_percent=None,
     )

@@ -444,12 +444,12 @@ def test_config_and_tokenizer_files() -> None:
 
 
 def index_of(document: object) -> Index:
-    return parse_index("/m/x.index.json", json.dumps(document).encode())
+    return parse_index("/m/x.index.json", [json.dumps(document).encode()])
 
 
 def refusal(content: bytes) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
-        parse_index("/m/x.index.json", content)
+        parse_index("/m/x.index.json", [content])
     assert caught.value.message.startswith("/m/x.index.json: expected ")
     assert ", found " in caught.value.message
     assert caught.value.message.isprintable()
@@ -466,7 +466,7 @@ def test_an_index_names_shards_and_their_size() -> None:
         }
     )
     assert found == Index(frozenset(["x.bin", "y/z.bin"]), 12)
-    assert parse_index("i", b'\xef\xbb\xbf{"weight_map": {"a": "b"}}').shards == {"b"}
+    assert parse_index("i", [b'\xef\xbb\xbf{"weight_map": {"a": "b"}}']).shards == {"b"}
 
 
 @pytest.mark.parametrize(
@@ -556,7 +556,7 @@ def test_names_with_any_byte_are_names() -> None:
         b"[" * 10_000_000,
         b'{"a":' * 1_000_000,
         b"[" + b"[]," * 1_000_000 + b"1]",
-        b'{"weight_map":{' + b",".join(b'"%d":""' % n for n in range(1_100_000)) + b"}}",
+        b'{"weight_map":{' + b",".join(b'"%d":"%d"' % (n, n) for n in range(1_100_000)) + b"}}",
         b'{"weight_map":{"a":"' + b"x" * (64 << 20) + b'"}}',
     ],
     ids=["deep list", "deep object", "many lists", "many names", "long name"],
@@ -577,7 +577,7 @@ def test_what_is_parsed_fits_the_stack_of_a_thread() -> None:
             for opening in (b"[", b'{"a":'):
                 for depth in (999, 1001, 5000, 1_000_000):
                     with contextlib.suppress(CheckpointError):
-                        parse_index("index", opening * depth)
+                        parse_index("index", [opening * depth])
             print("survived")
 
         spawn(parse, "parser").join()
@@ -608,7 +608,7 @@ def test_an_index_of_a_very_large_model_is_read() -> None:
 )
 def test_any_content_is_an_index_below_its_folder_or_refused(content: bytes) -> None:
     try:
-        found = parse_index("i", content)
+        found = parse_index("i", [content])
     except CheckpointError as error:
         assert error.message.isprintable()  # noqa: PT017
     else:

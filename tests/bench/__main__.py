@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 
 from prefetch_cli.sizes import format_size, parse_size
 from tests import oracle
-from tests.bench import environment, figures, overlap, throughput
+from tests.bench import environment, figures, overlap, scale, spared, throughput
 from tests.bench.contenders import Contender, contenders, missing_programs
 from tests.bench.machine import machine_shape
 from tests.bench.run import ROOT
 from tests.bench.table import Report, as_json, print_report
 
-PARTS = ("throughput", "memory", "resident", "start", "dry-run")
+PARTS = ("throughput", "memory", "resident", "start", "dry-run", "scale", "spared")
 # Not by themselves: they install a server with what it imports, about 1 GB, below build/.
 SERVER_PARTS = ("overlap", "libraries")
 _RATE = 400 << 20  # as a share of many clients gives one of them
@@ -186,6 +186,10 @@ def _measure_figures(
         yield from figures.start_figures(_say)
     if "dry-run" in options.parts:
         yield from figures.dry_run_figures(place, _say)
+    if "scale" in options.parts:
+        yield from scale.scale_figures(place, _say)
+    if "spared" in options.parts:
+        yield from spared.spared_figures(place, options.size_bytes, _say)
 
 
 def _measure_server(options: Options, place: str) -> Iterator[overlap.Comparison]:

@@ -13,12 +13,12 @@ from rich.table import Table
 
 from tests.command import ROOT
 from tests.vm import kernels
-from tests.vm.bench import choice, everywhere, latency, loading
+from tests.vm.bench import choice, everywhere, latency, libraries, loading
 from tests.vm.bench.place import place
 from tests.vm.kernels import NoMachineError
 from tests.vm.machine import MIB
 
-PARTS = ("latency", "loading", "everywhere", "choice", "here")
+PARTS = ("latency", "loading", "libraries", "everywhere", "choice", "here")
 _MODEL_BYTES = 160 * MIB  # what the mounts of the matrix show
 
 
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             module: Any = {
                 "latency": latency,
                 "loading": loading,
+                "libraries": libraries,
                 "everywhere": everywhere,
                 "choice": choice,
             }[part]

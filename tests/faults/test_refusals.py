@@ -1,0 +1,89 @@
+"""System calls that the kernel, or the profile of a container, refuses."""
+
+import sys
+from typing import Any
+
+import pytest
+
+from tests import oracle
+from tests.checkpoints import BuiltCheckpoint
+from tests.command import COMMAND, Done, run
+from tests.faults import refuse
+
+pytestmark = pytest.mark.skipif(
+    refuse.CALLS is None, reason="needs a machine whose system calls tests/faults/refuse.py numbers"
+)
+# Docker's profile answers EPERM, an old kernel ENOSYS.
+ERRORS = ("EPERM", "ENOSYS")
+
+
+def refused(*arguments: str, **rules: str) -> Done:
+    """Return a run to which these calls are refused by these errors."""
+    words = [f"{call}={error}" for call, error in rules.items()]
+    command = (sys.executable, "-m", "tests.faults.refuse", *words, "--", *COMMAND)
+    return run(*arguments, command=command)
+
+
+def assert_read(done: Done, built: BuiltCheckpoint, **residency: Any) -> None:
+    """Assert that all is read, and what is said of residency."""
+    assert done.code == 0, done
+    assert done.document["result"]["complete"] is True
+    assert done.document["result"]["failed"] == []
+    assert oracle.resident_bytes(built.weight_files) == oracle.about(built.weight_bytes)
+    found = done.document["residency"]
+    assert {name: found[name] for name in residency} == residency
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_cachestat(built: BuiltCheckpoint, cold: str, error: str) -> None:
+    done = refused("--force", "--json", cold, cachestat=error)
+    assert_read(done, built, method="mincore")
+    assert done.errors.count("warning") == 0
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_residency(built: BuiltCheckpoint, cold: str, error: str) -> None:
+    done = refused("--force", "--json", cold, cachestat=error, mincore=error)
+    assert_read(done, built, method="nowait")
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_all_residency(built: BuiltCheckpoint, cold: str, error: str) -> None:
+    rules = dict.fromkeys(("cachestat", "mincore", "preadv2"), error)
+    done = refused("--force", "--json", cold, **rules)
+    assert_read(done, built, method="unknown", before_bytes=None, after_bytes=None)
+    done = refused("--check", "--min-resident", "50", cold, **rules)
+    assert done.code == 4
+    assert "unknown" in done.output
+
+
+@pytest.mark.parametrize("engine", ["auto", "advise", "splice", "read"])
+@pytest.mark.parametrize("error", ERRORS)
+def test_advice(built: BuiltCheckpoint, cold: str, engine: str, error: str) -> None:
+    done = refused("--force", "--json", "--engine", engine, cold, fadvise64=error)
+    assert_read(done, built)
+    # Behind the bound of --max-bytes nothing may be read ahead, which only advice can prevent.
+    oracle.evict(built.files)
+    done = refused("--force", "--json", "--max-bytes", "4M", cold, fadvise64=error)
+    assert done.code == 0, done
+    assert done.document["result"]["complete"] is True
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_eviction(built: BuiltCheckpoint, warm: str, error: str) -> None:
+    done = refused("--evict", "--json", warm, fadvise64=error)
+    assert done.code == 1, done
+    failed = {one["path"]: one["error"] for one in done.document["result"]["failed"]}
+    assert failed.keys() == set(built.files)
+    assert set(failed.values()) == {
+        {"EPERM": "Operation not permitted", "ENOSYS": "Function not implemented"}[error]
+    }
+    assert oracle.resident_bytes(built.weight_files) == oracle.about(built.weight_bytes)
+
+
+@pytest.mark.parametrize("engine", ["auto", "advise", "splice"])
+@pytest.mark.parametrize("error", [*ERRORS, "EINVAL"])
+def test_splice(built: BuiltCheckpoint, cold: str, engine: str, error: str) -> None:
+    done = refused("--force", "--json", "--engine", engine, cold, sendfile=error)
+    assert_read(done, built)
+    assert done.document["result"]["engine"] in {"read", engine} - {"auto", "splice"} | {"read"}

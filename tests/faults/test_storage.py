@@ -1,0 +1,191 @@
+"""Storage that fails under a run: what it is told by, and what is read all the same."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import checkpoints, oracle
+from tests.checkpoints import BuiltCheckpoint
+from tests.command import Done, Running, run
+from tests.conftest import MIB
+from tests.passthrough import mounted
+
+# One after the other, so that the last shard is still closed at the first tenth.
+FLAGS = ("--force", "--json", "--threads", "1", "--block-size", "1M", "--engine", "splice")
+SIZES = (6 * MIB, 11 * MIB, 3 * MIB)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> BuiltCheckpoint:
+    """A cold checkpoint that a test may spoil."""
+    built = checkpoints.write_sharded(str(tmp_path / "model"), shard_bytes=SIZES)
+    oracle.evict(built.files)
+    return built
+
+
+@contextmanager
+def passed_through(model: BuiltCheckpoint, *options: str) -> Iterator[str]:
+    """Yield the checkpoint's folder on a mount of FUSE."""
+    point = f"{os.path.dirname(model.directory)}/mount"
+    os.mkdir(point)
+    try:
+        with mounted(model.directory, point, "--keep-cache", *options) as root:
+            yield root
+    except OSError as error:
+        pytest.skip(f"needs the right to mount FUSE: {error}")
+
+
+def spoiled(folder: str, spoil: Callable[[], object], *flags: str) -> Done:
+    """Return a run under which something happens when a tenth is read."""
+    with Running.start(*FLAGS, "--max-rate", "10M", *flags, folder) as running:
+        running.await_line("10%")
+        # Nothing else happens until the fault is there, however slow this machine is.
+        running.send(signal.SIGSTOP)
+        spoil()
+        running.send(signal.SIGCONT)
+        return running.end()
+
+
+def failures(done: Done) -> dict[str, str]:
+    """Return each file that failed, by its name, with its error."""
+    return {
+        os.path.basename(one["path"]): one["error"] for one in done.document["result"]["failed"]
+    }
+
+
+def assert_failed(done: Done, *messages: tuple[str, str]) -> None:
+    """Assert that these files alone failed, by these errors, each said in one line."""
+    assert done.code == 1, done
+    assert failures(done) == dict(messages)
+    assert done.document["result"]["complete"] is False
+    for name, message in messages:
+        said = [
+            line for line in done.errors.splitlines() if f"/{name}: " in line and "error:" in line
+        ]
+        assert len(said) == 1, done.errors
+        assert said[0].endswith(message)
+
+
+def assert_all_read(done: Done, total_bytes: int) -> None:
+    """Assert that nothing failed, and that so much was read."""
+    assert done.code == 0, done
+    assert failures(done) == {}
+    result = done.document["result"]
+    assert result["complete"] is True
+    assert result["bytes_read"] + result["bytes_already_resident"] == total_bytes
+
+
+def total_bytes(model: BuiltCheckpoint) -> int:
+    """Return the bytes of all files."""
+    return sum(map(os.path.getsize, model.files))
+
+
+def resident(*paths: str) -> int:
+    """Return how much of the files is resident."""
+    return oracle.resident_bytes(paths)
+
+
+def test_eio_in_the_middle(model: BuiltCheckpoint) -> None:
+    first, second, third = map(os.path.basename, model.weight_files)
+    with passed_through(model, "--fail-read", str(8 * MIB)) as root:
+        done = run("--force", "--json", "-t", "2", "-b", "1M", root)
+        assert_failed(done, (second, "Input/output error"))
+        read = done.document["result"]["bytes_read"]
+    # What lies around it in the same request of the kernel may be lost with it, and no more.
+    lost = total_bytes(model) - read - done.document["result"]["bytes_already_resident"]
+    assert 0 < lost <= 2 * MIB
+    assert first not in done.errors
+    assert third not in done.errors
+
+
+def test_eio_on_open(model: BuiltCheckpoint) -> None:
+    name = os.path.basename(model.weight_files[0])
+    with passed_through(model, "--fail-open") as root:
+        done = run("--force", "--json", f"{root}/{name}")
+    assert_failed(done, (name, "Input/output error"))
+    assert done.document["result"]["bytes_read"] == 0
+
+
+def test_a_shard_that_vanishes(model: BuiltCheckpoint) -> None:
+    *others, last = model.weight_files
+    done = spoiled(model.directory, lambda: os.unlink(last))
+    assert_failed(done, (os.path.basename(last), "No such file or directory"))
+    assert resident(*others) == oracle.about(sum(map(os.path.getsize, others)))
+
+
+def test_a_directory_that_vanishes(model: BuiltCheckpoint) -> None:
+    first, *_ = model.weight_files
+    away = f"{model.directory}-away"
+    done = spoiled(model.directory, lambda: os.rename(model.directory, away))
+    # A server would find none of them, also of those that were read.
+    names = map(os.path.basename, model.files)
+    assert_failed(done, *((name, "No such file or directory") for name in names))
+    assert done.document["residency"]["after_bytes"] == 0
+    # The file that was being read was open: it was read to its end.
+    moved = f"{away}/{os.path.basename(first)}"
+    assert resident(moved) == oracle.about(os.path.getsize(moved))
+    assert done.document["result"]["bytes_read"] >= SIZES[0]
+
+
+def test_a_shard_cut_short(model: BuiltCheckpoint) -> None:
+    first, second, third = model.weight_files
+
+    def cut() -> None:
+        os.truncate(first, 4 * MIB)
+        os.truncate(third, MIB)
+
+    done = spoiled(model.directory, cut)
+    sizes = {first: SIZES[0], third: SIZES[2]}
+    found = failures(done)
+    assert found.keys() == {os.path.basename(path) for path in sizes}
+    assert done.code == 1
+    for path in sizes:
+        assert found[os.path.basename(path)] == (
+            "it was cut short while it was read: expected bytes at "
+            f"{os.path.getsize(path):,}, found its end at {os.path.getsize(path):,}"
+        )
+    assert resident(second) == oracle.about(os.path.getsize(second))
+    assert resident(third) == oracle.about(MIB)
+
+
+def test_a_shard_that_grows(model: BuiltCheckpoint) -> None:
+    planned = total_bytes(model)
+    *_, last = model.weight_files
+
+    def grow() -> None:
+        with open(last, "ab") as file:
+            file.write(os.urandom(2 * MIB))
+
+    assert_all_read(spoiled(model.directory, grow), planned)
+
+
+def test_a_shard_that_is_replaced(model: BuiltCheckpoint) -> None:
+    *_, last = model.weight_files
+
+    def replace() -> None:
+        Path(f"{last}.new").write_bytes(os.urandom(os.path.getsize(last)))
+        oracle.make_cold([f"{last}.new"])
+        os.replace(f"{last}.new", last)
+
+    done = spoiled(model.directory, replace)
+    assert_all_read(done, total_bytes(model))
+    assert resident(last) == oracle.about(os.path.getsize(last))  # what is there now
+
+
+def test_reads_that_return_short(model: BuiltCheckpoint) -> None:
+    # Through the cache, as the other engines read, the kernel takes a short answer of a FUSE
+    # server for the end of the file.
+    name = os.path.basename(model.weight_files[0])
+    point = f"{os.path.dirname(model.directory)}/mount"
+    os.mkdir(point)
+    options = ("--direct-io", "--short", "100000")  # of no page's size
+    try:
+        with mounted(model.directory, point, *options) as root:
+            done = run("--force", "--json", "--engine", "read", f"{root}/{name}")
+    except OSError as error:
+        pytest.skip(f"needs the right to mount FUSE: {error}")
+    assert_all_read(done, os.path.getsize(model.weight_files[0]))

@@ -1,0 +1,1 @@
+"""Mutated input for all that reads what somebody else has written: `make fuzz`."""

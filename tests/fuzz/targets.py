@@ -1,0 +1,327 @@
+"""What is fuzzed: where its input goes in, from which seeds, and what has to hold after it."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefetch_cli import checkpoint as checkpoints
+from prefetch_cli import distributions, filesystem, hub, launcher, manifest, memory, selection
+from prefetch_cli.checkpoint import Request
+from prefetch_cli.distributions import Interpreter
+from prefetch_cli.errors import PrefetchError
+from prefetch_cli.hub import Hub
+from prefetch_cli.integrity import examine
+from prefetch_cli.progress import Monitor
+from prefetch_cli.selection import Filters, LoadFormat
+from prefetch_cli.sizes import parse_amount, parse_duration, parse_size
+from prefetch_cli.text import printable
+
+Run = Callable[[bytes], None]
+
+_INDEX = json.dumps(
+    {
+        "metadata": {"total_size": 4_000_000_000},
+        "weight_map": {
+            f"model.layers.{layer}.mlp.weight": f"model-{layer % 3 + 1:05}-of-00003.safetensors"
+            for layer in range(12)
+        },
+    },
+    indent=2,
+).encode()
+_HEADER_TEXT = json.dumps(
+    {
+        "__metadata__": {"format": "pt"},
+        **{
+            f"w{number}": {
+                "dtype": "F16",
+                "shape": [4, 4],
+                "data_offsets": [32 * number, 32 * number + 32],
+            }
+            for number in range(8)
+        },
+    }
+).encode()
+_HEADER = len(_HEADER_TEXT).to_bytes(8, "little") + _HEADER_TEXT + bytes(256)
+_MOUNTS = (
+    b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+    b"30 22 0:26 / /mnt/a\\040b ro,noatime - nfs4 server:/export rw,vers=4.2,rsize=1048576\n"
+    b"31 22 0:27 / /mnt/o rw - overlay overlay rw,lowerdir=/l1:/l2,upperdir=/u,workdir=/w\n"
+    b"32 22 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    b"33 22 0:29 /job /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    b"34 22 0:30 / /mnt/f rw - fuse.sshfs host: rw,user_id=0\n"
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One way in."""
+
+    name: str
+    seeds: tuple[bytes, ...]
+    open: Callable[[Path], Run]  # takes a folder of its own
+
+
+def targets() -> list[Target]:
+    """Return all ways in."""
+    return [
+        Target("index", (_INDEX, b'{"weight_map":{"a":"b.bin"}}'), _index),
+        Target(
+            "layout",
+            (
+                b'{"_class_name":"X","unet":["diffusers","U"],"vae":[null,null]}',
+                b'[{"path":"1_Pooling","type":"a.Pooling"},{"path":"","type":"a.Transformer"}]',
+            ),
+            _layout,
+        ),
+        Target("header", (_HEADER, b"version https://git-lfs.github.com/spec/v1\n"), _header),
+        Target("ref", (b"0123456789abcdef0123456789abcdef01234567", b"main\n", b"refs/pr/1"), _ref),
+        Target("mounts", (_MOUNTS,), _mounts),
+        Target("cgroups", (b"4:memory:/job/step\n0::/job\n", b"0::/../..\n"), _cgroups),
+        Target("limit", (b"max\n", b"9223372036854771712\n", b"1048576"), _limit),
+        Target("ranks", (b"3", b"8", b"2(x3),1", b"4294967295", b"0"), _ranks),
+        Target("sizes", (b"16MiB", b"1.5G", b"90%", b"1h30m", b"01:30:00", b"-1"), _sizes),
+        Target("globs", (b"*.bin", b"a*a*a*a*a*b", b"[!a-z]?*", b"**/*", b"[[]x]"), _globs),
+        Target("names", (b"model-00001-of-00002.gguf", b"a.safetensors", b"x9999.bin"), _names),
+        Target(
+            "record",
+            (
+                b"pkg/__init__.py,sha256=x,12\npkg/x.so,,\n../../../bin/run,,\n",
+                b"Name: pkg\nRequires-Dist: numpy>=1.0; python_version>'3'\n",
+            ),
+            _record,
+        ),
+        Target("folder", (_INDEX, _HEADER, b"model.safetensors"), _folder),
+    ]
+
+
+def _index(_folder: Path) -> Run:
+    def run(content: bytes) -> None:
+        found = manifest.parse_index("/m/x.index.json", [content])
+        for name in found.shards:
+            assert _is_below("/m", name), name
+        assert found.total_size_bytes is None or 0 <= found.total_size_bytes < 2**63
+
+    return run
+
+
+def _layout(_folder: Path) -> Run:
+    def run(content: bytes) -> None:
+        for layout in (manifest.DIFFUSERS_LAYOUT, manifest.SENTENCE_TRANSFORMERS_LAYOUT):
+            try:
+                found = manifest.component_folders(f"/m/{layout}", content)
+            except PrefetchError:
+                continue
+            for name in found:
+                assert _is_below("/m", name), name
+
+    return run
+
+
+def _header(folder: Path) -> Run:
+    path = folder / "model.safetensors"
+
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        before = os.stat(path)
+        examine(str(path), weight=True)
+        after = os.stat(path)
+        assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+
+    return run
+
+
+def _ref(folder: Path) -> Run:
+    cache = folder / "hub"
+    repo = cache / "models--org--name"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "snapshots" / commit).mkdir(parents=True)
+
+    def run(content: bytes) -> None:
+        (repo / "refs" / "main").write_bytes(content)
+        for revision in (None, os.fsdecode(content[:60])):
+            try:
+                found = hub.find_snapshot(
+                    "org/name",
+                    hub=Hub.HUGGINGFACE,
+                    revision=revision,
+                    cache_dir=str(cache),
+                    environ={},
+                )
+            except PrefetchError:
+                continue
+            assert os.path.realpath(found.path).startswith(f"{os.path.realpath(repo)}/snapshots/")
+
+    return run
+
+
+def _mounts(_folder: Path) -> Run:
+    def run(content: bytes) -> None:
+        table = filesystem.MountTable.parse(content)
+        for path in ("/", "/mnt/a b/model", "/mnt/o/x", "/mnt/f/../x", "/nowhere"):
+            found = table.of(path)
+            assert found.type
+            filesystem.read_step_bytes(found, sys_root="/nowhere")
+
+    return run
+
+
+def _machine(folder: Path) -> Path:
+    for name, content in (
+        ("proc/meminfo", b"MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n"),
+        ("proc/self/mountinfo", _MOUNTS),
+        ("proc/self/cgroup", b"4:memory:/job/step\n0::/job\n"),
+        ("sys/fs/cgroup/memory/job/step/memory.limit_in_bytes", b"1073741824"),
+        ("sys/fs/cgroup/memory/job/step/memory.usage_in_bytes", b"4096"),
+        ("sys/fs/cgroup/memory/job/step/memory.stat", b"total_inactive_file 0\n"),
+        ("sys/fs/cgroup/memory.max", b"1073741824"),
+        ("sys/fs/cgroup/memory.current", b"4096"),
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def _measured(root: Path) -> None:
+    found = memory.measure(str(root))
+    assert found.host_available_bytes >= found.available_bytes
+
+
+def _cgroups(folder: Path) -> Run:
+    root = _machine(folder)
+
+    def run(content: bytes) -> None:
+        (root / "proc/self/cgroup").write_bytes(content)
+        _measured(root)
+
+    return run
+
+
+def _limit(folder: Path) -> Run:
+    root = _machine(folder)
+    names = ("limit_in_bytes", "usage_in_bytes", "stat")
+
+    def run(content: bytes) -> None:
+        for name in names:
+            (root / f"sys/fs/cgroup/memory/job/step/memory.{name}").write_bytes(content)
+        (root / "sys/fs/cgroup/memory.max").write_bytes(content)
+        _measured(root)
+
+    return run
+
+
+def _ranks(_folder: Path) -> Run:
+    names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_ID", "SLURM_LOCALID", "SLURM_NODEID")
+
+    def run(content: bytes) -> None:
+        text = os.fsdecode(content.replace(b"\0", b""))
+        environ = {name: text[place : place + 12] for place, name in enumerate(names)}
+        environ["SLURM_STEP_TASKS_PER_NODE"] = text
+        found = launcher.detect(environ)
+        assert 0 <= found.rank < found.world_size
+        assert found.warning is None or found.warning.isprintable()
+
+    return run
+
+
+def _sizes(_folder: Path) -> Run:
+    def run(content: bytes) -> None:
+        text = os.fsdecode(content)
+        for parse in (parse_size, parse_amount, parse_duration):
+            try:
+                parse(text)
+            except ValueError as error:
+                assert printable(str(error)) == str(error)  # noqa: PT017
+
+    return run
+
+
+def _globs(_folder: Path) -> Run:
+    def run(content: bytes) -> None:
+        text = os.fsdecode(content)[:4096]  # no longer than a path
+        filters = Filters(include=(text,), exclude=(text[::-1],))
+        for path in ("a" * 200, "model-00001-of-00002.safetensors", text):
+            filters.want(path)
+
+    return run
+
+
+def _names(_folder: Path) -> Run:
+    def run(content: bytes) -> None:
+        names = [os.fsdecode(name) for name in content.split(b"/") if name]
+        for load_format in LoadFormat:
+            try:
+                selection.select(
+                    names, load_format, lambda _: True, lambda _: None, component=False
+                )
+            except PrefetchError as error:
+                assert str(error).isprintable()  # noqa: PT017
+        selection.gguf_models(names)
+        assert printable("".join(names)).isprintable()
+
+    return run
+
+
+def _record(folder: Path) -> Run:
+    inside = folder / "site" / "pkg-1.0.dist-info"
+    inside.mkdir(parents=True)
+    interpreter = Interpreter("/usr/bin/python3", "cpython-311", (str(folder / "site"),))
+    (inside / "METADATA").write_bytes(b"Name: pkg\nVersion: 1.0\n")
+
+    def run(content: bytes) -> None:
+        name = "METADATA" if content.startswith(b"Name") else "RECORD"
+        (inside / name).write_bytes(content)
+        for found in distributions.closure(["pkg"], interpreter, Monitor(), 1):
+            assert all(os.path.isabs(path) for path in found.paths)
+        (inside / "METADATA").write_bytes(b"Name: pkg\nVersion: 1.0\n")
+
+    return run
+
+
+def _folder(folder: Path) -> Run:
+    root = folder / "model"
+    outside = folder / "outside.safetensors"
+    outside.write_bytes(_HEADER)
+
+    def run(content: bytes) -> None:
+        root.mkdir()
+        try:
+            for path, part in _laid_out(root, content):
+                path.write_bytes(part)
+            request = Request(
+                arguments=(str(root),),
+                hub=None,
+                revision=None,
+                cache_dir=None,
+                load_format=LoadFormat.AUTO,
+                filters=Filters(),
+                weights_only=False,
+                allow_incomplete=True,
+            )
+            found = checkpoints.resolve(request, {}, Monitor(), 2)
+            assert all(
+                one.real_path.startswith(f"{os.path.realpath(root)}/") for one in found.files
+            )
+            assert all(text.isprintable() for text in found.warnings)
+        finally:
+            for path in sorted(root.rglob("*"), reverse=True):
+                path.unlink()
+            root.rmdir()
+
+    return run
+
+
+def _laid_out(root: Path, content: bytes) -> Iterator[tuple[Path, bytes]]:
+    """Yield the files of a folder whose index, header and names come from these bytes."""
+    yield root / "model.safetensors.index.json", content
+    yield root / "model-00001-of-00003.safetensors", content
+    name = os.fsdecode(content[:40].replace(b"\0", b"").replace(b"/", b"")).strip(".")
+    if name and len(os.fsencode(name)) < 200:
+        yield root / f"{name}.safetensors", _HEADER
+
+
+def _is_below(root: str, name: str) -> bool:
+    return os.path.normpath(os.path.join(root, name)).startswith(f"{root}/")

@@ -1,0 +1,167 @@
+"""Mutants of the pure stages, and which of them no test kills: `make mutants`.
+
+Each is made by cosmic-ray in a copy of the tree, and the tests of its stage run there. A survivor
+is a line that could be wrong without any test knowing; those that change nothing that anyone could
+see are explained below, all others fail.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tests.command import ROOT
+
+_FOLDER = os.path.join(ROOT, "build", "mutants")
+STAGES = ("sizes", "decision", "launcher", "partition", "memory", "selection")
+_SECONDS = 120  # of the tests of one mutant: those that never end count as killed
+# Of types, which are not run, and of flags that are never given twice: the same as any other way
+# to join them.
+_LEFT_OUT = (r"core/ReplaceBinaryOperator_BitOr_.*",)
+
+# Module, the line, the operator's name or a part of it -> why nobody could see a difference.
+EXPLAINED: dict[tuple[str, str, str], str] = {}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change, and whether a test noticed it."""
+
+    stage: str
+    operator: str
+    line_number: int
+    line: str
+    survived: bool
+    diff: str
+
+    @property
+    def explanation(self) -> str | None:
+        """Why it may survive, None where nothing says so."""
+        for (stage, line, operator), why in EXPLAINED.items():
+            if stage == self.stage and line == self.line and operator in self.operator:
+                return why
+        return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 where every survivor is explained."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--only", action="append", choices=STAGES, help="this stage; repeatable")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="stages at a time")
+    given = parser.parse_args(arguments)
+    os.makedirs(_FOLDER, exist_ok=True)
+    stages = [stage for stage in STAGES if stage in (given.only or STAGES)]
+    with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
+        found = [one for each in pool.map(_mutants, stages) for one in each]
+    counts = collections.Counter(one.stage for one in found)
+    left = collections.Counter(one.stage for one in found if one.survived)
+    unexplained = [one for one in found if one.survived and one.explanation is None]
+    for one in unexplained:
+        print(f"\n{one.stage}.py:{one.line_number}: {one.operator}\n{one.diff}")
+    print("\nstage       mutants  survived  unexplained")
+    for stage in stages:
+        unknown = sum(one.stage == stage for one in unexplained)
+        print(f"{stage:10}  {counts[stage]:7,}  {left[stage]:8,}  {unknown:11,}")
+    return 1 if unexplained else 0
+
+
+def _mutants(stage: str) -> list[Mutant]:
+    folder = _copied(stage)
+    module = f"prefetch_cli/{stage}.py"
+    tests = f"tests/test_{stage}.py"
+    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider -p no:xdist {tests}"
+    config = f"""
+[cosmic-ray]
+module-path = "{module}"
+timeout = {_SECONDS}.0
+excluded-modules = []
+test-command = "{command}"
+
+[cosmic-ray.distributor]
+name = "local"
+
+[cosmic-ray.filters.operators-filter]
+exclude-operators = {json.dumps(list(_LEFT_OUT))}
+"""
+    with open(os.path.join(folder, "mutants.toml"), "w", encoding="utf-8") as file:
+        file.write(config)
+    scripts = os.path.dirname(sys.executable)
+    # Of the tests as they are, first: those that fail by themselves would kill every mutant.
+    for words in (
+        (*command.split(),),
+        (f"{scripts}/cosmic-ray", "init", "mutants.toml", "session.sqlite", "--force"),
+        (f"{scripts}/cr-filter-operators", "session.sqlite", "mutants.toml"),
+        (f"{scripts}/cosmic-ray", "exec", "mutants.toml", "session.sqlite"),
+    ):
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+    dumped = subprocess.run(
+        (f"{scripts}/cosmic-ray", "dump", "session.sqlite"),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    with open(os.path.join(ROOT, module), encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    found = list(_read(stage, dumped, lines))
+    print(f"{stage}: {len(found):,} mutants", flush=True)
+    return found
+
+
+def _read(stage: str, dumped: str, lines: Sequence[str]) -> Iterator[Mutant]:
+    for entry in dumped.splitlines():
+        item, result = json.loads(entry)
+        if result is None or result.get("worker_outcome") == "skipped":
+            continue
+        (mutation,) = item["mutations"]
+        number = mutation["start_pos"][0]
+        yield Mutant(
+            stage=stage,
+            operator=mutation["operator_name"],
+            line_number=number,
+            line=lines[number - 1].strip(),
+            survived=result["test_outcome"] == "survived",
+            diff="\n".join(
+                line
+                for line in (result.get("diff") or "").splitlines()
+                if re.match(r"[-+](?![-+])", line)
+            ),
+        )
+
+
+def _copied(stage: str) -> str:
+    """Return a copy of what git knows, for one stage: cosmic-ray changes files in their place."""
+    folder = os.path.join(_FOLDER, stage)
+    shutil.rmtree(folder, ignore_errors=True)
+    listed = subprocess.run(
+        ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if os.path.exists(os.path.join(ROOT, name)):
+            os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+            shutil.copy2(os.path.join(ROOT, name), os.path.join(folder, name))
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

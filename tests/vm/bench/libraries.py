@@ -1,0 +1,149 @@
+"""An import over NFS behind a delay: cold, behind `--package`, and warm."""
+
+import glob
+import os
+import shlex
+import statistics
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tests.bench.environment import TORCH, make
+from tests.command import ROOT
+from tests.oracle import ALLOWED_WARM
+from tests.vm import nfs
+from tests.vm.bench.contest import Say
+from tests.vm.bench.place import Place
+from tests.vm.machine import MIB, Machine, MachineError
+
+ROUND_TRIP_MS = 10
+GOAL = 5.0
+_SITE = "/srv/site"
+_PACKAGES = ("numpy", "numpy.libs", "numpy-*", "scipy", "scipy.libs", "scipy-*")
+_PACKAGE, _IMPORT = "scipy", "import scipy.linalg"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Medians, in seconds, of one import."""
+
+    statement: str
+    round_trip_ms: int
+    runs: int
+    cold_seconds: float
+    warming_seconds: float  # the command
+    warming_bytes: int
+    behind_seconds: float  # the import that comes after it
+    warm_seconds: float  # the import once more: what the processor takes
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the import takes without."""
+        return self.cold_seconds / self.behind_seconds
+
+    @property
+    def met(self) -> bool:
+        """Whether that is enough."""
+        return self.ratio >= GOAL
+
+
+def measure(place: Place, *, rounds: int, quick: bool, say: Say) -> list[Result]:
+    """Return what the import takes; each cold run is on a mount of its own."""
+    machine = place.machine
+    _lay_out(machine, say)
+    cold, warming, behind, warm = [], [], [], []
+    size_bytes = 0
+    with nfs.serving(machine):
+        for number in range(1, rounds + 1):
+            with _mounted(machine) as site:
+                cold.append(_imported(machine, site))
+            with _mounted(machine) as site:
+                seconds, size_bytes = _warmed(machine, site)
+                warming.append(seconds)
+                behind.append(_imported(machine, site))
+                warm.append(_imported(machine, site))
+            say(
+                f"    {number}/{rounds}: cold {cold[-1]:.1f} s, warming {warming[-1]:.1f} s, "
+                f"behind it {behind[-1]:.1f} s, again {warm[-1]:.1f} s"
+            )
+    medians = map(statistics.median, (cold, warming, behind, warm))
+    first, second, *others = medians
+    return [Result(_IMPORT, ROUND_TRIP_MS, rounds, first, second, size_bytes, *others)]
+
+
+def _lay_out(machine: Machine, say: Say) -> None:
+    """Put the packages where the machine's server has them."""
+    server = make(os.path.join(ROOT, "build", "bench-server"), say, torch=TORCH)
+    (site,) = glob.glob(os.path.join(server.directory, "lib", "python*", "site-packages"))
+    found = [path for name in _PACKAGES for path in glob.glob(os.path.join(site, name))]
+    # The tests of a package are as large as it is, and nobody imports them.
+    machine.sh(
+        f"mkdir -p {_SITE}; cp -r {shlex.join(found)} {_SITE}; "
+        f"find {_SITE} -name tests -prune -exec rm -r {{}} +; sync",
+        seconds=600,
+    )
+
+
+@contextmanager
+def _mounted(machine: Machine) -> Iterator[str]:
+    machine.sh(f"find {_SITE} -type f -exec cat {{}} + > /dev/null", seconds=300)
+    with nfs.mounted(machine, rsize_bytes=MIB) as mount_point:
+        nfs.delay(machine, ROUND_TRIP_MS / 1000)
+        try:
+            yield mount_point + _SITE.removeprefix(nfs.EXPORT)
+        finally:
+            nfs.delay(machine, 0)
+
+
+def _imported(machine: Machine, site: str) -> float:
+    """Return the seconds of the import, without the interpreter's own start."""
+    code = f"import time; began = time.monotonic(); {_IMPORT}; print(time.monotonic() - began)"
+    done = machine.run(
+        *(_interpreter(), "-B", "-c", code),
+        env={"PYTHONPATH": site},
+        seconds=900,
+    )
+    return float(done.out)
+
+
+def _warmed(machine: Machine, site: str) -> tuple[float, int]:
+    """Return the seconds of the command, and the bytes of the libraries, all of which are warm."""
+    words = ("--json", "--progress", "none", "--package", _PACKAGE, "--python", _interpreter())
+    done = machine.tool(*words, env={"PYTHONPATH": site}, seconds=600)
+    part = done.document["libraries"]
+    found = part["residency"]
+    if done.code != 0 or found["after_bytes"] < (1 - ALLOWED_WARM) * found["total_bytes"]:
+        raise MachineError(f"expected warm libraries: {done}")
+    if not found["total_bytes"] > 16 * MIB:
+        raise MachineError(f"expected the packages of {site}: {done}")
+    return done.seconds, found["total_bytes"]
+
+
+def _interpreter() -> str:
+    """Return this project's, whose own packages stand behind those of PYTHONPATH."""
+    return sys.executable
+
+
+def table(results: list[Result]) -> list[list[str]]:
+    """Return the results as rows of cells, the first with the headings."""
+    rows = [["import", "cold", "warming", "behind it", "warm", "ratio", "goal"]]
+    rows += [
+        [
+            one.statement,
+            f"{one.cold_seconds:.1f} s",
+            f"{one.warming_seconds:.1f} s, {one.warming_bytes / MIB:.0f} MiB",
+            f"{one.behind_seconds:.1f} s",
+            f"{one.warm_seconds:.1f} s",
+            f"{one.ratio:.1f} x",
+            f"{GOAL:g} x, {'met' if one.met else 'missed'}",
+        ]
+        for one in results
+    ]
+    return rows
+
+
+def document(results: list[Result]) -> list[dict[str, Any]]:
+    """Return the results as values for JSON."""
+    return [{**asdict(one), "ratio": one.ratio, "met": one.met} for one in results]
