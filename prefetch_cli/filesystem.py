@@ -320,6 +320,8 @@ def _parse_line(line: bytes) -> Mount | None:
     try:
         id_, parent_id, device, root, mount_point, mount_options = fields[:6]
         type_, source, super_options = tail
+        if not type_:
+            return None
         return Mount(
             id=int(id_),
             parent_id=int(parent_id),

@@ -8,9 +8,10 @@ import enum
 import fnmatch
 import functools
 import glob
+import itertools
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.manifest import Index
@@ -285,12 +286,16 @@ def _in_load_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _missing_numbers(names: Iterable[str]) -> Iterator[str]:
-    """Yield the names that `-00002-of-00004` says should be there too."""
+    """Yield the names that `-00002-of-00004` says should be there too, no more than a bound."""
     sets: dict[tuple[str, str, str], list[str]] = {}
     for name in names:
         if part := _NUMBERED.fullmatch(name):
             key = (part["base"], part["total"], part["rest"])
             sets.setdefault(key, []).append(part["number"])
+    return itertools.islice(_of_sets(sets), _MOST_MISSING)
+
+
+def _of_sets(sets: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterator[str]:
     for (base, total, rest), written in sets.items():
         numbers = set(map(int, written))
         # Some sets are numbered without zeros: `model-1-of-61`.

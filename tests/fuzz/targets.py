@@ -251,7 +251,8 @@ def _globs(_folder: Path) -> Run:
 
 def _names(_folder: Path) -> Run:
     def run(content: bytes) -> None:
-        names = [os.fsdecode(name) for name in content.split(b"/") if name]
+        # No file system has longer ones.
+        names = [os.fsdecode(name[:255]) for name in content.split(b"/") if name]
         for load_format in LoadFormat:
             try:
                 selection.select(
