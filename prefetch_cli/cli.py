@@ -3,7 +3,6 @@
 import difflib
 import math
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -567,9 +566,6 @@ def _reported(defect: Exception) -> PrefetchError:
 
 def main() -> NoReturn:
     """End the process with the exit code of the command; never returns."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Until the run answers signals itself, one ends the process without a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = run(sys.argv[1:])
     # Threads that hang in the storage must not be waited for, as the interpreter's end would.
     leave(code)

@@ -110,7 +110,7 @@ def test_wheel_has_the_command(built: Built) -> None:
     lines = content(built, f"{INFO}/entry_points.txt").split("\n")
     assert [line for line in lines if line] == [
         "[console_scripts]",
-        "prefetch-cli = prefetch_cli.cli:main",
+        "prefetch-cli = prefetch_cli.__main__:main",
     ]
 
 

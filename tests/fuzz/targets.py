@@ -1,7 +1,9 @@
 """What is fuzzed: where its input goes in, from which seeds, and what has to hold after it."""
 
+import fnmatch
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +247,9 @@ def _globs(_folder: Path) -> Run:
         filters = Filters(include=(text,), exclude=(text[::-1],))
         for path in ("a" * 200, "model-00001-of-00002.safetensors", text):
             filters.want(path)
+        # The library keeps 32,768 patterns, which no run of the command has.
+        fnmatch._compile_pattern.cache_clear()  # type: ignore[attr-defined]
+        re.purge()
 
     return run
 
