@@ -62,6 +62,12 @@ def locate(wanted: Wanted, environ: Mapping[str, str], monitor: Monitor, stop: S
     return Located(wanted.paths, tuple(dict.fromkeys(packages)), found)
 
 
+def places(located: Located) -> tuple[str, ...]:
+    """Return the real paths of the folders that the libraries lie in or below, or of the files."""
+    searched = () if located.interpreter is None else located.interpreter.search_path
+    return tuple(map(os.path.realpath, filter(None, (*located.paths, *searched))))
+
+
 def gather(located: Located, monitor: Monitor, threads: int) -> Libraries:
     """Return the files of the distributions, shared libraries first, then those of the paths."""
     found = []

@@ -53,6 +53,8 @@ class Options:
     min_resident_percent: float | None
 
 
+_THREADS_FOR_ONE = 4  # that look at and read small files over a network
+
 Value = TypeVar("Value")
 Publish = Callable[[Report], None]
 
@@ -215,7 +217,8 @@ def _cut(report: Report, limit_bytes: int, on_storage: Mapping[int, FileSystem])
 
 def _with_libraries(report: Report, located: Located, options: Options, monitor: Monitor) -> Report:
     """Add the libraries, which have been through all stages up to the plan."""
-    found = libraries.gather(located, monitor, options.threads)
+    small = _for_small_files(options, located, monitor)
+    found = libraries.gather(located, monitor, small.threads)
     known = {(file.device, file.inode) for file in _files(report)}
     files = tuple(file for file in found.files if (file.device, file.inode) not in known)
     part = Report(
@@ -224,19 +227,25 @@ def _with_libraries(report: Report, located: Located, options: Options, monitor:
         names=found.names,
         warnings=found.warnings,
     )
-    part = _inspect(part, options, monitor)
-    part = replace(part, share=_library_share(files, _share(report), options))
-    part = _survey(part, options, monitor)
+    part = _inspect(part, small, monitor)
+    part = replace(part, share=_library_share(files, _share(report), small))
+    part = _survey(part, small, monitor)
     taken_bytes = 0
     if options.action in {Action.PREFETCH, Action.DRY_RUN}:
         # Who names them wants them read, as far as they fit.
         part = _decide(part, Overrule.FORCE | Overrule.PARTIAL)
-        part = _plan(part, options)
+        part = _plan(part, small)
         whole = partition.whole([file.size_bytes for file in files], range(len(files)))
         kept = partition.within(whole, _filled(part.plan).cut)
         taken_bytes = sum(extent.length for extent in kept)
         report = _plan(report, options, taken_bytes)
     return replace(report, libraries=part, warnings=(*report.warnings, *part.warnings))
+
+
+def _for_small_files(options: Options, located: Located, monitor: Monitor) -> Options:
+    """Return the options for many small files: where each takes round trips, more wait at once."""
+    far = any(map(_is_far, filesystem.inspect(libraries.places(located), monitor)))
+    return replace(options, threads=_THREADS_FOR_ONE * options.threads) if far else options
 
 
 def _library_share(files: Sequence[File], share: Share, options: Options) -> Share:
@@ -288,8 +297,11 @@ def _read(report: Report, monitor: Monitor, stop: Stop) -> Report:
 
 
 def _medium(found: FileSystem) -> Medium:
-    far = found.network or found.type.startswith("fuse")
-    return Medium(far=far, step_bytes=filesystem.read_step_bytes(found))
+    return Medium(far=_is_far(found), step_bytes=filesystem.read_step_bytes(found))
+
+
+def _is_far(found: FileSystem) -> bool:
+    return found.network or found.type.startswith("fuse")
 
 
 def _evict(report: Report, options: Options, monitor: Monitor, stop: Stop) -> Report:
@@ -349,7 +361,7 @@ def _look(report: Report, options: Options, monitor: Monitor, *, settled: bool) 
     return survey(
         _files(report),
         _share(report).extents,
-        threads=options.threads,
+        threads=options.threads if report.plan is None else report.plan.threads,
         monitor=monitor,
         settled=settled,
     )

@@ -122,6 +122,23 @@ def test_what_is_required_counts_as_far_as_it_is_installed(env: Environment) -> 
     assert sorted(names(found)) == ["leaf.py", "middle.py", "other.py", "top.py"]
 
 
+def test_what_is_no_text_is_done_without(env: Environment) -> None:
+    env.install("good", {"good.py": 1}, "spoiled")
+    env.install("spoiled", {"spoiled.py": 2}, "good")
+    info = env.site / "spoiled-1.0.dist-info"
+    (info / "METADATA").write_bytes(b"Name: spoiled\nRequires-Dist: \xed\xa0\x80\n")
+    found = gather(wanted("spoiled", python=env.python))
+    assert names(found) == ["spoiled.py"]
+    assert found.warnings == (
+        "spoiled: its METADATA cannot be read, so what it requires is left out",
+    )
+    (info / "RECORD").write_bytes(b"spoiled.py,\xff\xfe,2\n")
+    [warning, *_] = gather(wanted("good", python=env.python)).warnings
+    assert warning.startswith("spoiled: ")
+    with pytest.raises(CheckpointError):
+        gather(wanted(python=env.python, command=(f"{env.bin}/spoiled",), of_command=True))
+
+
 def test_pyc_that_no_record_names(env: Environment) -> None:
     env.install("lib", {"lib/a.py": 1, "lib/b.py": 1})
     cache = env.site / "lib" / "__pycache__"

@@ -10,6 +10,7 @@ from prefetch_cli import filesystem, memory, pipeline, reader
 from prefetch_cli.checkpoint import Request
 from prefetch_cli.decision import Overrule
 from prefetch_cli.filesystem import UNKNOWN, FileSystem
+from prefetch_cli.libraries import Wanted
 from prefetch_cli.memory import Memory
 from prefetch_cli.partition import Split
 from prefetch_cli.pipeline import Options
@@ -98,6 +99,24 @@ def doubts(report: Report) -> list[str]:
 
 def shards(folder: Path) -> list[str]:
     return sorted(map(str, folder.glob("*.safetensors")))
+
+
+# Libraries
+
+
+@pytest.mark.parametrize(("found", "threads"), [(NFS, 8), (replace(UNKNOWN, type="ext4"), 2)])
+def test_small_files_over_a_network_are_asked_for_by_more_threads(
+    small: Path, tmp_path: Path, on: Callable[..., None], found: FileSystem, threads: int
+) -> None:
+    on(found)
+    library = tmp_path / "lib.so"
+    library.write_bytes(bytes(MIB))
+    wanted = Wanted((str(library),), packages=(), python=None, command=(), of_command=False)
+    last = run(small, libraries=wanted)[-1]
+    assert last.libraries is not None
+    assert last.libraries.plan is not None
+    assert last.plan is not None
+    assert (last.libraries.plan.threads, last.plan.threads) == (threads, 2)
 
 
 # The late close of SMB
