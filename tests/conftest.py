@@ -23,6 +23,7 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
 # fails by its residency has to fail three times in a row, as a defect does. Nothing else is tried
 # again, since that would hide a race.
 _ON_THE_PAGE_CACHE = {
+    "test_cli",
     "test_companion",
     "test_end_to_end",
     "test_eviction",

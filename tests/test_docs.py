@@ -135,7 +135,7 @@ def test_each_detail_belongs_to_an_option() -> None:
 
 def test_no_document_names_a_flag_that_is_not_there(readme: str, man_page: str) -> None:
     known = flags_of_command() | {"--"}
-    others = {  # of pip, sbatch, srun, docker, numactl and the servers
+    others = {  # of pip, make bench-vm, sbatch, srun, docker, numactl and the servers
         "--entrypoint",
         "--exclusive",
         "--gpus",
@@ -148,6 +148,7 @@ def test_no_document_names_a_flag_that_is_not_there(readme: str, man_page: str) 
         "--memory",
         "--nnodes",
         "--no-cache-dir",
+        "--only",
         "--node-rank",
         "--ntasks",
         "--pipeline-parallel-size",

@@ -160,8 +160,8 @@ def test_an_output_that_nobody_reads_does_not_hold_it(cold: str) -> None:
 
 def test_a_signal_before_the_run_has_begun_leaves_no_trace() -> None:
     script = (
-        "import os, signal; from prefetch_cli import cli; "
-        "cli.run = lambda _: os.kill(os.getpid(), signal.SIGINT); cli.main()"
+        "import os, signal; from prefetch_cli import __main__, cli; "
+        "cli.run = lambda _: os.kill(os.getpid(), signal.SIGINT); __main__.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, check=False, env=environment()

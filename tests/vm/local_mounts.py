@@ -92,7 +92,7 @@ def loop(machine: Machine) -> Iterator[str]:
     """Yield the checkpoint on an ext4 in a file."""
     path = f"{_IMAGES}/ext4"
     machine.modprobe("loop")
-    filled(machine, "loop", path, f"truncate -s 64M {path}; mkfs.ext4 -q")
+    filled(machine, "loop", path, f"truncate -s 320M {path}; mkfs.ext4 -q")
     with mounted(machine, "/mnt/loop", "-o", "loop", path) as point:
         yield f"{point}/model"
 
