@@ -25,6 +25,7 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
 _ON_THE_PAGE_CACHE = {
     "test_cli",
     "test_companion",
+    "test_crowd",
     "test_end_to_end",
     "test_eviction",
     "test_integrity",
@@ -35,7 +36,10 @@ _ON_THE_PAGE_CACHE = {
     "test_pagecache",
     "test_pipeline",
     "test_reader",
+    "test_refusals",
+    "test_storage",
     "test_streams",
+    "test_surroundings",
     "test_survey",
 }
 # How a figure of residency that is too small reads: by its name, by `about`, by a share of it.
