@@ -66,8 +66,9 @@ soak: $(STAMP) ## Warm, check, evict and interrupt side by side for 30 minutes; 
 	$(BIN)/python -m tests.soak $(SOAK)
 
 .PHONY: mutants
-mutants: $(STAMP) ## Change the pure stages, and list what no test notices; MUTANTS='--help'
+mutants: $(STAMP) ## Break the pure stages and what handles faults; list what no test notices
 	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
+	$(BIN)/python -m tests.unhandled
 	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 .PHONY: coverage

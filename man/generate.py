@@ -168,8 +168,8 @@ DETAILS = {
     "--rank": (
         "Page cache is per node, so global ranks are never used. "
         "`auto` takes the rank and size of torchrun, DeepSpeed, Open MPI, MPICH, Intel MPI, "
-        "MVAPICH2, PALS, jsrun or a Slurm step, where all that are found agree; otherwise it warns "
-        "and reads everything."
+        "MVAPICH2, PALS, jsrun, Flux (jobs of one node) or a Slurm step, where all that are found "
+        "agree; otherwise it warns and reads everything."
     ),
     "--world-size": "`--rank auto` alone implies it.",
     "--split": (
@@ -187,7 +187,8 @@ DETAILS = {
     ),
     "--max-rate": "All threads together keep to it.",
     "--background": (
-        "The processor's priority is the lowest (nice 19), the disk's is idle. "
+        "A local disk is read by no more threads than the rate needs, so that others hardly wait "
+        "for it. The processor's priority is the lowest (nice 19), the disk's is idle. "
         "Only the scheduler of a disk can heed the latter: bfq does, mq-deadline in part, `none` "
         "does not, and over a network there is none; there `--max-rate` spares others. "
         "With COMMAND it is the warmer's alone."
@@ -236,6 +237,7 @@ ENVIRONMENT = {
     "MV2_COMM_WORLD_LOCAL_RANK, MV2_COMM_WORLD_LOCAL_SIZE": "`--rank auto` under MVAPICH2.",
     "PALS_LOCAL_RANKID, PALS_LOCAL_SIZE": "`--rank auto` under PALS.",
     "JSM_NAMESPACE_LOCAL_RANK, JSM_NAMESPACE_LOCAL_SIZE": "`--rank auto` under jsrun.",
+    "FLUX_TASK_LOCAL_ID, FLUX_JOB_SIZE, FLUX_JOB_NNODES": "`--rank auto` under Flux, on one node.",
     "SLURM_STEP_ID, SLURM_LOCALID, SLURM_NODEID, SLURM_STEP_TASKS_PER_NODE": (
         "`--rank auto` in a step that srun started. "
         "A batch script has no rank: it runs once, and reads everything."

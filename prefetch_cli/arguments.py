@@ -80,6 +80,7 @@ def to_options(
         engine=Engine(values["engine"]),
         max_bytes_per_second=values["max_rate"],
         background=values["background"],
+        beside_command=bool(command),
         time_limit_seconds=values["time_limit"],
         min_resident_percent=values["min_resident"],
     )

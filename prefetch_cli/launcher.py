@@ -20,7 +20,8 @@ _PAIRS = (
     ("jsrun", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_SIZE"),
 )
 _SLURM = ("SLURM_STEP_ID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_TASKS_PER_NODE")
-_NAMES = tuple(dict.fromkeys([name for pair in _PAIRS for name in pair[1:]] + list(_SLURM)))
+_FLUX = ("FLUX_TASK_LOCAL_ID", "FLUX_JOB_SIZE", "FLUX_JOB_NNODES")
+_NAMES = tuple(dict.fromkeys((*(name for pair in _PAIRS for name in pair[1:]), *_SLURM, *_FLUX)))
 
 # From here up Slurm numbers what is no step of srun: the batch script, the extern step, the
 # interactive step of salloc (SLURM_MAX_NORMAL_STEP_ID, slurm/slurm.h).
@@ -50,6 +51,7 @@ def detect(environ: Mapping[str, str]) -> LocalRank:
     """
     found = {name: _pair(environ.get(rank), environ.get(size)) for name, rank, size in _PAIRS}
     found["Slurm"] = _slurm_step(environ)
+    found["Flux"] = _flux_job(environ)
     launchers: dict[tuple[int, int], list[str]] = {}
     for launcher, pair in found.items():
         if pair and pair[1] > 1:
@@ -75,6 +77,15 @@ def _slurm_step(environ: Mapping[str, str]) -> tuple[int, int] | None:
         return None
     size = _tasks_on(node, environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
     return (rank, size) if 0 <= rank < size else None
+
+
+def _flux_job(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return rank and size by the variables of a Flux job that has one node.
+
+    With several, nothing says how many of the job's tasks are on this one (flux-environment(7)).
+    """
+    rank, size, nodes = map(environ.get, _FLUX)
+    return _pair(rank, size) if _number(nodes) == 1 else None
 
 
 def _tasks_on(node: int, tasks_per_node: str) -> int:

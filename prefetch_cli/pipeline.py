@@ -49,6 +49,7 @@ class Options:
     engine: Engine
     max_bytes_per_second: int | None
     background: bool
+    beside_command: bool
     time_limit_seconds: float | None
     min_resident_percent: float | None
 
@@ -202,6 +203,7 @@ def _plan(report: Report, options: Options, taken_bytes: int = 0) -> Report:
         block_size_bytes=options.block_size_bytes,
         engine=options.engine,
         max_bytes_per_second=options.max_bytes_per_second,
+        yielding=options.background or options.beside_command,
     )
     return replace(report, plan=plan)
 
@@ -234,7 +236,8 @@ def _with_libraries(report: Report, located: Located, options: Options, monitor:
     if options.action in {Action.PREFETCH, Action.DRY_RUN}:
         # Who names them wants them read, as far as they fit.
         part = _decide(part, Overrule.FORCE | Overrule.PARTIAL)
-        part = _plan(part, small)
+        # It is these that COMMAND waits for: nothing of them gives way to it.
+        part = _plan(part, replace(small, beside_command=False))
         whole = partition.whole([file.size_bytes for file in files], range(len(files)))
         kept = partition.within(whole, _filled(part.plan).cut)
         taken_bytes = sum(extent.length for extent in kept)

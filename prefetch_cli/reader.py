@@ -2,6 +2,7 @@
 
 import enum
 import errno
+import itertools
 import mmap
 import os
 import threading
@@ -31,6 +32,14 @@ _STRIKES = 3  # errors of a file after which the rest of it is left alone
 
 _TRIAL_BLOCKS = 4  # of each thread with each engine: the first still run beside another's
 _TRIAL_WORTH = 16  # blocks of each thread; fewer are read before a comparison would pay
+# Of a disk that gives way to others: each step takes twice the threads, for so many times the rate.
+# Beside one other reader, two threads get 4/3 of what one gets out of a saturated disk.
+_PACE_SECONDS = 0.25
+_PACE_WORTH = 1.5
+_PACE_AGAIN = 8  # steps after which a rate that is settled is put to the test again
+_PACE_LOOK_SECONDS = 0.1  # of a thread that waits, at the clock and for a stop
+_PACE_STALLED_SECONDS = 2.0  # without a byte: whoever holds the turn hangs
+
 # From here up the likely engine is kept on a near medium: trying the others costs the processor
 # more than they could save.
 _FAST_BYTES_PER_SECOND = 1_000_000_000
@@ -78,6 +87,7 @@ class Plan:
     block_size_bytes: int
     engine: Engine
     max_bytes_per_second: int | None
+    yielding: bool  # others read meanwhile, whose requests should not wait behind all of these
 
     @property
     def size_bytes(self) -> int:
@@ -193,8 +203,9 @@ class _Queue:
     def _all_units(plan: Plan, targets: Sequence[Target]) -> Iterator[Extent]:
         left = plan.size_bytes
         for extent in plan.extents:
-            limited = plan.max_bytes_per_second is not None
-            longest = 1 if limited or targets[extent.file].medium.far else _NEAR_RUN
+            # A limited rate is spread evenly, and who reads behind finds the next blocks first.
+            single = plan.max_bytes_per_second is not None or plan.yielding
+            longest = 1 if single or targets[extent.file].medium.far else _NEAR_RUN
             offset = extent.offset
             while offset < extent.end:
                 # Towards the end shorter ones, so that no thread is left with a long one.
@@ -335,6 +346,69 @@ class _Limiter:
         return not stop.requested
 
 
+class _Pace:
+    """Lets as many threads read as the rate needs, where others want the disk, too.
+
+    A request of theirs waits behind all that is queued, and a disk that one thread keeps busy is
+    no faster with eight. So one begins, and twice as many follow as long as that pays.
+    """
+
+    def __init__(self, threads: int, *, yielding: bool) -> None:
+        self._threads = threads
+        self._admitted = 1 if yielding else threads
+        self._changed = threading.Condition()
+        self._since = time.monotonic()
+        self._bytes = 0
+        self._rate_of_half = 0.0  # with half of the threads that are admitted now
+        self._settled = 0  # steps since the last ones turned out not to pay; 0 while climbing
+
+    def admit(self, number: int, stop: Stop) -> bool:
+        """Return True when it is this thread's turn, or False when it is time to stop."""
+        with self._changed:
+            while number >= self._admitted and not stop.requested:
+                self._changed.wait(_PACE_LOOK_SECONDS)
+                if time.monotonic() - self._since > _PACE_STALLED_SECONDS:
+                    self._admit(2 * self._admitted)
+        return not stop.requested
+
+    def record(self, size_bytes: int) -> None:
+        """Count what was read, and look at the rate once in a while."""
+        if self._admitted == self._threads and not self._rate_of_half:
+            return  # all from the start
+        with self._changed:
+            self._bytes += size_bytes
+            now = time.monotonic()
+            if now - self._since >= _PACE_SECONDS:
+                self._step(self._bytes / (now - self._since))
+
+    def end(self) -> None:
+        """Let all see that nothing is left."""
+        with self._changed:
+            self._admit(self._threads)
+
+    def _step(self, rate: float) -> None:
+        if self._settled:
+            self._settled += 1
+            if self._settled > _PACE_AGAIN:
+                self._settled = 0
+                self._rate_of_half = 0.0
+                self._admit(self._admitted // 2)
+        elif rate < _PACE_WORTH * self._rate_of_half:
+            self._settled = 1
+            self._admit(self._admitted // 2)
+        elif self._admitted == self._threads:
+            self._settled = 1
+        else:
+            self._rate_of_half = rate
+            self._admit(2 * self._admitted)
+        self._bytes, self._since = 0, time.monotonic()
+
+    def _admit(self, threads: int) -> None:
+        self._admitted = max(1, min(threads, self._threads))
+        self._since = time.monotonic()
+        self._changed.notify_all()
+
+
 class _Job:
     """One run of a plan: what its threads share."""
 
@@ -349,17 +423,21 @@ class _Job:
         self._limiter = _Limiter(plan.max_bytes_per_second)
         self._lock = threading.Lock()
         self._local = threading.local()
+        self._numbers = itertools.count()  # of the threads
         self._block_bytes = plan.block_size_bytes
         self._no_splice: set[Medium] = set()
         self._unexpected: list[BaseException] = []
         worth = _TRIAL_WORTH * self._threads * max(plan.block_size_bytes, _STEP_BYTES)
         media = {targets[extent.file].medium for extent in plan.extents}
+        yielding = plan.yielding and not any(medium.far for medium in media)
+        self._pace = _Pace(self._threads, yielding=yielding)
         self._choosers = {
             medium: _Chooser(
                 plan.engine,
                 far=medium.far,
                 threads=self._threads,
-                worth_a_trial=plan.size_bytes >= worth,
+                # Advice fills the queue of the disk, which others wait behind.
+                worth_a_trial=plan.size_bytes >= worth and not yielding,
             )
             for medium in media
         }
@@ -389,13 +467,15 @@ class _Job:
         return sum(-(-extent.length // plan.block_size_bytes) + 1 for extent in plan.extents) or 1
 
     def _work(self) -> None:
+        number = next(self._numbers)
         try:
-            while not self._stop.requested and (taken := self._queue.take()):
+            while self._pace.admit(number, self._stop) and (taken := self._queue.take()):
                 unit, handle = taken
                 try:
                     self._warm_unit(unit, handle)
                 finally:
                     self._queue.give_back(handle)
+            self._pace.end()
         except BaseException as error:  # noqa: BLE001 - a defect: raised again by `run`
             self._unexpected.append(error)
             self._stop.request()
@@ -461,6 +541,7 @@ class _Job:
                 raise _cut_short(descriptor, offset)
             offset += got
             self._monitor.advance(got)
+            self._pace.record(got)
             with self._lock:
                 self.bytes_by_engine[used] += got
             seconds = time.monotonic() - began

@@ -18,38 +18,18 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(_number, lambda _signal, _frame: None)
 
 
-# Tests that look at the real page cache. A kernel that reclaims idle memory (DAMON does so within
-# seconds on some virtual machines) takes more than the 1 % that they allow once in a while: what
-# fails by its residency has to fail three times in a row, as a defect does. Nothing else is tried
-# again, since that would hide a race.
-_ON_THE_PAGE_CACHE = {
-    "test_cli",
-    "test_companion",
-    "test_crowd",
-    "test_end_to_end",
-    "test_eviction",
-    "test_integrity",
-    "test_json_contract",
-    "test_libraries",
-    "test_overlap",
-    "test_own",
-    "test_pagecache",
-    "test_pipeline",
-    "test_reader",
-    "test_refusals",
-    "test_storage",
-    "test_streams",
-    "test_surroundings",
-    "test_survey",
-}
+# Many tests look at this machine's page cache. A kernel that reclaims idle memory (DAMON does so
+# within seconds on some virtual machines) takes more than the 1 % that they allow once in a while:
+# what fails by its residency has to fail three times in a row, as a defect does. Nothing else is
+# tried again, since that would hide a race; nor are the tests in a machine of their own.
 # How a figure of residency that is too small reads: by its name, by `about`, by a share of it.
 _FADED = ["resident", "±", r"0\.99 \* \d+"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests on the page cache try again."""
+    """Let the tests on this machine's page cache try again."""
     for item in items:
-        if item.path.stem in _ON_THE_PAGE_CACHE:
+        if not item.nodeid.startswith("tests/vm/"):
             item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=_FADED))
 
 

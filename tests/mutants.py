@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _mutants(stage: str) -> list[Mutant]:
-    folder = _copied(stage)
+    folder = copied(stage)
     module = f"prefetch_cli/{stage}.py"
     tests = f"tests/test_{stage}.py"
     command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider -p no:xdist {tests}"
@@ -145,7 +145,7 @@ def _read(stage: str, dumped: str, lines: Sequence[str]) -> Iterator[Mutant]:
         )
 
 
-def _copied(stage: str) -> str:
+def copied(stage: str) -> str:
     """Return a copy of what git knows, for one stage: cosmic-ray changes files in their place."""
     folder = os.path.join(_FOLDER, stage)
     shutil.rmtree(folder, ignore_errors=True)

@@ -66,6 +66,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         engine=Engine.AUTO,
         max_bytes_per_second=None,
         background=False,
+        beside_command=False,
         time_limit_seconds=None,
         min_resident_percent=None,
     )

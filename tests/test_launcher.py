@@ -193,3 +193,27 @@ def test_never_raises_and_the_rank_is_below_the_size(environ: dict[str, str]) ->
     assert 0 <= found.rank < found.world_size
     assert (found.launcher is None) == (found.warning is not None)
     assert (found.world_size > 1) == (found.launcher is not None)
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "nodes", "found"),
+    [
+        ("3", "4", "1", (3, 4)),
+        ("0", "4", "1", (0, 4)),
+        ("3", "4", "2", None),  # of which perhaps three are here, and one elsewhere
+        ("3", "4", "0", None),
+        ("3", "4", "", None),
+        ("4", "4", "1", None),
+        ("0", "1", "1", None),
+    ],
+)
+def test_a_job_of_flux_on_one_node(
+    rank: str, size: str, nodes: str, found: tuple[int, int] | None
+) -> None:
+    job = {"FLUX_TASK_LOCAL_ID": rank, "FLUX_JOB_SIZE": size, "FLUX_JOB_NNODES": nodes}
+    if found is None:
+        assert f"FLUX_TASK_LOCAL_ID={rank}" in warned(job)
+    else:
+        assert detect(job) == LocalRank(*found, "Flux", None)
+        del job["FLUX_JOB_NNODES"]
+        assert warned(job)

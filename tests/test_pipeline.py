@@ -57,6 +57,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> list[Rep
         engine=Engine.READ,
         max_bytes_per_second=None,
         background=False,
+        beside_command=False,
         time_limit_seconds=None,
         min_resident_percent=None,
     )

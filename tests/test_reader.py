@@ -50,11 +50,12 @@ def plan_of(
     block: int = MIB,
     engine: Engine = Engine.AUTO,
     rate: int | None = None,
+    yielding: bool = False,
 ) -> Plan:
     if extents is None:
         sizes = [os.path.getsize(path) for path in paths]
         extents = list(partition.whole(sizes, range(len(sizes))))
-    return Plan(tuple(extents), cut, 0, threads, block, engine, rate)
+    return Plan(tuple(extents), cut, 0, threads, block, engine, rate, yielding)
 
 
 def read(
@@ -396,3 +397,119 @@ def test_a_trial_on_a_real_disk_reads_everything(tmp_path: Path) -> None:
     result = read(paths, medium=FAR, threads=2, block=256 * 1024)
     assert (result.bytes_read, result.complete) == (sum(sizes), True)
     assert oracle.resident_bytes(paths) == about(sum(sizes))
+
+
+class Disk:
+    """Stands for a disk in the place of sendfile(2), as no real one is slow in a known way.
+
+    A call takes as long as it is told, alone on the disk or beside others, and reads nothing.
+    """
+
+    def __init__(self, seconds: float, *, saturated_by_one: bool) -> None:
+        self.most = 0
+        self._seconds = seconds
+        self._turn = threading.Lock() if saturated_by_one else None
+        self._lock = threading.Lock()
+        self._now = 0
+        self.calls = [0] * 65  # by how many were under way
+
+    def sendfile(self, _out: int, _in: int, _offset: int, size: int) -> int:
+        with self._lock:
+            self._now += 1
+            self.calls[self._now] += 1
+            self.most = max(self.most, self._now)
+        try:
+            if self._turn is None:
+                time.sleep(self._seconds)
+            else:
+                with self._turn:
+                    time.sleep(self._seconds)
+        finally:
+            with self._lock:
+                self._now -= 1
+        return size
+
+
+def sparse_file(folder: Path, size: int) -> str:
+    path = folder / "sparse"
+    with open(path, "wb") as file:
+        file.truncate(size)
+    return str(path)
+
+
+def test_a_saturated_disk_is_read_by_few_threads_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(0.01, saturated_by_one=True)
+    monkeypatch.setattr(reader.os, "sendfile", disk.sendfile)
+    path = sparse_file(tmp_path, 300 * 4 * MIB)
+    assert read([path], threads=32, block=4 * MIB, yielding=True).complete
+    # Two are tried once in a while; a window may be off on a busy machine, most are not.
+    assert sum(disk.calls[1:3]) > 0.8 * sum(disk.calls)
+
+
+def test_a_disk_that_needs_them_is_read_by_all_threads_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(0.02, saturated_by_one=False)
+    monkeypatch.setattr(reader.os, "sendfile", disk.sendfile)
+    path = sparse_file(tmp_path, 400 * 4 * MIB)
+    assert read([path], threads=8, block=4 * MIB, yielding=True).complete
+    assert disk.most == 8
+
+
+@pytest.mark.parametrize(("medium", "yielding"), [(NEAR, False), (FAR, True)])
+def test_all_threads_begin_at_once_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medium: Medium, yielding: bool
+) -> None:
+    disk = Disk(0.01, saturated_by_one=True)
+    monkeypatch.setattr(reader.os, "sendfile", disk.sendfile)
+    path = sparse_file(tmp_path, 40 * MIB)
+    assert read([path], medium=medium, threads=8, block=MIB, yielding=yielding).complete
+    assert disk.most == 8
+
+
+def test_a_thread_that_hangs_holds_nobody_up_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    read_bytes = 0
+
+    def sendfile(_out: int, _in: int, offset: int, size: int) -> int:
+        nonlocal read_bytes
+        if offset == 0:
+            assert free.wait(60)
+        read_bytes += size
+        if read_bytes == 9 * MIB:
+            free.set()  # all the others have been read
+        return size
+
+    monkeypatch.setattr(reader.os, "sendfile", sendfile)
+    path = sparse_file(tmp_path, 10 * MIB)
+    assert read([path], threads=2, block=MIB, yielding=True).complete
+    assert free.is_set()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_byte_gets_into_the_cache_beside_others(tmp_path: Path, engine: Engine) -> None:
+    sizes = [5 * MIB + 1, 1, 3 * MIB - 1, 0]
+    paths = cold_files(tmp_path, sizes)
+    done = read(paths, engine=engine, threads=8, yielding=True)
+    assert done.complete
+    assert done.bytes_read == sum(sizes)
+    assert oracle.resident_bytes(paths) == about(pages(sizes))
+
+
+def test_a_stop_ends_the_threads_that_wait_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Stop()
+
+    def sendfile(_out: int, _in: int, _offset: int, size: int) -> int:
+        stop.request()
+        return size
+
+    monkeypatch.setattr(reader.os, "sendfile", sendfile)
+    done = read([sparse_file(tmp_path, 10 * MIB)], stop=stop, threads=8, block=MIB, yielding=True)
+    assert done.bytes_read == MIB
+    assert not [one for one in threading.enumerate() if one.name.startswith("read-")]

@@ -205,6 +205,7 @@ def _read(storage: Storage, combination: Combination, piece: Piece, number: int)
         block_size_bytes=combination.block_bytes,
         engine=combination.engine,
         max_bytes_per_second=None,
+        yielding=False,
     )
     before = _cpu_seconds()
     result = reader.read(plan, storage.targets, Monitor(), Stop())
