@@ -10,6 +10,7 @@ export CHECKPOINT PREFIX
 BENCH ?=
 FUZZ ?=
 MUTANTS ?=
+PYTHONS ?=
 SOAK ?=
 VM ?=
 
@@ -28,7 +29,7 @@ demo: $(STAMP) ## Warm a small checkpoint and show the proof; CHECKPOINT=/models
 
 .PHONY: test
 test: lint ## Lint, check format and types, run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 .PHONY: lint
 lint: $(STAMP)
@@ -37,8 +38,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 .PHONY: test-pythons
-test-pythons: ## Run the tests on each Python from 3.10 on that this machine has
-	$(PYTHON) tests/pythons.py
+test-pythons: ## Run the tests on each Python from 3.10 on that is here; PYTHONS='--but 3.11'
+	$(PYTHON) tests/pythons.py $(PYTHONS)
 
 .PHONY: test-vm
 test-vm: $(STAMP) ## Run the tests on real mounts, in a machine under qemu; VM='-k 6.12' chooses

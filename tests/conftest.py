@@ -26,11 +26,43 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
 _FADED = ["resident", "±", r"0\.99 \* \d+"]
 
 
+# Tests that look at no page cache, no terminal and no clock: they may run beside others. All the
+# rest runs in one process, one test after the other, whatever `--numprocesses` says.
+_BESIDE_OTHERS = {
+    "test_arguments",
+    "test_bad_input",
+    "test_bench",
+    "test_checkpoint",
+    "test_checkpoints",
+    "test_decision",
+    "test_display",
+    "test_docs",
+    "test_folders",
+    "test_fuzz",
+    "test_house",
+    "test_hub",
+    "test_launcher",
+    "test_manifests",
+    "test_package",
+    "test_partition",
+    "test_proof",
+    "test_scanner",
+    "test_section",
+    "test_selection",
+    "test_sizes",
+    "test_table",
+    "test_text",
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests on this machine's page cache try again."""
+    """Let the tests on this machine's page cache try again, and run one after the other."""
     for item in items:
-        if not item.nodeid.startswith("tests/vm/"):
-            item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=_FADED))
+        if item.nodeid.startswith("tests/vm/"):
+            continue  # in machines of their own
+        item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=_FADED))
+        if item.path.stem not in _BESIDE_OTHERS:
+            item.add_marker(pytest.mark.xdist_group("machine"))
 
 
 @pytest.fixture(scope="session")
