@@ -3,7 +3,6 @@
 Nothing here shares code with the tool: what it claims is held against these.
 """
 
-import contextlib
 import os
 import re
 import shutil
@@ -35,27 +34,6 @@ for _ in range(passes):
     before = took
 """
 _PRETOUCH_PASSES = 6
-_AT_HAND = """
-import mmap, sys, time
-size, piece, ahead = map(int, sys.argv[1:])
-def free():
-    for line in open("/proc/meminfo"):
-        if line.startswith("MemFree:"):
-            return int(line.split()[1]) * 1024
-held = []
-for _ in range(size // piece):
-    held.append(mmap.mmap(-1, piece, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    held[-1].madvise(mmap.MADV_HUGEPAGE)
-    held[-1][::mmap.PAGESIZE] = bytes(piece // mmap.PAGESIZE)
-least = free() + ahead
-print("touched", flush=True)
-while held:
-    while held and free() < least:
-        held.pop().close()
-    time.sleep(0.01)
-"""
-_PIECE_BYTES = 32 << 20
-_AHEAD_BYTES = 512 << 20  # about what a run takes between two looks, and the next second
 
 
 def about(size_bytes: int) -> Any:
@@ -134,25 +112,6 @@ def pretouch(size_bytes: int) -> None:
     if size_bytes > 0:
         numbers = (str(size_bytes), str(_PRETOUCH_PASSES))
         subprocess.run([sys.executable, "-I", "-S", "-c", _PRETOUCH, *numbers], check=True)
-
-
-@contextlib.contextmanager
-def touched_memory_at_hand(size_bytes: int) -> Iterator[None]:
-    """Free touched memory bit by bit, as others take it, for a run of more than two seconds.
-
-    What `pretouch` has freed goes back to the host two seconds later; this keeps up to
-    `size_bytes`, at most 60 % of what is available, until a run needs them.
-    """
-    size_bytes = min(size_bytes, available_bytes() * 6 // 10)
-    numbers = map(str, (size_bytes, _PIECE_BYTES, _AHEAD_BYTES))
-    command = [sys.executable, "-I", "-S", "-c", _AT_HAND, *numbers]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield
-        finally:
-            process.kill()
 
 
 def _parts(paths: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -75,11 +75,11 @@ def command(name: str, *options: str) -> Contender:
     return Contender(name, run)
 
 
-def contenders() -> list[Contender]:
+def contenders(*options: str) -> list[Contender]:
     """Return the command by itself and with each engine, and vLLM's loop."""
     return [
-        command(AUTO),
-        *(command(engine, "--engine", engine) for engine in ENGINES),
+        command(AUTO, *options),
+        *(command(engine, "--engine", engine, *options) for engine in ENGINES),
         Contender(VLLM, _vllm),
     ]
 
@@ -108,6 +108,9 @@ def contest(
     should be warm: a rate of bytes that are not there is none.
     """
     samples: dict[str, list[Sample]] = {one.name: [] for one in entrants}
+    # Once in vain: what lies below the mount, on the server and on the host, is warm from then on.
+    with cold() as directory:
+        _run(machine, entrants[-1], directory, weights(machine, directory))
     for number in range(1, rounds + 1):
         for one in in_turn(entrants, number, rounds):
             with cold() as directory:
