@@ -36,10 +36,7 @@ _TRIAL_WORTH = 16  # blocks of each thread; fewer are read before a comparison w
 # Beside one other reader, two threads get 4/3 of what one gets out of a saturated disk.
 _PACE_SECONDS = 0.25
 _PACE_WORTH = 1.5
-# A request is as large as the disk transfers in this time, within these bounds.
-_PACE_REQUEST_SECONDS = 0.0005
-_PACE_REQUEST_BYTES = (128 * 1024, _STEP_BYTES)
-_PACE_AGAIN = 8  # steps after which a rate that is settled is put to the test again
+_PACE_AGAIN = 20  # steps after which a rate that is settled is put to the test again
 _PACE_LOOK_SECONDS = 0.1  # of a thread that waits, at the clock and for a stop
 _PACE_STALLED_SECONDS = 2.0  # without a byte: whoever holds the turn hangs
 
@@ -326,7 +323,6 @@ class _Limiter:
     """Spreads bytes evenly over time."""
 
     def __init__(self, bytes_per_second: int | None) -> None:
-        self.limits = bytes_per_second is not None
         self._rate = bytes_per_second
         self._lock = threading.Lock()
         self._next = 0.0
@@ -354,12 +350,11 @@ class _Pace:
     """Lets as many threads read as the rate needs, where others want the disk, too.
 
     A request of theirs waits behind all that is queued, and a disk that one thread keeps busy is
-    no faster with eight. So one begins, and twice as many follow as long as that pays.
+    no faster with eight. So one begins, and twice as many follow as long as that pays. One that
+    reads a file from end to end also gets the largest folios, which a loader maps fastest.
     """
 
     def __init__(self, threads: int, *, yielding: bool) -> None:
-        self.request_bytes = _PACE_REQUEST_BYTES[0]
-        self._yielding = yielding
         self._threads = threads
         self._admitted = 1 if yielding else threads
         self._changed = threading.Condition()
@@ -379,8 +374,8 @@ class _Pace:
 
     def record(self, size_bytes: int) -> None:
         """Count what was read, and look at the rate once in a while."""
-        if not self._yielding:
-            return
+        if self._admitted == self._threads and not self._rate_of_half:
+            return  # all from the start
         with self._changed:
             self._bytes += size_bytes
             now = time.monotonic()
@@ -393,9 +388,6 @@ class _Pace:
             self._admit(self._threads)
 
     def _step(self, rate: float) -> None:
-        least, most = _PACE_REQUEST_BYTES
-        fitting = int(rate * _PACE_REQUEST_SECONDS) // least * least
-        self.request_bytes = max(least, min(fitting, most))
         if self._settled:
             self._settled += 1
             if self._settled > _PACE_AGAIN:
@@ -440,19 +432,18 @@ class _Job:
         media = {targets[extent.file].medium for extent in plan.extents}
         yielding = plan.yielding and not any(medium.far for medium in media)
         self._pace = _Pace(self._threads, yielding=yielding)
-        # Each thread then has two small requests in the queue of the disk, and no read-ahead,
-        # which can be many times as deep: others wait behind all of it.
-        self._shallow = yielding and plan.engine is Engine.AUTO
-        engine = Engine.ADVISE if self._shallow else plan.engine
         self._choosers = {
             medium: _Chooser(
-                engine,
+                plan.engine,
                 far=medium.far,
                 threads=self._threads,
-                worth_a_trial=plan.size_bytes >= worth,
+                # The advice of a trial would fill the queue of the disk, and others wait behind it.
+                worth_a_trial=plan.size_bytes >= worth and not yielding,
             )
             for medium in media
         }
+        # Ahead of a limited rate nothing may be advised.
+        self._window_bytes = self._limiter.step_bytes(_WINDOW_BYTES)
         pages = _BUFFERS_BYTES // self._threads // pagecache.PAGE_BYTES
         self._buffer_bytes = min(_STEP_BYTES, pages * pagecache.PAGE_BYTES)
 
@@ -506,7 +497,7 @@ class _Job:
             descriptor = handle.descriptor()
         cut = handle.cut
         near_cut = cut is not None and block.end + _LARGEST_READ_AHEAD_BYTES > cut.length
-        if near_cut or self._shallow:
+        if near_cut:
             # Nothing behind the cut may be read, so the kernel must not read ahead of it.
             pagecache.read_only_what_is_asked(descriptor)
         offset = block.offset
@@ -535,17 +526,17 @@ class _Job:
         """Return the offset up to which `engine` read: less than `end` where it is outpaced."""
         began = time.monotonic()
         offset = advised = start
-        medium = handle.target.medium
+        most = _STEP_BYTES if handle.target.medium.far else _NEAR_STEP_BYTES
+        step_bytes = self._limiter.step_bytes(most)
         while offset < end and not self._stop.requested:
-            step_bytes, window_bytes, ahead_bytes = self._steps(medium)
             size = min(step_bytes, end - offset)
             if not self._limiter.wait(size, self._stop):
                 break
             with self._monitor.waiting(handle.target.path, offset):
-                while engine is Engine.ADVISE and advised < end and offset + ahead_bytes >= advised:
-                    window = min(window_bytes, end - advised)
-                    pagecache.advise(descriptor, advised, window, medium.step_bytes)
-                    advised += window
+                if engine is Engine.ADVISE and offset >= advised:
+                    window = min(self._window_bytes, end - offset)
+                    pagecache.advise(descriptor, offset, window, handle.target.medium.step_bytes)
+                    advised = offset + window
                 used, got = self._drain(engine, descriptor, handle, offset, size)
             if got == 0:
                 raise _cut_short(descriptor, offset)
@@ -559,15 +550,6 @@ class _Job:
                 chooser.leave(engine)
                 break
         return offset
-
-    def _steps(self, medium: Medium) -> tuple[int, int, int]:
-        """Return what is read by one call, what is advised at a time, and how far ahead of that."""
-        if self._shallow:
-            size = self._limiter.step_bytes(self._pace.request_bytes)
-            # Ahead of a limited rate nothing may be advised.
-            return size, size, 0 if self._limiter.limits else size
-        step_bytes = self._limiter.step_bytes(_STEP_BYTES if medium.far else _NEAR_STEP_BYTES)
-        return step_bytes, self._limiter.step_bytes(_WINDOW_BYTES), 0
 
     def _drain(
         self, engine: Engine, descriptor: int, handle: _Handle, offset: int, size: int

@@ -453,7 +453,7 @@ def test_a_disk_that_needs_them_is_read_by_all_threads_beside_others(
 ) -> None:
     disk = Disk(0.02, saturated_by_one=False)
     monkeypatch.setattr(os, "sendfile", disk.sendfile)
-    path = sparse_file(tmp_path, 400 * MIB)
+    path = sparse_file(tmp_path, 1000 * MIB)
     assert read([path], threads=8, block=4 * MIB, yielding=True).complete
     assert disk.most == 8
 

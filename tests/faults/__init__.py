@@ -1,8 +1,9 @@
 """What breaks, and what the command makes of it: each row a test with the real fault.
 
 `read`: all, or all but what the fault itself keeps back. `ends`: how soon after the fault, where
-that is bounded; otherwise it goes on, and ends with the reading. Rows whose test lies elsewhere are named with their module; those of `vm` run in
-the test machine (make test-vm). test_table.py keeps the table and the tests together.
+that is bounded; otherwise the run goes on, and ends with its reading. Rows whose test lies elsewhere
+are named with their module; those of `vm` run in the test machine (make test-vm). test_table.py
+keeps the table and the tests together.
 
 fault                                   exit  read     message                         ends         test
 EIO in the middle of a file             1     others   Input/output error              -            test_storage::eio_in_the_middle
