@@ -75,7 +75,7 @@ mutants: $(STAMP) ## Break the pure stages and what handles faults; list what no
 .PHONY: coverage
 coverage: $(STAMP) ## Run all tests, and list the branches that none takes
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage run -m pytest --numprocesses 2 --dist loadgroup
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
