@@ -32,7 +32,11 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     (_ANY, "@dataclass(frozen=True)", "ReplaceTrueWithFalse"): "mypy refuses to assign to it",
     ("sizes", 'if text == "0":', "Eq_Is"): "CPython has one object for each Latin-1 character",
     ("sizes", "size = 0", "NumberReplacer"): "what is below 1 is refused like 0",
-    ("sizes", "if not 0 < seconds < math.inf:", "Lt_NotEq"): "no form of a duration has a sign",
+    (
+        "sizes",
+        "if not 0 < seconds < math.inf:",
+        "Lt_NotEq",
+    ): "no form has a sign, and no sum is a NaN",
 }
 
 

@@ -121,6 +121,10 @@ def test_an_amount_of_something(amount: Amount, total: int, size: int) -> None:
     assert amount.of(total) == size
 
 
+def test_an_amount_is_nothing_by_default() -> None:
+    assert Amount() == Amount(size_bytes=0, percent=0.0)
+
+
 # A part is counted in floats, which are exact up to 8 PiB.
 @given(st.integers(0, 2**53), st.floats(0, 100), st.integers(0, LARGEST))
 def test_an_amount_is_never_more_than_the_whole(total: int, percent: float, size: int) -> None:
