@@ -7,12 +7,26 @@ import _signal  # type: ignore[import-not-found]
 def main() -> None:
     """End the process with the exit code of the command; never returns."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-        # Until the run answers signals itself, one ends the process without a traceback, also in
-        # the middle of an import.
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        _let_sigint_end_the_process()
     from prefetch_cli import cli  # noqa: PLC0415 - see above
 
     cli.main()
+
+
+def _let_sigint_end_the_process() -> None:
+    """Give SIGINT its default action, until the run answers signals itself.
+
+    So it leaves no traceback, also in the middle of an import. Blocked meanwhile: one that came
+    while its handler is changed would be dropped, with a traceback about that.
+    """
+    before = set()
+    try:
+        before = _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGINT})
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    except KeyboardInterrupt:  # it came before it was blocked
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        _signal.raise_signal(_signal.SIGINT)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,20 @@ _LEFT_OUT = (r"core/ReplaceBinaryOperator_BitOr_.*",)
 
 # Module (or any), the line, the operator's name or a part of it -> why nobody could see it.
 _ANY = "*"
+_ONE_OBJECT = "CPython has one object for this word"
+_BUDGET = "size = int(available_bytes * threshold_percent / 100)"
+_SKIP = "def _skip(reason: Reason, message: str, *, warning: bool = False) -> Decision:"
+_MOST = 'most = "that" if budget.limited_by == "max-bytes" else sizes.format_size(budget.max_bytes)'
 EXPLAINED: dict[tuple[str, str, str], str] = {
     (_ANY, "@dataclass(frozen=True)", "ReplaceTrueWithFalse"): "mypy refuses to assign to it",
     ("sizes", 'if text == "0":', "Eq_Is"): "CPython has one object for each Latin-1 character",
     ("sizes", "size = 0", "NumberReplacer"): "what is below 1 is refused like 0",
-    (
-        "sizes",
-        "if not 0 < seconds < math.inf:",
-        "Lt_NotEq",
-    ): "no form has a sign, and no sum is a NaN",
+    ("sizes", "if not 0 < seconds < math.inf:", "Lt_NotEq"): "no form has a sign, no sum is a NaN",
+    ("decision", _SKIP, "Mul_Div"): "only how it may be called",
+    ("decision", _BUDGET, "Div_FloorDiv"): "int() cuts off what // cuts off",
+    ("decision", "if facts.share_bytes == 0:", "Eq_LtE"): "no share is less than nothing",
+    ("decision", 'if budget.limited_by == "max-bytes":', "Eq_Is"): _ONE_OBJECT,
+    ("decision", _MOST, "Eq_Is"): _ONE_OBJECT,
 }
 
 

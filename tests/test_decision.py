@@ -179,3 +179,49 @@ def test_nothing_is_read_beyond_what_the_user_allows(
             assert allowed <= most
         if FORCE not in overrule:
             assert allowed <= limits.size_bytes
+
+
+@pytest.mark.parametrize(
+    ("network", "limited_by", "most", "overrule", "message"),
+    [
+        (True, "host", 8, FORCE, "5 GiB, 50 % of 10 GiB available: forced, up to 8 GiB"),
+        (False, "/user.slice", 8, FORCE, "5 GiB, 50 % of 10 GiB available: forced, up to 8 GiB"),
+        (True, "user.slice", 8, FORCE, "5 GiB, 50 % of 10 GiB available: forced, up to 8 GiB"),
+        (True, "host", 4, FORCE, "the 4 GiB of --max-bytes: forced, up to that"),
+        (True, "user.slice", 4, PARTIAL, "the 4 GiB of --max-bytes: reading the first 4 GiB of it"),
+        (
+            False,
+            "host",
+            4,
+            FORCE | PARTIAL,
+            "the 4 GiB of --max-bytes: reading the first 4 GiB of it",
+        ),
+    ],
+)
+def test_what_is_too_big_is_said_with_what_bounds_it(
+    network: bool, limited_by: str, most: int, overrule: Overrule, message: str
+) -> None:
+    capped = budget(10 * GIB, limited_by, 50.0, most * GIB)
+    decision = decide(replace(FACTS, network=network), capped, overrule)
+    where = "network" if network else "local"
+    assert decision.message == f"{where} file system, but 10 GiB do not fit into {message}"
+    assert decision.warning is (overrule is FORCE)
+    assert decision.action is Action.PARTIAL
+    assert decision.limit_bytes == (capped.size_bytes if PARTIAL in overrule else most * GIB)
+
+
+@pytest.mark.parametrize("most", [10, 11])
+def test_max_bytes_that_hold_it_all_bound_nothing_that_is_forced(most: int) -> None:
+    decision = decide(FACTS, budget(10 * GIB, "host", 50.0, most * GIB), FORCE)
+    assert (decision.action, decision.limit_bytes) == (Action.PREFETCH, None)
+
+
+def test_what_bounds_the_budget_is_the_lesser_of_the_two() -> None:
+    assert budget(100, "host", 100.0, 100).limited_by == "host"
+    assert budget(100, "host", 100.0, 99).limited_by == "max-bytes"
+
+
+def test_no_flag_overrules_nothing() -> None:
+    assert not NONE
+    assert FORCE not in NONE
+    assert PARTIAL not in NONE
