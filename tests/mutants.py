@@ -31,6 +31,7 @@ _ANY = "*"
 _ONE_OBJECT = "CPython has one object for this word"
 _BUDGET = "size = int(available_bytes * threshold_percent / 100)"
 _SKIP = "def _skip(reason: Reason, message: str, *, warning: bool = False) -> Decision:"
+_NUMBER = 'return int(text) if text and re.fullmatch("[0-9]{1,10}", text) else -1'
 _MOST = 'most = "that" if budget.limited_by == "max-bytes" else sizes.format_size(budget.max_bytes)'
 EXPLAINED: dict[tuple[str, str, str], str] = {
     (_ANY, "@dataclass(frozen=True)", "ReplaceTrueWithFalse"): "mypy refuses to assign to it",
@@ -42,6 +43,21 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     ("decision", "if facts.share_bytes == 0:", "Eq_LtE"): "no share is less than nothing",
     ("decision", 'if budget.limited_by == "max-bytes":', "Eq_Is"): _ONE_OBJECT,
     ("decision", _MOST, "Eq_Is"): _ONE_OBJECT,
+    ("launcher", "if pair and pair[1] > 1:", "Gt_NotEq"): "a rank is below its size, which is 1",
+    **dict.fromkeys(
+        [
+            ("launcher", line, operator)
+            for line in ("return -1", _NUMBER)
+            for operator in (
+                "USub_UAdd",
+                "USub_Invert",
+                "USub_Not",
+                "Delete_USub",
+                "NumberReplacer",
+            )
+        ],
+        "what is no number, or the number of one task, is no rank either way",
+    ),
 }
 
 

@@ -217,3 +217,37 @@ def test_a_job_of_flux_on_one_node(
         assert detect(job) == LocalRank(*found, "Flux", None)
         del job["FLUX_JOB_NNODES"]
         assert warned(job)
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({}, (1, 2)),
+        ({"SLURM_LOCALID": "0"}, (0, 2)),
+        ({"SLURM_STEP_ID": "3"}, (1, 2)),
+        ({"SLURM_STEP_ID": str(0xFFFFFFF0 - 1)}, (1, 2)),
+        ({"SLURM_STEP_ID": str(0xFFFFFFF0)}, None),
+        ({"SLURM_LOCALID": "5"}, None),
+        ({"SLURM_LOCALID": "300", "SLURM_STEP_TASKS_PER_NODE": "300"}, None),
+        ({"SLURM_LOCALID": "0", "SLURM_NODEID": "3"}, None),  # alone on that node
+        ({"SLURM_LOCALID": "0", "SLURM_NODEID": "4"}, None),
+        ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "2,x"}, (0, 2)),
+        ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "x,2"}, None),
+    ],
+)
+def test_a_step_counts_where_its_numbers_fit(
+    changed: dict[str, str], found: tuple[int, int] | None
+) -> None:
+    if found is None:
+        warned({**STEP, **changed})
+    else:
+        assert detect({**STEP, **changed}) == LocalRank(*found, "Slurm", None)
+
+
+def test_a_variable_that_is_named_like_a_launcher_says_nothing() -> None:
+    assert "no launcher" in warned({"PALS": "1", "jsrun": "2", "Open MPI": "3"})
+
+
+def test_a_long_value_is_shown_in_part() -> None:
+    warning = warned({"LOCAL_RANK": "7" * 50})
+    assert f"LOCAL_RANK={'7' * 40};" in warning
