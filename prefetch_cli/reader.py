@@ -416,7 +416,7 @@ class _Job:
     def __init__(self, plan: Plan, targets: Sequence[Target], monitor: Monitor, stop: Stop) -> None:
         self.bytes_by_engine: Counter[Engine] = Counter()
         self.failed: dict[str, str] = {}
-        self._sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        self._sink = -1  # opened by `run`, which closes it
         self._threads = affordable(min(plan.threads, _MOST_THREADS, self._most_useful(plan)))
         self._queue = _Queue(plan, targets, monitor)
         self._monitor = monitor
@@ -449,6 +449,7 @@ class _Job:
 
     def run(self) -> None:
         """Return when all threads have ended, or the grace after a stop is over."""
+        self._sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         threads = spawn_many(self._work, self._threads, "read")
         left_at = None
         for thread in threads:

@@ -183,6 +183,12 @@ def test_at_most_threads_and_two_descriptors_are_open(tmp_path: Path, threads: i
     assert len(os.listdir("/proc/self/fd")) == own
 
 
+def test_a_plan_of_nothing_leaves_nothing_open(tmp_path: Path) -> None:
+    own = os.listdir("/proc/self/fd")
+    assert read(cold_files(tmp_path, [1]), extents=[]).complete
+    assert os.listdir("/proc/self/fd") == own
+
+
 def test_each_file_is_opened_once(tmp_path: Path) -> None:
     paths = cold_files(tmp_path, [3 * MIB, 3 * MIB])
     opened: list[str] = []
