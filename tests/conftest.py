@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,43 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(_number, lambda _signal, _frame: None)
 
 
+class PagesTakenError(AssertionError):
+    """A test failed, and meanwhile the kernel took pages out of the cache."""
+
+
 # Many tests look at this machine's page cache. A kernel that reclaims idle memory (DAMON does so
-# within seconds on some virtual machines) takes more than the 1 % that they allow once in a while:
-# what fails by its residency has to fail three times in a row, as a defect does. Nothing else is
-# tried again, since that would hide a race; nor are the tests in a machine of their own.
-# How a figure of residency that is too small reads: by its name, by `about`, by a share of it.
-_FADED = ["resident", "±", r"0\.99 \* \d+"]
+# within seconds on some virtual machines) takes more than the 1 % that they allow once in a while.
+# What fails while it says that it did so has to fail three times in a row, as a defect does. No
+# other is tried again, since that would hide a race; nor are the tests in a machine of their own.
+_SHADOWS = pytest.StashKey[int]()
+
+
+def _shadows() -> int:
+    """Return how many nodes of the page cache hold a note of a page that was reclaimed.
+
+    No counter tells of all kinds of reclaim (DAMON's is in no `pgsteal`), but each leaves that note
+    behind, as posix_fadvise(2) and truncation do not (mm/workingset.c).
+    """
+    with open("/proc/vmstat", encoding="ascii") as file:
+        fields = dict(line.split() for line in file)
+    return int(fields.get("workingset_nodes", 0))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note where it stands before the fixtures fill the page cache."""
+    item.stash[_SHADOWS] = _shadows()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Say so where pages were taken from a test that fails."""
+    try:
+        yield
+    except AssertionError as error:
+        if _shadows() != item.stash[_SHADOWS]:
+            raise PagesTakenError(str(error)) from error
+        raise
 
 
 # Tests that look at no page cache, no terminal and no clock: they may run beside others. All the
@@ -60,7 +92,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith("tests/vm/"):
             continue  # in machines of their own
-        item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=_FADED))
+        item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=PagesTakenError.__name__))
         if item.path.stem not in _BESIDE_OTHERS:
             item.add_marker(pytest.mark.xdist_group("machine"))
 
