@@ -19,6 +19,7 @@ from prefetch_cli.workers import Stop, map_threads
 # Dropping starts the write-back of dirty pages, which become clean, and so can be dropped, only
 # some time later.
 _TRIES = 10
+_TRIES_CLEAN = 3  # for pages that wait in another core's batch (mm/swap.c)
 _TRY_AGAIN_SECONDS = 0.1
 
 
@@ -91,14 +92,15 @@ def _drop(file: File, extents: Sequence[Extent], stop: Stop) -> _Dropped:
             )
 
         before = resident() if method.exact else 0
-        for _ in range(_TRIES):
+        for tried in range(1, _TRIES + 1):
             for extent in extents:
                 pagecache.drop(descriptor, extent.offset, extent.length)
             if not method.exact:
                 return _Dropped(None)
             after = resident()
             dirty = _dirty_bytes(descriptor, extents)
-            if after == 0 or dirty == 0 or stop.requested:
+            enough = dirty == 0 and tried >= _TRIES_CLEAN
+            if after == 0 or enough or stop.requested:
                 break
             stop.sleep(_TRY_AGAIN_SECONDS)
         return _Dropped(max(0, before - after), _why(file, after, dirty) if after else None)

@@ -345,6 +345,12 @@ class _Limiter:
         stop.sleep(turn - now)
         return not stop.requested
 
+    def give_back(self, size_bytes: int) -> None:
+        """Let others read what `wait` has allowed, and was not read: a call may return less."""
+        if self._rate is not None:
+            with self._lock:
+                self._next -= size_bytes / self._rate
+
 
 class _Pace:
     """Lets as many threads read as the rate needs, where others want the disk, too.
@@ -531,6 +537,8 @@ class _Job:
         step_bytes = self._limiter.step_bytes(most)
         while offset < end and not self._stop.requested:
             size = min(step_bytes, end - offset)
+            if engine is Engine.READ or handle.target.medium in self._no_splice:
+                size = min(size, self._buffer_bytes)  # no more is read by one call
             if not self._limiter.wait(size, self._stop):
                 break
             with self._monitor.waiting(handle.target.path, offset):
@@ -539,6 +547,7 @@ class _Job:
                     pagecache.advise(descriptor, offset, window, handle.target.medium.step_bytes)
                     advised = offset + window
                 used, got = self._drain(engine, descriptor, handle, offset, size)
+            self._limiter.give_back(size - got)
             if got == 0:
                 raise _cut_short(descriptor, offset)
             offset += got

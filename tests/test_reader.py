@@ -183,6 +183,28 @@ def test_at_most_threads_and_two_descriptors_are_open(tmp_path: Path, threads: i
     assert len(os.listdir("/proc/self/fd")) == own
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("medium", [NEAR, FAR])
+def test_a_limited_rate_counts_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine, medium: Medium
+) -> None:
+    waited: list[int] = []
+    returned: list[int] = []
+
+    def wait(_: object, size: int, _stop: Stop) -> bool:
+        waited.append(size)
+        return True
+
+    monkeypatch.setattr("prefetch_cli.reader._Limiter.wait", wait)
+    monkeypatch.setattr(
+        "prefetch_cli.reader._Limiter.give_back", lambda _, size: returned.append(size)
+    )
+    paths = cold_files(tmp_path, [9 * MIB + 1])
+    done = read(paths, medium=medium, engine=engine, block=16 * MIB, rate=1 << 30)
+    assert sum(waited) - sum(returned) == done.bytes_read == 9 * MIB + 1
+    assert min(returned) >= 0
+
+
 def test_a_plan_of_nothing_leaves_nothing_open(tmp_path: Path) -> None:
     own = os.listdir("/proc/self/fd")
     assert read(cold_files(tmp_path, [1]), extents=[]).complete
