@@ -182,8 +182,9 @@ DETAILS = {
     "--engine": (
         "`splice` sends pages to /dev/null without copying them; `advise` asks the kernel to read "
         "ahead, then drains; `read` copies into one small buffer of each thread. "
-        "`auto` begins with the one that suits the file system, tries the others on a few blocks "
-        "and keeps the fastest."
+        "`auto` begins with the one that suits the file system; where much is to be read it tries "
+        "another on a small part, `advise` on a slow local disk and `read` elsewhere, and changes "
+        "if that is clearly faster."
     ),
     "--max-rate": "All threads together keep to it.",
     "--background": (

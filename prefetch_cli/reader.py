@@ -30,8 +30,6 @@ _LARGEST_READ_AHEAD_BYTES = 64 * 1024 * 1024
 _GRACE_SECONDS = 0.3  # for threads to come back after a stop; a hung one never does
 _STRIKES = 3  # errors of a file after which the rest of it is left alone
 
-_TRIAL_BLOCKS = 4  # of each thread with each engine: the first still run beside another's
-_TRIAL_WORTH = 16  # blocks of each thread; fewer are read before a comparison would pay
 # Of a disk that gives way to others: each step takes twice the threads, for so many times the rate.
 # Beside one other reader, two threads get 4/3 of what one gets out of a saturated disk.
 _PACE_SECONDS = 0.25
@@ -241,6 +239,32 @@ class _Queue:
             self._monitor.finish_file()
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """How the engines are compared on a kind of medium."""
+
+    engines: tuple[Engine, ...]  # the likely one first
+    portion_bytes: int  # that a thread reads with one of them at a time
+    portions: int  # of each thread with each engine
+    worth: int  # so many times what one engine reads in it: of less, it would be too large a part
+
+    def pays(self, size_bytes: int, threads: int) -> bool:
+        """Whether comparing is a small part of reading this much."""
+        return size_bytes >= self.worth * self.portions * threads * self.portion_bytes
+
+
+def _trial(engine: Engine, *, far: bool, block_bytes: int) -> _Trial:
+    """Return how to find the engine that was asked for."""
+    block_bytes = max(block_bytes, _STEP_BYTES)
+    if engine is not Engine.AUTO:
+        return _Trial((engine,), block_bytes, 1, 1)
+    if far:
+        # Where advice is in vain or a hindrance, `read` is what helps: `splice` asks for a pipe's
+        # 64 KiB at a time then. What is tried may be far slower, so little of it.
+        return _Trial((Engine.ADVISE, Engine.READ), max(_STEP_BYTES, block_bytes // 4), 3, 16)
+    return _Trial((Engine.SPLICE, Engine.ADVISE), block_bytes, 4, 4)
+
+
 class _Chooser:
     """Finds the engine that warms most bytes a second of a thread, by trying each.
 
@@ -249,19 +273,14 @@ class _Chooser:
     first is the one that was measured to win on this kind of medium.
     """
 
-    def __init__(self, engine: Engine, *, far: bool, threads: int, worth_a_trial: bool) -> None:
-        candidates: list[Engine]
-        if engine is not Engine.AUTO:
-            candidates = [engine]
-        elif far:
-            candidates = [Engine.ADVISE, Engine.SPLICE, Engine.READ]
-        else:
-            candidates = [Engine.SPLICE, Engine.ADVISE]
+    def __init__(self, trial: _Trial, *, far: bool, threads: int, worth_a_trial: bool) -> None:
         self._lock = threading.Lock()
-        self._likely = self._chosen = candidates[0]
+        self._likely = self._chosen = trial.engines[0]
         # What is tried next, the last one first.
-        self._untried = candidates[::-1] if worth_a_trial and len(candidates) > 1 else []
-        self._quota = _TRIAL_BLOCKS * threads
+        compared = worth_a_trial and len(trial.engines) > 1
+        self._untried = list(trial.engines[::-1]) if compared else []
+        self._portion_bytes = trial.portion_bytes
+        self._quota = trial.portions * threads
         self._left = self._quota
         self._threads = threads
         self._fast_is_enough = not far
@@ -269,19 +288,20 @@ class _Chooser:
         self._bytes: Counter[Engine] = Counter()
         self._seconds: dict[Engine, float] = dict.fromkeys(Engine, 0.0)
 
-    def pick(self) -> tuple[Engine, bool]:
-        """Return the engine for the next block, and whether its measure should be taken."""
+    def pick(self, size_bytes: int) -> tuple[Engine, int, bool]:
+        """Return the engine for the next bytes, how many, and whether to take its measure."""
         with self._lock:
             if not self._untried:
-                return self._chosen, False
+                return self._chosen, size_bytes, False
             engine = self._untried[-1]
+            # At first a queue fills, a connection opens its window, or another engine still runs.
+            settled = self._left <= self._quota - self._threads
+            alone = self._in_flight.total() == self._in_flight[engine]
             self._left -= 1
             if self._left <= 0:
                 self._next()
-            # Beside blocks of another engine, the measure would be of both.
-            alone = self._in_flight.total() == self._in_flight[engine]
             self._in_flight[engine] += 1
-            return engine, alone
+            return engine, min(size_bytes, self._portion_bytes), alone and settled
 
     def outpaced(self, engine: Engine, size_bytes: int, seconds: float) -> bool:
         """Whether the likely engine was measured to be far faster than this one is right now."""
@@ -296,7 +316,7 @@ class _Chooser:
                 self._next()
 
     def record(self, engine: Engine, size_bytes: int, seconds: float, *, measured: bool) -> None:
-        """Take the measure of one block, or of the part that was read before it was left."""
+        """Take the measure of one portion, or of the part that was read before it was left."""
         with self._lock:
             self._in_flight[engine] -= 1
             if measured:
@@ -434,20 +454,19 @@ class _Job:
         self._block_bytes = plan.block_size_bytes
         self._no_splice: set[Medium] = set()
         self._unexpected: list[BaseException] = []
-        worth = _TRIAL_WORTH * self._threads * max(plan.block_size_bytes, _STEP_BYTES)
         media = {targets[extent.file].medium for extent in plan.extents}
         yielding = plan.yielding and not any(medium.far for medium in media)
         self._pace = _Pace(self._threads, yielding=yielding)
-        self._choosers = {
-            medium: _Chooser(
-                plan.engine,
+        self._choosers = {}
+        for medium in media:
+            trial = _trial(plan.engine, far=medium.far, block_bytes=plan.block_size_bytes)
+            self._choosers[medium] = _Chooser(
+                trial,
                 far=medium.far,
                 threads=self._threads,
                 # The advice of a trial would fill the queue of the disk, and others wait behind it.
-                worth_a_trial=plan.size_bytes >= worth and not yielding,
+                worth_a_trial=trial.pays(plan.size_bytes, self._threads) and not yielding,
             )
-            for medium in media
-        }
         # Ahead of a limited rate nothing may be advised.
         self._window_bytes = self._limiter.step_bytes(_WINDOW_BYTES)
         pages = _BUFFERS_BYTES // self._threads // pagecache.PAGE_BYTES
@@ -512,10 +531,10 @@ class _Job:
             if near_cut:
                 offset = self._read_by(Engine.ADVISE, descriptor, handle, offset, block.end, None)
                 continue
-            engine, measured = chooser.pick()
+            engine, size, measured = chooser.pick(block.end - offset)
             start, began = offset, time.monotonic()
             try:
-                offset = self._read_by(engine, descriptor, handle, start, block.end, chooser)
+                offset = self._read_by(engine, descriptor, handle, start, start + size, chooser)
             finally:
                 # A failure is no measure of an engine.
                 seconds = time.monotonic() - began

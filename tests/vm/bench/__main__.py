@@ -19,7 +19,7 @@ from tests.vm.kernels import NoMachineError
 from tests.vm.machine import MIB
 
 PARTS = ("latency", "loading", "libraries", "everywhere", "choice", "here")
-_MODEL_BYTES = 256 * MIB  # what the mounts of the matrix show
+_MODEL_BYTES = 640 * MIB  # what the mounts of the matrix show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
