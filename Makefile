@@ -43,7 +43,7 @@ test-pythons: ## Run the tests on each Python from 3.10 on that is here; PYTHONS
 
 .PHONY: test-vm
 test-vm: $(STAMP) ## Run the tests on real mounts, in a machine under qemu; VM='-k 6.12' chooses
-	$(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadgroup $(VM)
+	$(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadgroup --durations 12 $(VM)
 
 .PHONY: test-launchers
 test-launchers: $(STAMP) ## Run the tests under Slurm, Open MPI and MPICH, as root

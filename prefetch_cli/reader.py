@@ -41,7 +41,6 @@ _PACE_STALLED_SECONDS = 2.0  # without a byte: whoever holds the turn hangs
 # From here up the likely engine is kept on a near medium: trying the others costs the processor
 # more than they could save.
 _FAST_BYTES_PER_SECOND = 1_000_000_000
-_BETTER = 1.3  # the ratio of rates from which another engine than the likely one takes over
 _TOO_SLOW = 0.5  # the ratio of rates below which an engine is left in the middle of a block
 _TOO_SLOW_SECONDS = 0.2  # before that its rate is not known
 
@@ -247,6 +246,7 @@ class _Trial:
     portion_bytes: int  # that a thread reads with one of them at a time
     portions: int  # of each thread with each engine
     worth: int  # so many times what one engine reads in it: of less, it would be too large a part
+    better: float  # the ratio of rates from which another than the likely one takes over
 
     def pays(self, size_bytes: int, threads: int) -> bool:
         """Whether comparing is a small part of reading this much."""
@@ -257,12 +257,15 @@ def _trial(engine: Engine, *, far: bool, block_bytes: int) -> _Trial:
     """Return how to find the engine that was asked for."""
     block_bytes = max(block_bytes, _STEP_BYTES)
     if engine is not Engine.AUTO:
-        return _Trial((engine,), block_bytes, 1, 1)
+        return _Trial((engine,), block_bytes, 1, 1, 1.0)
     if far:
         # Where advice is in vain or a hindrance, `read` is what helps: `splice` asks for a pipe's
-        # 64 KiB at a time then. What is tried may be far slower, so little of it.
-        return _Trial((Engine.ADVISE, Engine.READ), max(_STEP_BYTES, block_bytes // 4), 3, 16)
-    return _Trial((Engine.SPLICE, Engine.ADVISE), block_bytes, 4, 4)
+        # 64 KiB at a time then. What is tried may be far slower, so little of it; and a mistake
+        # costs more than it could win where they are nearly alike.
+        portion_bytes = max(_STEP_BYTES, block_bytes // 4)
+        return _Trial((Engine.ADVISE, Engine.READ), portion_bytes, 3, 16, better=1.3)
+    portion_bytes = max(_STEP_BYTES, block_bytes // 2)
+    return _Trial((Engine.SPLICE, Engine.ADVISE), portion_bytes, 3, 10, better=1.1)
 
 
 class _Chooser:
@@ -280,6 +283,7 @@ class _Chooser:
         compared = worth_a_trial and len(trial.engines) > 1
         self._untried = list(trial.engines[::-1]) if compared else []
         self._portion_bytes = trial.portion_bytes
+        self._better = trial.better
         self._quota = trial.portions * threads
         self._left = self._quota
         self._threads = threads
@@ -324,7 +328,7 @@ class _Chooser:
                 self._seconds[engine] += seconds
             if not self._untried:
                 best = max(Engine, key=self._rate)
-                if self._rate(best) > _BETTER * self._rate(self._likely) > 0:
+                if self._rate(best) > self._better * self._rate(self._likely) > 0:
                     self._chosen = best
 
     def _next(self) -> None:

@@ -51,10 +51,18 @@ def main() -> int:
         metavar="MINOR",
         help="not this one (3.11)",
     )
-    but = parser.parse_args().but
+    parser.add_argument(
+        "--ends",
+        action="store_true",
+        help="the oldest and the newest only",
+    )
+    given = parser.parse_args()
+    but = given.but
     outcomes: dict[str, str] = {}
     codes = []
-    for found in _find():
+    everything = list(_find())
+    good = [found for found in everything if found.refusal is None]
+    for found in everything:
         label = f"{found.version:8} {found.path}"
         if but and found.minor == but:
             outcomes[label] = "skipped: as asked by --but"
@@ -62,6 +70,9 @@ def main() -> int:
             continue
         if found.refusal is not None:
             outcomes[label] = f"skipped: {found.refusal}"
+            continue
+        if given.ends and found not in (good[0], good[-1]):
+            outcomes[label] = "skipped: neither the oldest nor the newest"
             continue
         print(f"\n== Python {found.version} ({found.path})", flush=True)
         code = _test(found)

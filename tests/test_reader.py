@@ -403,6 +403,10 @@ def test_auto_keeps_the_likely_engine_unless_another_is_clearly_better() -> None
     rates = {Engine.ADVISE: 100e6, Engine.READ: 120e6}
     assert drive(chooser(far=True), rates)[-1] is Engine.ADVISE
     assert set(drive(chooser(far=True), rates)) == {Engine.ADVISE, Engine.READ}
+    near = {Engine.SPLICE: 100e6, Engine.ADVISE: 105e6}
+    assert drive(chooser(far=False), near)[-1] is Engine.SPLICE
+    near[Engine.ADVISE] = 115e6
+    assert drive(chooser(far=False), near)[-1] is Engine.ADVISE
 
 
 def test_auto_takes_the_engine_that_is_measured_to_be_better() -> None:

@@ -92,7 +92,8 @@ def loop(machine: Machine) -> Iterator[str]:
     """Yield the checkpoint on an ext4 in a file."""
     path = f"{_IMAGES}/ext4"
     machine.modprobe("loop")
-    filled(machine, "loop", path, f"truncate -s 320M {path}; mkfs.ext4 -q")
+    large = f"$(($(du -sm {MODEL} | cut -f 1) * 9 / 8 + 32))M"
+    filled(machine, "loop", path, f"truncate -s {large} {path}; mkfs.ext4 -q")
     with mounted(machine, "/mnt/loop", "-o", "loop", path) as point:
         yield f"{point}/model"
 

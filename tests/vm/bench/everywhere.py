@@ -1,8 +1,8 @@
 """`auto` beside each fixed engine and vLLM's loop, on every mount of the matrix.
 
 At a scale of one to four, since the machine is slow: a checkpoint of 640 MiB in blocks of 4 MiB is
-to `auto`, which compares the engines on a few blocks, what 2.5 GiB are in blocks of 16 MiB: a little
-more than the least for which it does so.
+to `auto`, which compares the engines on a few blocks, what 2.5 GiB are in blocks of 16 MiB: a
+little more than the least for which it does so.
 """
 
 from collections.abc import Iterator

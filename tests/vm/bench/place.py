@@ -17,7 +17,7 @@ from tests.vm.machine import MIB, Machine
 BALLAST = "/srv/ballast-192"
 
 _BALLAST_BYTES = 192 * MIB
-_MEMORY_BYTES = 5 * 1024 * MIB
+_MEMORY_BYTES = 8 * 1024 * MIB
 
 
 @dataclass(frozen=True)
