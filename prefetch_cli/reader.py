@@ -38,6 +38,8 @@ _PACE_AGAIN = 20  # steps after which a rate that is settled is put to the test 
 _PACE_LOOK_SECONDS = 0.1  # of a thread that waits, at the clock and for a stop
 _PACE_STALLED_SECONDS = 2.0  # without a byte: whoever holds the turn hangs
 
+_TRIAL_PORTIONS = 2  # of each thread with each engine, of half a block
+_TRIAL_WORTH = 16  # times what one engine reads in it: of less, it would be too large a part
 # From here up the likely engine is kept on a near medium: trying the others costs the processor
 # more than they could save.
 _FAST_BYTES_PER_SECOND = 1_000_000_000
@@ -244,28 +246,24 @@ class _Trial:
 
     engines: tuple[Engine, ...]  # the likely one first
     portion_bytes: int  # that a thread reads with one of them at a time
-    portions: int  # of each thread with each engine
-    worth: int  # so many times what one engine reads in it: of less, it would be too large a part
     better: float  # the ratio of rates from which another than the likely one takes over
 
     def pays(self, size_bytes: int, threads: int) -> bool:
         """Whether comparing is a small part of reading this much."""
-        return size_bytes >= self.worth * self.portions * threads * self.portion_bytes
+        return size_bytes >= _TRIAL_WORTH * _TRIAL_PORTIONS * threads * self.portion_bytes
 
 
 def _trial(engine: Engine, *, far: bool, block_bytes: int) -> _Trial:
     """Return how to find the engine that was asked for."""
-    block_bytes = max(block_bytes, _STEP_BYTES)
+    # What is tried may be far slower, so little of it.
+    portion_bytes = max(_STEP_BYTES, block_bytes // 2)
     if engine is not Engine.AUTO:
-        return _Trial((engine,), block_bytes, 1, 1, 1.0)
+        return _Trial((engine,), portion_bytes, better=1.0)
     if far:
         # Where advice is in vain or a hindrance, `read` is what helps: `splice` asks for a pipe's
-        # 64 KiB at a time then. What is tried may be far slower, so little of it; and a mistake
-        # costs more than it could win where they are nearly alike.
-        portion_bytes = max(_STEP_BYTES, block_bytes // 4)
-        return _Trial((Engine.ADVISE, Engine.READ), portion_bytes, 3, 16, better=1.3)
-    portion_bytes = max(_STEP_BYTES, block_bytes // 2)
-    return _Trial((Engine.SPLICE, Engine.ADVISE), portion_bytes, 3, 10, better=1.1)
+        # 64 KiB at a time then. Elsewhere a mistake costs more than it could win.
+        return _Trial((Engine.ADVISE, Engine.READ), portion_bytes, better=1.3)
+    return _Trial((Engine.SPLICE, Engine.ADVISE), portion_bytes, better=1.1)
 
 
 class _Chooser:
@@ -284,7 +282,8 @@ class _Chooser:
         self._untried = list(trial.engines[::-1]) if compared else []
         self._portion_bytes = trial.portion_bytes
         self._better = trial.better
-        self._quota = trial.portions * threads
+        self._settling = threads  # portions that are not measured, of the likely engine
+        self._quota = _TRIAL_PORTIONS * threads
         self._left = self._quota
         self._threads = threads
         self._fast_is_enough = not far
@@ -298,14 +297,18 @@ class _Chooser:
             if not self._untried:
                 return self._chosen, size_bytes, False
             engine = self._untried[-1]
-            # At first a queue fills, a connection opens its window, or another engine still runs.
-            settled = self._left <= self._quota - self._threads
-            alone = self._in_flight.total() == self._in_flight[engine]
-            self._left -= 1
-            if self._left <= 0:
-                self._next()
+            # Beside portions of another engine, the measure would be of both.
+            measured = self._in_flight.total() == self._in_flight[engine]
             self._in_flight[engine] += 1
-            return engine, min(size_bytes, self._portion_bytes), alone and settled
+            if measured and self._settling > 0:
+                # A connection opens its window, a disk's queue fills.
+                self._settling -= 1
+                measured = False
+            elif measured:
+                self._left -= 1
+                if self._left <= 0:
+                    self._next()
+            return engine, min(size_bytes, self._portion_bytes), measured
 
     def outpaced(self, engine: Engine, size_bytes: int, seconds: float) -> bool:
         """Whether the likely engine was measured to be far faster than this one is right now."""

@@ -431,14 +431,36 @@ def test_a_start_that_is_slow_by_itself_is_not_held_against_an_engine() -> None:
     assert drive(chosen, {Engine.ADVISE: 100e6, Engine.READ: 100e6})[-1] is Engine.ADVISE
 
 
-def test_far_away_a_comparison_costs_a_part_of_a_block() -> None:
-    block = 16 * MIB
-    trial = reader._trial(Engine.AUTO, far=True, block_bytes=block)
-    chosen = reader._Chooser(trial, far=True, threads=8, worth_a_trial=True)
-    assert [chosen.pick(block)[1] for _ in range(2 * 3 * 8)] == [4 * MIB] * 48
-    assert chosen.pick(block) == (Engine.ADVISE, block, False)
-    assert not trial.pays(GIB, threads=8)
-    assert trial.pays(2 * GIB, threads=8)
+@pytest.mark.parametrize("far", [False, True])
+def test_a_comparison_costs_some_halves_of_blocks(far: bool) -> None:
+    block, threads = 16 * MIB, 8
+    trial = reader._trial(Engine.AUTO, far=far, block_bytes=block)
+    chosen = reader._Chooser(trial, far=far, threads=threads, worth_a_trial=True)
+    picked = []
+    while (pick := chosen.pick(block))[1] < block:
+        picked.append(pick[0])
+        chosen.record(*pick[:2], 1.0, measured=pick[2])
+    likely, other = trial.engines
+    assert picked == [likely] * 3 * threads + [other] * 2 * threads
+    assert pick == (likely, block, False)
+    assert not trial.pays(2 * GIB - 1, threads)
+    assert trial.pays(2 * GIB, threads)
+
+
+def test_what_is_far_faster_is_measured_although_the_other_still_runs() -> None:
+    """As where advice is in vain: dozens of portions are read while one more of it ends."""
+    chosen = chooser(far=True)
+    while (pick := chosen.pick(MIB))[0] is Engine.ADVISE:
+        slow = pick
+        chosen.record(*pick[:2], 1.0, measured=pick[2])
+    chosen.record(*pick[:2], 0.1, measured=pick[2])
+    chosen._in_flight[Engine.ADVISE] += 1  # one that another thread began before
+    for _ in range(50):
+        engine, size, measured = chosen.pick(MIB)
+        assert (engine, measured) == (Engine.READ, False)
+        chosen.record(engine, size, 0.1, measured=measured)
+    chosen.record(*slow[:2], 1.0, measured=True)
+    assert drive(chosen, {Engine.ADVISE: MIB, Engine.READ: 10 * MIB})[-1] is Engine.READ
 
 
 def test_nothing_is_tried_where_the_likely_engine_is_fast_on_a_near_medium() -> None:
