@@ -2,7 +2,6 @@
 
 import enum
 import heapq
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -67,10 +66,12 @@ def partition(
     if split is Split.FILES or world_size == 1:
         mine: Iterable[Extent] = whole(sizes, weight_files[rank::world_size])
     else:
+        # No two of a rank touch: for two in a row it would have to be a whole block behind every
+        # other, and the one that goes first on ties never falls that far.
         blocks = _blocks(sizes, weight_files, block_size_bytes)
         mine = (block for block, owner in _dealt(blocks, world_size) if owner == rank)
     side = whole(sizes, side_files[rank::world_size])
-    extents = tuple(_joined(heapq.merge(side, mine)))
+    extents = tuple(heapq.merge(side, mine))
     return Share(
         rank=rank,
         world_size=world_size,
@@ -134,17 +135,3 @@ def _dealt(blocks: Iterable[Extent], world_size: int) -> Iterator[tuple[Extent, 
         load, rank = loads[0]
         heapq.heapreplace(loads, (load + block.length, rank))
         yield block, rank
-
-
-def _joined(extents: Iterable[Extent]) -> Iterator[Extent]:
-    iterator = iter(extents)
-    current = next(iterator, None)
-    if current is None:
-        return
-    for extent in itertools.chain(iterator):
-        if extent.file == current.file and extent.offset == current.end:
-            current = current._replace(length=current.length + extent.length)
-        else:
-            yield current
-            current = extent
-    yield current

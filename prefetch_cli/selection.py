@@ -300,10 +300,9 @@ def _of_sets(sets: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterator[str
         numbers = set(map(int, written))
         # Some sets are numbered without zeros: `model-1-of-61`.
         padded = any(number.startswith("0") and number != "0" for number in written)
-        width = len(written[0]) if padded else 1
+        width = max(map(len, written)) if padded else 1
         first = 0 if 0 in numbers else 1
-        last = min(first + int(total), first + len(numbers) + _MOST_MISSING)
-        for number in range(first, last):
+        for number in range(first, first + int(total)):
             if number not in numbers:
                 yield f"{base}{number:0{width}}-of-{total}{rest}"
 

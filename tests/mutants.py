@@ -29,6 +29,9 @@ _LEFT_OUT = (r"core/ReplaceBinaryOperator_BitOr_.*",)
 # Module (or any), the line, the end of the operator's name -> why nobody could see a difference.
 _ANY = "*"
 _ONE_OBJECT = "CPython has one object for this word"
+_ENUM = "a member of an enumeration is equal to itself alone"
+_PADDED = 'padded = any(number.startswith("0") and number != "0" for number in written)'
+_PROMISED = "return next((family for family in families if folder.index(family)), families[0])"
 _BUDGET = "size = int(available_bytes * threshold_percent / 100)"
 _SKIP = "def _skip(reason: Reason, message: str, *, warning: bool = False) -> Decision:"
 _NUMBER = 'return int(text) if text and re.fullmatch("[0-9]{1,10}", text) else -1'
@@ -43,6 +46,25 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     ("decision", "if facts.share_bytes == 0:", "Eq_LtE"): "no share is less than nothing",
     ("decision", 'if budget.limited_by == "max-bytes":', "Eq_Is"): _ONE_OBJECT,
     ("decision", _MOST, "Eq_Is"): _ONE_OBJECT,
+    ("partition", "if split is Split.FILES or world_size == 1:", "Is_Eq"): _ENUM,
+    ("partition", "while offset < extent.end:", "Lt_NotEq"): "the last end is that of the extent",
+    ("selection", "*,", "Mul_Div"): "only how it may be called",
+    ("selection", "if component and load_format is not LoadFormat.ALL:", "IsNot_NotEq"): _ENUM,
+    ("selection", "if load_format is LoadFormat.ALL:", "Is_Eq"): _ENUM,
+    ("selection", "if load_format is not LoadFormat.AUTO:", "IsNot_NotEq"): _ENUM,
+    ("selection", _PADDED, "NotEq_Gt"): "what begins with 0 and is longer comes behind it",
+    ("selection", _PADDED, "NotEq_IsNot"): "CPython has one object for each Latin-1 character",
+    (
+        "selection",
+        "return found[0] if len(found) == 1 else None",
+        "NumberReplacer",
+    ): "the first is the last",
+    ("selection", _PROMISED, "NumberReplacer"): "no family has a file or an index then",
+    (
+        "selection",
+        "width = max(map(len, written)) if padded else 1",
+        "NumberReplacer",
+    ): "to no width, as to one of 1, nothing is added",
     ("launcher", "if pair and pair[1] > 1:", "Gt_NotEq"): "a rank is below its size, which is 1",
     **dict.fromkeys(
         [

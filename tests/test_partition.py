@@ -44,7 +44,7 @@ def test_shares_are_disjoint_and_complete(
 
 
 @given(cases())
-def test_a_share_keeps_the_load_order_and_joins_what_touches(
+def test_a_share_keeps_the_load_order_and_no_extents_of_it_touch(
     case: tuple[list[int], list[bool], int, Split, int],
 ) -> None:
     for share in shares(*case):
@@ -64,6 +64,12 @@ def test_byte_shares_are_within_one_extent_of_each_other(
         share.size_bytes for share in shares(sizes, [True] * len(sizes), world, Split.BYTES, block)
     ]
     assert max(loads) - min(loads) <= block
+
+
+def test_each_of_many_ranks_gets_its_bytes() -> None:
+    ranks = 400  # more than the numbers of which CPython keeps one object each
+    found = shares([ranks * PAGE], [True], ranks, Split.BYTES, PAGE)
+    assert [share.size_bytes for share in found] == [PAGE] * ranks
 
 
 @given(SIZES, WORLDS, BLOCKS)
@@ -129,6 +135,13 @@ def test_the_head_is_what_fits_and_no_page_more(sizes: list[int], limit: int) ->
         assert limit - pages * PAGE < PAGE
         assert kept[:-1] == everything[: len(kept[:-1])]
         assert [one.file for one in kept] == [one.file for one in everything[: len(kept)]]
+
+
+def test_of_an_extent_what_lies_before_the_cut_is_within() -> None:
+    cut = Extent(1, 0, 9 * PAGE)
+    block = Extent(1, 4 * PAGE, 8 * PAGE)
+    assert list(within([block], cut)) == [Extent(1, 4 * PAGE, 5 * PAGE)]
+    assert list(within([block._replace(offset=9 * PAGE)], cut)) == []
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**6), BLOCKS)

@@ -225,6 +225,7 @@ def test_an_index_file_decides_alone() -> None:
     selected = select_by_index("any.index.json", index, wanted)
     assert selected == Selection(LoadFormat.HF, (shards(12)[0], *shards(12)[2:]), index)
     assert select_by_index(MISTRAL_INDEX, index, wanted).load_format is LoadFormat.MISTRAL
+    assert select_by_index(HF_INDEX, index, wanted).load_format is LoadFormat.HF
 
 
 # Numbered names
@@ -247,6 +248,10 @@ def test_an_index_file_decides_alone() -> None:
             ["model-1-of-12.safetensors", "model-12-of-12.safetensors"],
         ),
         ([f"model-{number}-of-12.safetensors" for number in range(10, 13)], None),
+        (
+            [f"model-{number}-of-12.safetensors" for number in (10, 0, *range(2, 10))],
+            ["model-1-of-12.safetensors", "model-11-of-12.safetensors"],
+        ),
         (
             [*shards(2), "other-00002-of-00002.safetensors"],
             ["other-00001-of-00002.safetensors"],
@@ -272,7 +277,9 @@ def test_numbers_tell_what_is_missing(names: list[str], missing: list[str] | Non
 
 
 def test_a_hostile_number_does_not_make_a_billion_names() -> None:
-    assert 1 < len(weights(["m-000000001-of-999999999.safetensors"])) <= 10_001
+    assert len(weights(["m-000000001-of-999999999.safetensors"])) == 10_001
+    many = ["a-1-of-900000000.safetensors", "b-1-of-900000000.safetensors"]
+    assert len(weights(many)) == 10_002
 
 
 @given(
