@@ -58,30 +58,41 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         raise
 
 
-# Tests that look at no page cache, no terminal and no clock: they may run beside others. All the
-# rest runs in one process, one test after the other, whatever `--numprocesses` says.
+# Tests that look at no terminal, no clock, no limit and no other process, and at no page cache but
+# that of their own files: they may run beside others. All the rest runs in one process, one test
+# after the other, whatever `--numprocesses` says.
 _BESIDE_OTHERS = {
     "test_arguments",
     "test_bad_input",
     "test_bench",
     "test_checkpoint",
     "test_checkpoints",
+    "test_cli",
     "test_decision",
     "test_display",
     "test_docs",
+    "test_end_to_end",
+    "test_eviction",
     "test_folders",
     "test_fuzz",
     "test_house",
     "test_hub",
+    "test_integrity",
+    "test_json_contract",
     "test_launcher",
     "test_manifests",
     "test_package",
     "test_partition",
+    "test_pipeline",
     "test_proof",
+    "test_refusals",
     "test_scanner",
     "test_section",
     "test_selection",
     "test_sizes",
+    "test_storage",
+    "test_streams",
+    "test_survey",
     "test_table",
     "test_text",
 }
