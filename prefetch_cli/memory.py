@@ -6,6 +6,7 @@ keeps only what came last; so the tightest of all limits counts, not the host's 
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,6 @@ _V1 = _Controller(
     tasks="tasks",
 )
 
-_NO_LIMIT = 2**63 - 1
 _MOST_SEARCHED = 10_000  # cgroups that are looked through for the one of this process
 
 
@@ -216,7 +216,7 @@ def _available(controller: _Controller, directory: str, total: int) -> int | Non
 def _limit(path: str) -> int:
     # v1 has no word for it, but a number: PAGE_COUNTER_MAX, 9223372036854771712 by 4 KiB pages.
     text = _read(path)
-    return _NO_LIMIT if text.strip() == b"max" else _number(text)
+    return sys.maxsize if text.strip() == b"max" else _number(text)
 
 
 def _number(text: bytes) -> int:
@@ -237,4 +237,4 @@ def _read(path: str) -> bytes:
 
 
 def _below(root: str, path: str) -> str:
-    return path if root == "/" else os.path.join(root, path.lstrip("/"))
+    return os.path.join(root, path.lstrip("/"))

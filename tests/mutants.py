@@ -48,6 +48,17 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     ("decision", _MOST, "Eq_Is"): _ONE_OBJECT,
     ("partition", "if split is Split.FILES or world_size == 1:", "Is_Eq"): _ENUM,
     ("partition", "while offset < extent.end:", "Lt_NotEq"): "the last end is that of the extent",
+    (
+        "memory",
+        'places = places or [(0, mount.mount_point, "") for mount in mounted[-1:]]',
+        "NumberReplacer",
+    ): "of one place only, its depth is compared with none",
+    ("memory", "if up < mounted_up:", "Lt_IsNot"): "one that is above has returned before",
+    (
+        "memory",
+        "_MOST_SEARCHED = 10_000  # cgroups that are looked through for the one of this process",
+        "NumberReplacer",
+    ): "a bound: one more or less is as good",
     ("selection", "*,", "Mul_Div"): "only how it may be called",
     ("selection", "if component and load_format is not LoadFormat.ALL:", "IsNot_NotEq"): _ENUM,
     ("selection", "if load_format is LoadFormat.ALL:", "Is_Eq"): _ENUM,
@@ -130,7 +141,7 @@ def _mutants(stage: str) -> list[Mutant]:
     folder = copied(stage)
     module = f"prefetch_cli/{stage}.py"
     tests = f"tests/test_{stage}.py"
-    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider -p no:xdist {tests}"
+    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider -n0 {tests}"
     config = f"""
 [cosmic-ray]
 module-path = "{module}"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefetch_cli import memory
 from prefetch_cli.memory import Memory, measure
 
 KIB = 1024
@@ -153,9 +154,17 @@ def test_a_limit_of_all_memory_or_more_is_none(v2: Machine) -> None:
     assert v2.measure() == UNLIMITED
 
 
-def test_a_cgroup_that_has_more_than_the_host(v2: Machine) -> None:
-    v2.v2("/job/step", max=50 * GIB)
-    assert v2.measure() == Memory(40 * GIB, 40 * GIB, 50 * GIB, "host")
+@pytest.mark.parametrize("limit", [64 * GIB - 4 * KIB, 50 * GIB, 40 * GIB])
+def test_a_cgroup_that_has_as_much_as_the_host_or_more(v2: Machine, limit: int) -> None:
+    v2.v2("/job/step", max=limit)
+    assert v2.measure() == Memory(40 * GIB, 40 * GIB, limit, "host")
+
+
+def test_a_line_without_a_value_is_passed_over(v2: Machine) -> None:
+    v2.v2("/job/step", max=8 * GIB, current=8 * GIB, file=7 * GIB)
+    stat = v2.root / f"{V2[1:]}/job/step/memory.stat"
+    stat.write_text(f"odd\n{stat.read_text()}")
+    assert v2.measure() == limited(7 * GIB, f"{V2}/job/step")
 
 
 # v1
@@ -205,6 +214,7 @@ def test_hybrid_v1_owns_the_controller(v1: Machine) -> None:
         ("/docker/1234", "/docker/1234", ""),
         ("/docker/1234", "/elsewhere", ""),
         ("/job/st", "/job/step", ""),
+        ("/zoo", "/job/etc", ""),
         # Namespaces: the mount is from outside, or the process was moved outside.
         ("/../..", "/", ""),  # nowhere is this process
         ("/../../other", "/", ""),
@@ -225,6 +235,32 @@ def test_the_directory_of_the_process(
         machine.v2(found, max=2 * GIB)
     expected = limited(2 * GIB, V2 + found) if found else limited(9 * GIB, V2)
     assert machine.measure() == expected
+
+
+@pytest.mark.parametrize(
+    ("type_", "options"),
+    [("tmpfs", "rw,memory"), ("cgroup", "rw,xattr,name=systemd"), ("cgroup3", "rw")],
+)
+def test_what_is_mounted_otherwise_has_no_limits(
+    v2: Machine, v1: Machine, type_: str, options: str
+) -> None:
+    assert v1 is v2
+    v2.mount("/aaa", type_, options)
+    v2.write("/aaa/job/step/tasks", "")
+    for membership in ("0::/job/step", "4:memory:/job/step"):
+        v2.memberships = [membership]
+        hierarchy = V2 if membership.startswith("0") else V1
+        v2.v2("/job/step", max=2 * GIB)
+        v2.v1("/job/step", limit=2 * GIB)
+        assert v2.measure() == limited(2 * GIB, f"{hierarchy}/job/step")
+
+
+def test_where_no_mount_shows_the_process_the_last_one_counts(machine: Machine) -> None:
+    machine.mount("/mnt/other", "cgroup2", root="/other")
+    machine.mount(V2, "cgroup2", root="/elsewhere")
+    machine.memberships = ["0::/job/step"]
+    machine.v2("/", max=9 * GIB)
+    assert machine.measure() == limited(9 * GIB, V2)
 
 
 def hide_from_the_process(machine: Machine, hierarchy: str, path: str, tasks: str) -> None:
@@ -368,12 +404,12 @@ def test_never_negative_and_never_above_the_host(
     machine.write(f"{V2}/memory.stat", f"inactive_file {files['file']}\nactive_file 0\n")
     machine.write("/proc/self/mountinfo", "\n".join(machine.mounts).encode() + b"\n" + mounts)
     machine.write("/proc/self/cgroup", b"0::/\n" + membership)
-    memory = measure(str(machine.root))
-    assert 0 <= memory.available_bytes <= memory.host_available_bytes == 40 * GIB
-    if memory.cgroup_available_bytes is not None:
-        assert 0 <= memory.cgroup_available_bytes < 64 * GIB
-        assert memory.available_bytes == min(memory.cgroup_available_bytes, 40 * GIB)
-    assert (memory.limited_by == "host") == (memory.available_bytes == 40 * GIB)
+    found = measure(str(machine.root))
+    assert 0 <= found.available_bytes <= found.host_available_bytes == 40 * GIB
+    if found.cgroup_available_bytes is not None:
+        assert 0 <= found.cgroup_available_bytes < 64 * GIB
+        assert found.available_bytes == min(found.cgroup_available_bytes, 40 * GIB)
+    assert (found.limited_by == "host") == (found.available_bytes == 40 * GIB)
 
 
 # This machine
@@ -398,8 +434,11 @@ def test_without_proc_the_free_memory_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path))
-    found = measure().host_available_bytes
-    assert 0 < found <= meminfo("MemTotal")
+    total, available = memory._host("/")
+    assert total == meminfo("MemTotal")
+    assert isinstance(available, int)
+    assert 0.5 * meminfo("MemFree") <= available <= total
+    assert measure().host_available_bytes <= total
 
 
 MEASURE = """
