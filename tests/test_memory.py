@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -215,6 +216,7 @@ def test_hybrid_v1_owns_the_controller(v1: Machine) -> None:
         ("/docker/1234", "/elsewhere", ""),
         ("/job/st", "/job/step", ""),
         ("/zoo", "/job/etc", ""),
+        ("/bar", "/job/etc", ""),
         # Namespaces: the mount is from outside, or the process was moved outside.
         ("/../..", "/", ""),  # nowhere is this process
         ("/../../other", "/", ""),
@@ -239,7 +241,12 @@ def test_the_directory_of_the_process(
 
 @pytest.mark.parametrize(
     ("type_", "options"),
-    [("tmpfs", "rw,memory"), ("cgroup", "rw,xattr,name=systemd"), ("cgroup3", "rw")],
+    [
+        ("autofs", "rw,memory"),
+        ("tmpfs", "rw,memory"),
+        ("cgroup", "rw,xattr,name=systemd"),
+        ("cgroup3", "rw"),
+    ],
 )
 def test_what_is_mounted_otherwise_has_no_limits(
     v2: Machine, v1: Machine, type_: str, options: str
@@ -340,6 +347,16 @@ def test_of_two_mounts_the_one_that_shows_more_counts(machine: Machine) -> None:
     assert machine.measure() == limited(2 * GIB, f"{V2}/job")
 
 
+def test_of_two_mounts_below_the_top_the_one_that_shows_more_counts(machine: Machine) -> None:
+    machine.mount("/mnt/own", "cgroup2", root="/job")
+    machine.mount(V2, "cgroup2")
+    machine.memberships = ["0::/job/step"]
+    machine.write("/mnt/own/step/memory.max", "max\n")
+    machine.v2("/job/step")
+    machine.v2("/job", max=2 * GIB)
+    assert machine.measure() == limited(2 * GIB, f"{V2}/job")
+
+
 def test_names_that_are_odd(machine: Machine) -> None:
     machine.mount(r"/sys/fs/cg\040roup", "cgroup2")
     machine.memberships = ["0::/a:b/c d"]
@@ -428,6 +445,12 @@ def test_the_host_agrees_with_proc_meminfo() -> None:
     high = meminfo("MemAvailable")
     # Other processes come and go in between.
     assert min(low, high) - 512 * MIB <= found <= max(low, high) + 512 * MIB
+
+
+def test_the_host_is_asked_by_way_of_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = psutil.virtual_memory()._replace(total=64 * GIB, available=1234)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: known)
+    assert memory._host("/") == (64 * GIB, 1234)
 
 
 def test_without_proc_the_free_memory_counts(
