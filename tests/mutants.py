@@ -54,7 +54,19 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "NumberReplacer",
     ): "of one place only, its depth is compared with none",
     ("memory", 'if root == "/":', "Eq_LtE"): "no absolute path comes before it",
-    ("memory", "if up < mounted_up:", "Lt_IsNot"): "one that is above has returned before",
+    **dict.fromkeys(
+        [("memory", "if up < mounted_up:", operator) for operator in ("Lt_IsNot", "Lt_NotEq")],
+        "one that is above has returned before",
+    ),
+    ("memory", 'if root == "/":', "Eq_Is"): "CPython has one object for each Latin-1 character",
+    ("memory", "if controller is _V2:", "Is_Eq"): "the two versions differ in every field",
+    (
+        "memory",
+        '(-inside.count("/"), mount.mount_point, inside)',
+        "USub_Invert",
+    ): "one less each: the order is the same",
+    ("memory", "if searched > _MOST_SEARCHED:", "Gt_GtE"): "a bound: one more or less is as good",
+    ("memory", "searched = 0", "NumberReplacer"): "a bound: one more or less is as good",
     (
         "memory",
         "_MOST_SEARCHED = 10_000  # cgroups that are looked through for the one of this process",

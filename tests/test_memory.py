@@ -222,6 +222,9 @@ def test_hybrid_v1_owns_the_controller(v1: Machine) -> None:
         ("/../../other", "/", ""),
         ("/..", "/../step", "/step"),
         ("/", "/../step", ""),
+        ("/", "/../etc", ""),
+        ("/", "/-job/step", "/-job/step"),
+        ("/", "/etc/../etc", ""),
         ("/", "/job/../../../etc", ""),
         ("/", "/gone (deleted)", ""),
     ],
@@ -286,6 +289,7 @@ def hide_from_the_process(machine: Machine, hierarchy: str, path: str, tasks: st
         ("/../../..", "/..", "/a/c"),
         ("/../../..", "/../job", "/a/c/job"),
         ("/..", "/", "/d"),
+        ("/../..", "/..", "/d"),
     ],
 )
 def test_v2_in_a_private_namespace_under_the_mount_of_the_host(
@@ -323,6 +327,16 @@ def test_of_too_many_cgroups_none_is_searched(
     machine.v2("/a/c", max=2 * GIB)
     assert machine.measure() == limited(2 * GIB, f"{V2}/a/c")
     monkeypatch.setattr("prefetch_cli.memory._MOST_SEARCHED", 4)
+    assert machine.measure() == limited(9 * GIB, V2)
+
+
+def test_no_link_leads_to_the_cgroup_of_the_process(machine: Machine) -> None:
+    machine.mount(V2, "cgroup2", root="/../..")
+    machine.memberships = ["0::/"]
+    machine.v2("/", max=9 * GIB)
+    hide_from_the_process(machine, V2, "/d", "cgroup.threads")
+    machine.v2("/d", max=2 * GIB)
+    (machine.root / f"{V2[1:]}/link").symlink_to(".")
     assert machine.measure() == limited(9 * GIB, V2)
 
 
