@@ -17,11 +17,8 @@ from prefetch_cli.partition import Extent, blocks
 from prefetch_cli.progress import Monitor
 from prefetch_cli.workers import Stop, affordable, spawn_many
 
-_STEP_BYTES = 1024 * 1024  # read by a thread's first call, and by each where that takes long
-_MOST_STEP_BYTES = 16 * _STEP_BYTES
-# The next call reads twice or half as much: fewer cost less, and short ones are the grain of
-# progress and of stopping.
-_SHORT_SECONDS, _LONG_SECONDS = 0.02, 0.08
+_STEP_BYTES = 1024 * 1024  # read by one call: the grain of progress and of stopping
+_NEAR_STEP_BYTES = 4 * _STEP_BYTES  # where a call is fast, fewer of them cost less
 # Blocks that a thread takes at a time on a near medium while much is left: at each jump to
 # another place the kernel's read-ahead starts anew with small requests, as splice needs them.
 _NEAR_RUN = 8
@@ -562,9 +559,10 @@ class _Job:
         """Return the offset up to which `engine` read: less than `end` where it is outpaced."""
         began = time.monotonic()
         offset = advised = start
-        ended = began
+        most = _STEP_BYTES if handle.target.medium.far else _NEAR_STEP_BYTES
+        step_bytes = self._limiter.step_bytes(most)
         while offset < end and not self._stop.requested:
-            size = min(self._limiter.step_bytes(self._step_bytes()), end - offset)
+            size = min(step_bytes, end - offset)
             if engine is Engine.READ or handle.target.medium in self._no_splice:
                 size = min(size, self._buffer_bytes)  # no more is read by one call
             if not self._limiter.wait(size, self._stop):
@@ -583,10 +581,8 @@ class _Job:
             self._pace.record(got)
             with self._lock:
                 self.bytes_by_engine[used] += got
-            now = time.monotonic()
-            self._fit_step(now - ended)
-            ended = now
-            if chooser is not None and chooser.outpaced(engine, offset - start, now - began):
+            seconds = time.monotonic() - began
+            if chooser is not None and chooser.outpaced(engine, offset - start, seconds):
                 chooser.leave(engine)
                 break
         return offset
@@ -607,19 +603,6 @@ class _Job:
             engine = Engine.READ
         view = memoryview(self._buffer())[:size]
         return engine, os.preadv(descriptor, [view], offset)
-
-    def _step_bytes(self) -> int:
-        """Return how much this thread reads by one call."""
-        size: int = getattr(self._local, "step_bytes", _STEP_BYTES)
-        return size
-
-    def _fit_step(self, seconds: float) -> None:
-        """Let the next call of this thread take neither long nor hardly any time."""
-        size = self._step_bytes()
-        if seconds < _SHORT_SECONDS:
-            self._local.step_bytes = min(2 * size, _MOST_STEP_BYTES)
-        elif seconds > _LONG_SECONDS:
-            self._local.step_bytes = max(size // 2, _STEP_BYTES)
 
     def _buffer(self) -> mmap.mmap:
         """Return the buffer of this thread, made when it is first needed."""

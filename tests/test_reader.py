@@ -1,7 +1,6 @@
 """The reader on real files and the real page cache."""
 
 import errno
-import math
 import mmap
 import os
 import threading
@@ -513,13 +512,11 @@ class Disk:
         self._lock = threading.Lock()
         self._now = 0
         self.calls = [0] * 65  # by how many were under way
-        self.sizes: list[int] = []  # of the calls
 
     def sendfile(self, _out: int, _in: int, _offset: int, size: int) -> int:
         with self._lock:
             self._now += 1
             self.calls[self._now] += 1
-            self.sizes.append(size)
             self.most = max(self.most, self._now)
         try:
             if self._turn is None:
@@ -538,28 +535,6 @@ def sparse_file(folder: Path, size: int) -> str:
     with open(path, "wb") as file:
         file.truncate(size)
     return str(path)
-
-
-def test_where_calls_are_short_each_reads_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk = Disk(0.0, saturated_by_one=False)
-    monkeypatch.setattr(os, "sendfile", disk.sendfile)
-    monkeypatch.setattr(reader, "_SHORT_SECONDS", math.inf)  # on the busiest machine
-    path = sparse_file(tmp_path, 96 * MIB)
-    assert read([path], threads=1, block=32 * MIB).complete
-    # The second block begins with the size at which the first one ended.
-    assert disk.sizes == [size * MIB for size in (1, 2, 4, 8, 16, 1, 16, 16, 16, 16)]
-
-
-def test_where_calls_are_long_they_stay_small(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk = Disk(1.1 * reader._LONG_SECONDS, saturated_by_one=False)
-    monkeypatch.setattr(os, "sendfile", disk.sendfile)
-    path = sparse_file(tmp_path, 8 * MIB)
-    assert read([path], threads=1, block=4 * MIB).complete
-    assert disk.sizes == [MIB] * 8
 
 
 def test_a_saturated_disk_is_read_by_few_threads_beside_others(
