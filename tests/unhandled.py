@@ -227,11 +227,13 @@ def _outcome(handling: Handling, folder: str) -> str | None:
         text = file.read()
     if text.count(handling.there) != 1:
         return f"is there {text.count(handling.there)} times: {handling.there!r}"
+    without = text.replace(handling.there, handling.instead)
+    compile(without, path, "exec")  # what is no Python would fail every test
     if (code := _test(handling, folder)) != 0:
         return f"fails as it is: pytest ended with {code}"
     try:
         with open(path, "w", encoding="utf-8") as file:
-            file.write(text.replace(handling.there, handling.instead))
+            file.write(without)
         code = _test(handling, folder)
     finally:
         with open(path, "w", encoding="utf-8") as file:
