@@ -196,6 +196,15 @@ def test_a_mount_that_hangs_while_reading(tmp_path: Path, built: BuiltCheckpoint
         assert re.match(r"[1-4](\.\d+)? MiB of 11 MiB in ", done.lines["read"])
 
 
+def test_a_mount_that_hangs_until_the_time_limit(tmp_path: Path, built: BuiltCheckpoint) -> None:
+    with hanging_file(tmp_path / "fuse", built, 4 * MIB) as path:
+        done = run("--force", "-t", "2", "-b", "1M", "--time-limit", "0.5s", path)
+    assert done.code == 0, done
+    assert done.lines["read"].endswith("; ended by --time-limit")
+    # The proof is not given up with the thread that hangs.
+    assert re.fullmatch(r"[1-4](\.\d+)? MiB of 11 MiB \([\d.]+ %, \w+\)", done.lines["resident"])
+
+
 def test_a_mount_that_hangs_before_anything_is_known(
     tmp_path: Path, built: BuiltCheckpoint
 ) -> None:

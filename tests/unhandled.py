@@ -68,7 +68,13 @@ HANDLINGS = (
         "offset += size\n",
     ),
     Handling(
-        "test_signals::a_mount_that_hangs_while_reading",
+        "test_signals::a_mount_that_hangs_until_the_time_limit",
+        "reader",
+        "                        return  # a thread hangs",
+        "                        pass  # a thread hangs",
+    ),
+    Handling(
+        "test_signals::a_mount_that_hangs_before_anything_is_known",
         "supervisor",
         "if signals.waited_seconds > _GRACE_SECONDS or",
         "if",
@@ -124,6 +130,12 @@ HANDLINGS = (
     ),
     Handling(
         "test_terminal::a_terminal_that_goes_away_stops_nothing",
+        "streams",
+        "            except (OSError, ValueError):\n                # A reader",
+        "            except ZeroDivisionError:\n                # A reader",
+    ),
+    Handling(
+        "test_signals::a_signal_ends_with_its_code_and_what_was_read",
         "supervisor",
         "_SIGNALS = (signal.SIGHUP, ",
         "_SIGNALS = (",

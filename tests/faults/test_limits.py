@@ -80,8 +80,9 @@ def test_no_threads(built: BuiltCheckpoint, cold: str) -> None:
     assert done.errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("kib", [400_000, 200_000])
-def test_little_address_space(built: BuiltCheckpoint, cold: str, kib: int) -> None:
-    flags = ("--force", "--json", "--threads", "1024", "--block-size", "64K")
+@pytest.mark.parametrize("kib", [400_000, 200_000, 120_000, 100_000])
+@pytest.mark.parametrize("engine", ["auto", "read"])  # the latter takes a buffer for each thread
+def test_little_address_space(built: BuiltCheckpoint, cold: str, kib: int, engine: str) -> None:
+    flags = ("--force", "--json", "--threads", "1024", "--block-size", "64K", "--engine", engine)
     done = limited(f"-v {kib}", *flags, cold)
     assert_all_read(done, sum(map(os.path.getsize, built.files)))

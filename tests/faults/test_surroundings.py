@@ -82,3 +82,8 @@ def test_locale_c(built: BuiltCheckpoint, tmp_path: Path, name: str) -> None:
     missing = run(str(folder / "none"), env=plain)
     assert missing.code == 3
     assert missing.errors.isascii()
+    # With streams that know less than the names of files do.
+    narrow = run("--force", str(folder), env={"PYTHONUTF8": "1", "PYTHONIOENCODING": "ascii"})
+    assert narrow.code == 0
+    assert narrow.output.isascii()
+    assert narrow.lines["checkpoint"].partition("/mod\\x")[2] in {"e8le-\\u540d\\u524d", "ff"}
