@@ -3,6 +3,7 @@
 Nothing here shares code with the tool: what it claims is held against these.
 """
 
+import ctypes
 import os
 import re
 import shutil
@@ -34,6 +35,10 @@ for _ in range(passes):
     before = took
 """
 _PRETOUCH_PASSES = 6
+_CACHESTAT = 451  # asm-generic/unistd.h, since Linux 6.5
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_watched: set[str] = set()
 
 
 def about(size_bytes: int) -> Any:
@@ -56,6 +61,7 @@ def resident_bytes(paths: Sequence[str]) -> int:
     Both ask mincore, which calls everything resident that this user may not write: use it on
     files of one's own. Raises OracleError where neither tool is installed or one fails.
     """
+    watch(paths)
     measure = {"fincore": _by_fincore, "vmtouch": _by_vmtouch}.get(oracle_name() or "")
     if measure is None:
         raise OracleError("expected fincore (util-linux) or vmtouch, found neither; install one")
@@ -64,6 +70,7 @@ def resident_bytes(paths: Sequence[str]) -> int:
 
 def evict(paths: Sequence[str]) -> None:
     """Ask the kernel to drop the files from the page cache; written pages go to disk first."""
+    watch(paths)
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -71,6 +78,40 @@ def evict(paths: Sequence[str]) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+
+
+def watch(paths: Sequence[str]) -> None:
+    """Remember these files, as those that are evicted or measured, for `reclaimed_pages`."""
+    _watched.update(paths)
+
+
+def forget() -> None:
+    """Begin anew to remember files."""
+    _watched.clear()
+
+
+def reclaimed_pages() -> int:
+    """Return how many pages the kernel has reclaimed of the files that are watched.
+
+    Reclaim leaves a note where each page was, as posix_fadvise(2) and truncation do not; that of
+    DAMON is in no other counter. None are found where the kernel has no cachestat(2).
+    """
+    pages = 0
+    for path in _watched:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            continue  # the test has removed or unmounted it
+        try:
+            # Of offset 0 and length 0: all of the file. Cached, dirty, in writeback, evicted,
+            # recently evicted.
+            whole = (ctypes.c_uint64 * 2)()
+            found = (ctypes.c_uint64 * 5)()
+            if _libc.syscall(_CACHESTAT, descriptor, whole, found, 0) == 0:
+                pages += found[3]
+        finally:
+            os.close(descriptor)
+    return pages
 
 
 def make_cold(paths: Sequence[str]) -> int:
