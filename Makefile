@@ -27,9 +27,10 @@ help: ## Print the targets
 demo: $(STAMP) ## Warm a small checkpoint and show the proof; CHECKPOINT=/models/x: warm that one
 	@$(BIN)/python -m tests.demo.demo "$$CHECKPOINT"
 
+# Three processes for two cores: the tests that run one after the other mostly wait.
 .PHONY: test
 test: lint ## Lint, check format and types, run all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
 
 .PHONY: lint
 lint: $(STAMP)
@@ -75,7 +76,7 @@ mutants: $(STAMP) ## Break the pure stages and what handles faults; list what no
 .PHONY: coverage
 coverage: $(STAMP) ## Run all tests, and list the branches that none takes
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m coverage run -m pytest --numprocesses 3 --dist loadgroup
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

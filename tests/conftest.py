@@ -53,7 +53,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Say so where pages were taken from a test that fails."""
     try:
         yield
-    except AssertionError as error:
+    except (AssertionError, subprocess.CalledProcessError) as error:
         if oracle.reclaimed_pages() > 0 or _shadows() != item.stash[_SHADOWS]:
             raise PagesTakenError(str(error)) from error
         raise

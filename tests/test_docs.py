@@ -22,6 +22,7 @@ from prefetch_cli import __version__, filesystem, launcher
 from prefetch_cli.cli import PROGRAM, command
 from prefetch_cli.decision import Action, Facts, Overrule, Reason, budget, decide
 from prefetch_cli.errors import ExitCode, interrupted_exit_code
+from tests import oracle
 from tests.checkpoints import write_sharded
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -384,6 +385,7 @@ def labels(output: str) -> list[str]:
 def test_outputs_of_readme_have_the_lines_of_real_ones(readme: str, checkpoint: str) -> None:
     shown = {block.partition("\n")[0]: labels(block) for block in fenced(readme, "console")}
     assert len(shown) == 4
+    oracle.watch(glob.glob(os.path.join(checkpoint, "*")))
     for line, expected in shown.items():
         (arguments,) = command_lines(line)
         options = [word for word in shlex.split(arguments) if not word.startswith("/")]
