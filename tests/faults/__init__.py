@@ -28,7 +28,7 @@ output closed, full, cut                0     all      none                     
 output that nobody reads                143   what was none                            1 s          test_signals::an_output_that_nobody_reads_does_not_hold_it
 20 columns                              0     all      none                            -            test_terminal::the_bar_fits
 TERM=dumb                               0     all      none                            -            test_terminal::a_terminal_without_a_cursor_gets_log_lines
-a terminal that goes away               129   what was none                            1 s          test_terminal::a_terminal_that_goes_away_stops_nothing
+a terminal that goes away               0     all      none                            -            test_terminal::a_terminal_that_goes_away_stops_nothing
 SIGHUP, SIGINT, SIGTERM                 128+N what was interrupted by NAME             1 s          test_signals::a_signal_ends_with_its_code_and_what_was_read
 SIGINT twice                            130   what was none                            at once      test_signals::a_second_interrupt_ends_at_once
 SIGPIPE                                 0     all      none                            -            test_streams::a_stream_that_fails_stops_nothing
