@@ -36,8 +36,13 @@ _BUDGET = "size = int(available_bytes * threshold_percent / 100)"
 _SKIP = "def _skip(reason: Reason, message: str, *, warning: bool = False) -> Decision:"
 _NUMBER = 'return int(text) if text and re.fullmatch("[0-9]{1,10}", text) else -1'
 _MOST = 'most = "that" if budget.limited_by == "max-bytes" else sizes.format_size(budget.max_bytes)'
+_WHOLE_FILES = "if split is Split.FILES or world_size == 1:"
+_LOADS = (
+    "loads = [(0, rank) for rank in range(world_size)]  # a heap: fewest bytes, then lowest rank"
+)
 EXPLAINED: dict[tuple[str, str, str], str] = {
     (_ANY, "@dataclass(frozen=True)", "ReplaceTrueWithFalse"): "mypy refuses to assign to it",
+    (_ANY, "*,", "Mul_Div"): "only how it may be called",
     ("sizes", 'if text == "0":', "Eq_Is"): "CPython has one object for each Latin-1 character",
     ("sizes", "size = 0", "NumberReplacer"): "what is below 1 is refused like 0",
     ("sizes", "if not 0 < seconds < math.inf:", "Lt_NotEq"): "no form has a sign, no sum is a NaN",
@@ -46,7 +51,10 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     ("decision", "if facts.share_bytes == 0:", "Eq_LtE"): "no share is less than nothing",
     ("decision", 'if budget.limited_by == "max-bytes":', "Eq_Is"): _ONE_OBJECT,
     ("decision", _MOST, "Eq_Is"): _ONE_OBJECT,
-    ("partition", "if split is Split.FILES or world_size == 1:", "Is_Eq"): _ENUM,
+    ("partition", _WHOLE_FILES, "Is_Eq"): _ENUM,
+    ("partition", _WHOLE_FILES, "Eq_LtE"): "no world has less than one rank",
+    ("partition", "if split is Split.AUTO:", "Is_Eq"): _ENUM,
+    ("partition", _LOADS, "NumberReplacer"): "only compared with each other",
     ("partition", "while offset < extent.end:", "Lt_NotEq"): "the last end is that of the extent",
     (
         "memory",
@@ -72,7 +80,6 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "_MOST_SEARCHED = 10_000  # cgroups that are looked through for the one of this process",
         "NumberReplacer",
     ): "a bound: one more or less is as good",
-    ("selection", "*,", "Mul_Div"): "only how it may be called",
     ("selection", "if component and load_format is not LoadFormat.ALL:", "IsNot_NotEq"): _ENUM,
     ("selection", "if load_format is LoadFormat.ALL:", "Is_Eq"): _ENUM,
     ("selection", "if load_format is not LoadFormat.AUTO:", "IsNot_NotEq"): _ENUM,
