@@ -37,6 +37,8 @@ _SKIP = "def _skip(reason: Reason, message: str, *, warning: bool = False) -> De
 _NUMBER = 'return int(text) if text and re.fullmatch("[0-9]{1,10}", text) else -1'
 _MOST = 'most = "that" if budget.limited_by == "max-bytes" else sizes.format_size(budget.max_bytes)'
 _WHOLE_FILES = "if split is Split.FILES or world_size == 1:"
+_CUT = "elif extent.file == cut.file and extent.offset < cut.length:"
+_WHOLE = "return (Extent(file, 0, sizes[file]) for file in files if sizes[file] > 0)"
 _LOADS = (
     "loads = [(0, rank) for rank in range(world_size)]  # a heap: fewest bytes, then lowest rank"
 )
@@ -55,6 +57,8 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     ("partition", _WHOLE_FILES, "Eq_LtE"): "no world has less than one rank",
     ("partition", "if split is Split.AUTO:", "Is_Eq"): _ENUM,
     ("partition", _LOADS, "NumberReplacer"): "only compared with each other",
+    ("partition", _CUT, "Eq_LtE"): "those of the files before have gone the other way",
+    ("partition", _WHOLE, "Gt_NotEq"): "no size is below 0",
     ("partition", "while offset < extent.end:", "Lt_NotEq"): "the last end is that of the extent",
     (
         "memory",

@@ -3,6 +3,7 @@
 The environments are real ones, made by venv; the distributions in them are laid out as pip does it.
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -189,6 +190,23 @@ def test_a_directory_counts_with_all_below_it(tmp_path: Path) -> None:
     assert [file.real_path for file in found.files] == [
         os.path.realpath(f.path) for f in found.files
     ]
+
+
+def test_what_cannot_be_looked_at_is_reported_and_the_rest_counts(
+    env: Environment, tmp_path: Path
+) -> None:
+    env.install("lib", {"lib/a.py": 1}, record="lib/a.py,,\nlib/b.py,,\nround/c.so,,\n")
+    loops = [env.site / "lib" / "b.py", env.site / "round", tmp_path / "also" / "loop"]
+    (tmp_path / "also").mkdir()
+    (tmp_path / "also" / "d.py").write_bytes(b"1")
+    for path in loops:
+        path.symlink_to(path.name)  # ELOOP, for root as well
+    found = gather(wanted("lib", python=env.python, paths=(str(tmp_path / "also"),)))
+    assert names(found) == ["a.py", "d.py"]
+    why = os.strerror(errno.ELOOP)
+    assert {one.path: (one.reason, one.failed) for one in found.failed} == {
+        str(path): (why, True) for path in loops
+    }
 
 
 def test_a_package_is_warmed_before_the_weights(

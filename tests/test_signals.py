@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import oracle
 from tests.checkpoints import BuiltCheckpoint
 from tests.command import COMMAND, Done, Running, environment, run
 from tests.passthrough import mounted
@@ -228,6 +229,33 @@ def test_a_mount_that_hangs_before_anything_is_known(
         )
 
 
+@pytest.mark.parametrize("hangs", ["weights", "libraries"])
+def test_a_reader_that_does_not_come_back(
+    tmp_path: Path, built: BuiltCheckpoint, hangs: str
+) -> None:
+    """As if its grace were longer than the supervisor's: a busy machine may make it so."""
+    oracle.evict(built.files)
+    with hanging_file(tmp_path / "fuse", built, 4 * MIB) as path:
+        sources = [path] if hangs == "weights" else ["--also", path, built.directory]
+        arguments = ("--force", "--json", "-t", "2", "-b", "1M", *sources)
+        with Running.start(*arguments, command=PATIENT) as running:
+            running.await_line("nothing has arrived for")
+            done = ended(running, signal.SIGTERM)
+    parts = done.document if hangs == "weights" else done.document["libraries"]
+    assert MIB <= parts["result"]["bytes_read"] <= 4 * MIB
+    assert parts["result"]["complete"] is False
+    if hangs == "libraries":
+        assert done.document["result"]["bytes_read"] == 0
+
+
+PATIENT = (
+    sys.executable,
+    "-c",
+    "from prefetch_cli import cli, display, reader\n"
+    "display._HEARTBEAT_SECONDS = 0.2\n"
+    "reader._GRACE_SECONDS = 9\n"
+    "cli.main()",
+)
 QUICK_TO_TELL = (
     sys.executable,
     "-c",
