@@ -311,6 +311,10 @@ def test_what_is_not_there_is_said_in_one_line(env: Environment, cold: str, tmp_
     assert "found: a FIFO" in refused_fifo(tmp_path, cold)
     assert "no-python" in refused("--package", "x", "--python", "no-python", cold, code=3)
     assert "exit code" in refused("--package", "x", "--python", "/bin/false", cold, code=3)
+    (tmp_path / "text").write_text("no program")
+    (tmp_path / "text").chmod(0o755)
+    odd = str(tmp_path / "text")
+    assert os.strerror(errno.ENOEXEC) in refused("--package", "x", "--python", odd, cold, code=3)
     assert "found neither" in refused("--python", env.python, cold)
     assert "found none" in refused("--libraries", cold)
     assert refused("--libraries", cold, "--", "sh", "-c", "echo", code=3).startswith(
