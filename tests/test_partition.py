@@ -130,6 +130,7 @@ def test_the_head_is_what_fits_and_no_page_more(sizes: list[int], limit: int) ->
     assert pages * PAGE <= limit
     total = sum(-(-size // PAGE) * PAGE for size in sizes)
     if total <= limit:
+        assert cut is None
         assert kept == everything
     else:
         assert cut is not None
@@ -137,6 +138,11 @@ def test_the_head_is_what_fits_and_no_page_more(sizes: list[int], limit: int) ->
         assert limit - pages * PAGE < PAGE
         assert kept[:-1] == everything[: len(kept[:-1])]
         assert [one.file for one in kept] == [one.file for one in everything[: len(kept)]]
+
+
+def test_what_fits_exactly_is_not_cut() -> None:
+    assert head([PAGE, 2 * PAGE], 3 * PAGE, PAGE) is None
+    assert head([PAGE, 2 * PAGE], 3 * PAGE - 1, PAGE) == Extent(1, 0, PAGE)
 
 
 def test_of_an_extent_what_lies_before_the_cut_is_within() -> None:
