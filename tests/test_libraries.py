@@ -255,6 +255,9 @@ def test_max_bytes_bounds_both(env: Environment, built: BuiltCheckpoint, cold: s
     found = run("--force", "--max-bytes", "512KiB", "--json", "--package", "lib", "--python",
                 env.python, cold).document  # fmt: skip
     assert found["libraries"]["decision"]["action"] == "partial"
+    evict(files)
+    shown = run("--force", "--max-bytes", "512KiB", "--package", "lib", "--python", env.python)
+    assert "do not fit into the 512 KiB of --max-bytes" in shown.output
     assert found["result"]["bytes_read"] == 0
 
 

@@ -499,6 +499,28 @@ def test_a_trial_on_a_real_disk_reads_everything(
     assert oracle.resident_bytes(paths) == about(sum(sizes))
 
 
+def test_a_way_that_turns_out_slow_is_left_in_the_middle_of_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if each read of 1 MiB took longer than all of the trial by advice."""
+    sizes = [70 * MIB, 70 * MIB]
+    paths = cold_files(tmp_path, sizes)
+    by_read = []
+
+    def preadv(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        by_read.append(offset)
+        time.sleep(0.4)
+        return real(descriptor, buffers, offset)
+
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", preadv)
+    result = read(paths, medium=FAR, threads=2, block=4 * MIB)
+    assert (result.bytes_read, result.complete) == (sum(sizes), True)
+    assert result.engine is Engine.ADVISE
+    assert 1 <= len(by_read) <= 4  # of the 8 that two portions of each thread take
+    assert oracle.resident_bytes(paths) == about(sum(sizes))
+
+
 class Disk:
     """Stands for a disk in the place of sendfile(2), as no real one is slow in a known way.
 

@@ -81,6 +81,18 @@ def test_eviction(built: BuiltCheckpoint, warm: str, error: str) -> None:
     assert oracle.resident_bytes(built.weight_files) == oracle.about(built.weight_bytes)
 
 
+@pytest.mark.parametrize("error", ERRORS)
+def test_eviction_where_nothing_tells_residency(
+    built: BuiltCheckpoint, warm: str, error: str
+) -> None:
+    rules = dict.fromkeys(("cachestat", "mincore", "preadv2"), error)
+    done = refused("--evict", "--json", warm, **rules)
+    assert done.code == 0, done
+    assert done.document["result"]["failed"] == []
+    assert done.document["residency"]["method"] == "unknown"
+    assert oracle.resident_bytes(built.weight_files) <= 0.01 * built.weight_bytes
+
+
 @pytest.mark.parametrize("engine", ["auto", "advise", "splice"])
 @pytest.mark.parametrize("error", [*ERRORS, "EINVAL"])
 def test_splice(built: BuiltCheckpoint, cold: str, engine: str, error: str) -> None:
