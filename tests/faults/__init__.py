@@ -40,6 +40,7 @@ clock steps                             0     all      none                     
 cachestat refused                       0     all      none; method mincore            -            test_refusals::cachestat
 cachestat and mincore refused           0     all      none; an estimate               -            test_refusals::residency
 nothing tells residency                 0     all      residency unknown               -            test_refusals::all_residency
+nothing tells residency, --evict        0     -        residency unknown               -            test_refusals::eviction_where_nothing_tells
 fadvise refused                         0     all      none                            -            test_refusals::advice
 fadvise refused, --evict                1     -        Operation not permitted         -            test_refusals::eviction
 sendfile refused                        0     all      none; engine read               -            test_refusals::splice

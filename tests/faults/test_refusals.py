@@ -82,9 +82,7 @@ def test_eviction(built: BuiltCheckpoint, warm: str, error: str) -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_eviction_where_nothing_tells_residency(
-    built: BuiltCheckpoint, warm: str, error: str
-) -> None:
+def test_eviction_where_nothing_tells(built: BuiltCheckpoint, warm: str, error: str) -> None:
     rules = dict.fromkeys(("cachestat", "mincore", "preadv2"), error)
     done = refused("--evict", "--json", warm, **rules)
     assert done.code == 0, done
