@@ -185,13 +185,14 @@ def _as_far_as_known(job: _Run, received: int | None) -> Report:
 
 def _read_so_far(report: Report, snapshot: Snapshot) -> Report:
     """Return the report with what was read of the part that hangs, and nothing of the next one."""
+    # Where the checkpoint is left alone, the libraries are the last part.
+    own_bytes = snapshot.last_part_bytes if _is_due(report) else 0
     part = report.libraries
     if part is not None and _is_due(part):
-        read_bytes = snapshot.done_bytes - snapshot.last_part_bytes
-        result = _cut_short(part.plan, read_bytes, snapshot.part_seconds)
+        result = _cut_short(part.plan, snapshot.done_bytes - own_bytes, snapshot.part_seconds)
         report = replace(report, libraries=replace(part, result=result))
     if _is_due(report):
-        result = _cut_short(report.plan, snapshot.last_part_bytes, snapshot.part_seconds)
+        result = _cut_short(report.plan, own_bytes, snapshot.part_seconds)
         report = replace(report, result=result)
     return report
 

@@ -156,9 +156,13 @@ class Running:
 
     def await_line(self, part: str, *, times: int = 1) -> str:
         """Return a line on standard error that holds `part`, as soon as so many are there."""
+        return self.await_match(re.escape(part), times=times)
+
+    def await_match(self, part: str, *, times: int = 1) -> str:
+        """As `await_line`, for a part that is a regular expression."""
 
         def found() -> str | None:
-            lines = [line for line in self.errors if part in line]
+            lines = [line for line in self.errors if re.search(part, line)]
             return lines[times - 1] if len(lines) >= times else None
 
         with self._more:

@@ -109,12 +109,13 @@ def test_files_of_the_launcher_are_no_reason(file: Path) -> None:
 
 def test_a_run_that_ends_by_itself_leaves_nothing_behind(tmp_path: Path, cold: str) -> None:
     log = tmp_path / "log"
+    before = left_behind(Path(cold))  # of other tests whose reads hang
     with log.open("wb") as output:
         subprocess.run(
             [*COMMAND, "--force", cold], check=True, env=environment(), stdout=output, timeout=60
         )
     assert "resident" in log.read_text()
-    assert left_behind(Path(cold)) == []
+    assert set(left_behind(Path(cold))) <= set(before)
 
 
 @pytest.mark.parametrize("code", [0, 143])
@@ -221,7 +222,8 @@ class Hanging:
         Not before the run hangs in a read: to close a file in a system call would hang as well,
         and FUSE lets nobody end that either.
         """
-        running.await_line(" at offset ")
+        running.await_line(" 10%")
+        running.await_match(r" at offset [3-9],\d{3},\d{3}$")
         self.server.suspend()
 
     def unmount(self) -> None:

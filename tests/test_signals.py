@@ -62,21 +62,21 @@ def test_a_signal_ends_with_its_code_and_what_was_read(cold: str, number: signal
 def test_a_read_that_hangs_does_not_hold_the_summary(cold: str) -> None:
     arguments = ("--force", "--engine", "splice", "--threads", "2", "-b", "1M", cold)
     with Running.start(*arguments, command=HANGING) as running:
+        running.await_line(" 10%")  # a busy machine may wait for the first byte, too
         running.await_line("nothing has arrived for")
         done = ended(running, signal.SIGTERM)
     read = done.lines["read"]
     assert read.endswith("; interrupted by SIGTERM")
-    assert re.match(r"[3-9](\.\d+)? MiB of ", read)
+    assert re.match(r"[2-9](\.\d+)? MiB of ", read)
 
 
 def test_a_read_that_hangs_is_named_with_its_offset_again_and_again(cold: str) -> None:
     arguments = ("--force", "--engine", "splice", "--threads", "1", "-b", "1M", cold)
     with Running.start(*arguments, command=HANGING) as running:
-        running.await_line("nothing has arrived for", times=3)
+        line = re.escape(f"{cold}/model-00001-of-00003.safetensors at offset 3,145,728")
+        running.await_match(rf"nothing has arrived for \d s: waiting \d s for {line}", times=3)
         running.send(signal.SIGTERM)
-        errors = running.end().errors
-    line = re.escape(f"{cold}/model-00001-of-00003.safetensors at offset 3,145,728")
-    assert len(re.findall(rf"nothing has arrived for \d s: waiting \d s for {line}", errors)) >= 3
+        running.end()
 
 
 def test_the_time_limit_ends_a_read_that_hangs(cold: str) -> None:
@@ -172,13 +172,17 @@ def test_a_signal_before_the_run_has_begun_leaves_no_trace() -> None:
 
 @contextmanager
 def hanging_file(folder: Path, built: BuiltCheckpoint, hang_from: int) -> Iterator[str]:
-    """Yield the path of a shard on a file system whose reads hang from an offset on."""
+    """Yield the path of a shard on a file system whose reads hang from an offset on.
+
+    However many hang, those before the offset are answered: by default FUSE lets twelve reads ahead
+    wait, and all others behind them.
+    """
     source = folder / "source"
     mountpoint = folder / "mount"
     source.mkdir(parents=True)
     mountpoint.mkdir()
     shutil.copy(built.weight_files[1], source / "model.safetensors")
-    options = ("--keep-cache", "--hang-from", str(hang_from))
+    options = ("--keep-cache", "--max-background", "100", "--hang-from", str(hang_from))
     with ExitStack() as stack:
         try:
             root = stack.enter_context(mounted(str(source), str(mountpoint), *options))
@@ -191,6 +195,7 @@ def test_a_mount_that_hangs_while_reading(tmp_path: Path, built: BuiltCheckpoint
     with hanging_file(tmp_path / "fuse", built, 4 * MIB) as path:
         arguments = ("--force", "-t", "2", "-b", "1M", path)
         with Running.start(*arguments, command=QUICK_TO_TELL) as running:
+            running.await_line(" 10%")
             line = running.await_line("nothing has arrived for")
             assert re.search(rf"waiting \d s for {re.escape(path)} at offset [\d,]+$", line)
             done = ended(running, signal.SIGTERM)
@@ -229,20 +234,26 @@ def test_a_mount_that_hangs_before_anything_is_known(
         )
 
 
-@pytest.mark.parametrize("hangs", ["weights", "libraries"])
+@pytest.mark.parametrize("hangs", ["weights", "libraries", "libraries alone"])
 def test_a_reader_that_does_not_come_back(
     tmp_path: Path, built: BuiltCheckpoint, hangs: str
 ) -> None:
     """As if its grace were longer than the supervisor's: a busy machine may make it so."""
-    oracle.evict(built.files)
-    with hanging_file(tmp_path / "fuse", built, 4 * MIB) as path:
-        sources = [path] if hangs == "weights" else ["--also", path, built.directory]
-        arguments = ("--force", "--json", "-t", "2", "-b", "1M", *sources)
+    with hanging_file(tmp_path / "fuse", built, 6 * MIB) as path:
+        if hangs == "weights":
+            sources = ["--force", path]
+        elif hangs == "libraries":
+            oracle.evict(built.files)
+            sources = ["--force", "--also", path, built.directory]
+        else:  # a local disk is left alone without --force
+            sources = ["--also", path, built.directory]
+        arguments = ("--json", "-t", "2", "-b", "1M", *sources)
         with Running.start(*arguments, command=PATIENT) as running:
+            running.await_line(" 10%")
             running.await_line("nothing has arrived for")
             done = ended(running, signal.SIGTERM)
     parts = done.document if hangs == "weights" else done.document["libraries"]
-    assert MIB <= parts["result"]["bytes_read"] <= 4 * MIB
+    assert MIB <= parts["result"]["bytes_read"] <= 6 * MIB
     assert parts["result"]["complete"] is False
     if hangs == "libraries":
         assert done.document["result"]["bytes_read"] == 0
