@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from prefetch_cli.errors import CheckpointError
 from prefetch_cli.progress import Monitor
-from prefetch_cli.text import printable
+from prefetch_cli.text import file_name, printable
 from prefetch_cli.workers import Stop, map_threads
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def _own_name(found: "metadata.Distribution") -> str | None:
 def _other_rows(found: "metadata.Distribution") -> list[str]:
     """Return the paths that the lists of older installers name."""
     try:
-        return [str(path) for path in found.files or ()]
+        return [file_name(str(path)) for path in found.files or ()]
     except _UNREADABLE:
         return []
 
@@ -318,7 +318,7 @@ def _rows(record: str) -> Iterator[str]:
     import csv  # noqa: PLC0415 - as in `owner`
 
     with suppress(csv.Error):
-        yield from (row[0] for row in csv.reader(record.splitlines()) if row)
+        yield from (file_name(row[0]) for row in csv.reader(record.splitlines()) if row)
 
 
 def _nothing_recorded(name: str, found: "metadata.Distribution") -> str:

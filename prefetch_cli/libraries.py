@@ -3,7 +3,7 @@
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli import distributions
@@ -94,9 +94,20 @@ def gather(located: Located, monitor: Monitor, threads: int) -> Libraries:
     return Libraries(
         names=tuple(one.name for one in found),
         files=tuple(files.values()),
-        failed=tuple(one for one in looked if isinstance(one, Skipped)),
+        failed=tuple(_outermost([one for one in looked if isinstance(one, Skipped)])),
         warnings=tuple(one.warning for one in found if one.warning is not None),
     )
+
+
+def _outermost(skipped: Sequence[Skipped]) -> Iterator[Skipped]:
+    """Yield what failed, less what lies below a folder that did."""
+    paths = {one.path for one in skipped}
+    for one in skipped:
+        path, above = one.path, os.path.dirname(one.path)
+        while above != path and above not in paths:
+            path, above = above, os.path.dirname(above)
+        if above not in paths:
+            yield one
 
 
 def _assert_there(path: str) -> None:

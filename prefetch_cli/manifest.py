@@ -5,7 +5,6 @@ time that it takes, nor the places that its names lead to, unless it is looked a
 """
 
 import json
-import os
 import posixpath
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 from prefetch_cli.errors import CheckpointError
 from prefetch_cli.scanner import NotJsonError, Scanner, TooLargeError
-from prefetch_cli.text import printable
+from prefetch_cli.text import file_name, printable
 
 DIFFUSERS_LAYOUT = "model_index.json"
 SENTENCE_TRANSFORMERS_LAYOUT = "modules.json"
@@ -181,7 +180,7 @@ def _below(path: str, kind: str, values: Iterable[object]) -> list[str]:
         characters += len(value)
         if len(names) > _MOST_NAMES or characters > _MOST_NAME_CHARACTERS:
             raise TooLargeError
-    return list(dict.fromkeys(map(posixpath.normpath, names)))
+    return list(dict.fromkeys(posixpath.normpath(file_name(name)) for name in names))
 
 
 def _stays_below(name: str) -> bool:
@@ -195,9 +194,9 @@ def _stays_below(name: str) -> bool:
 
 def _can_be_a_path(name: str) -> bool:
     try:
-        return b"\0" not in os.fsencode(name)
+        return "\0" not in file_name(name)
     except UnicodeEncodeError:
-        return False  # JSON can escape halves of characters, which no file's name has
+        return False
 
 
 def _shown(value: object) -> str:

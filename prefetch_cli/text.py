@@ -1,5 +1,6 @@
-"""Text that is safe to show: names come from file systems, which allow any byte."""
+"""Names and text: file systems allow any byte in a name, terminals and files of text do not."""
 
+import os
 from collections.abc import Sequence
 
 
@@ -19,6 +20,15 @@ def _escape(char: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")
+
+
+def file_name(text: str) -> str:
+    """Return the name that text from a file of UTF-8 stands for, as this process spells names.
+
+    Where the locale has ASCII only, and Python's UTF-8 mode is off, that is with escaped bytes (PEP
+    383). Raises UnicodeEncodeError for half a character, which JSON can escape.
+    """
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def listing(names: Sequence[str], *, most: int = 5) -> str:

@@ -1,15 +1,17 @@
 """Surroundings that lack what is usually there: /proc, /sys, a place to write, a home, a locale."""
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests import oracle
 from tests.checkpoints import BuiltCheckpoint
-from tests.command import COMMAND, Done, run
+from tests.command import COMMAND, ROOT, Done, run
 
 
 def inside(preparation: str, *arguments: str) -> Done:
@@ -67,6 +69,14 @@ def test_no_home(built: BuiltCheckpoint, cold: str) -> None:
     assert done.errors.count("\n") == 1
 
 
+LOCALE_C: dict[str, str | None] = {
+    "LC_ALL": "C",
+    "LANG": None,
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+}
+
+
 @pytest.mark.parametrize("name", ["modèle-名前", "mod\udcff"])
 def test_locale_c(built: BuiltCheckpoint, tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
@@ -74,12 +84,11 @@ def test_locale_c(built: BuiltCheckpoint, tmp_path: Path, name: str) -> None:
         shutil.copytree(built.directory, folder)
     except OSError as error:
         pytest.skip(f"needs a file system that takes any byte: {error}")
-    plain = {"LC_ALL": "C", "LANG": None, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = run("--force", "--verbose", str(folder), env=plain)
+    done = run("--force", "--verbose", str(folder), env=LOCALE_C)
     assert done.code == 0, done
     assert done.output.isascii()
     assert done.errors.isascii()
-    missing = run(str(folder / "none"), env=plain)
+    missing = run(str(folder / "none"), env=LOCALE_C)
     assert missing.code == 3
     assert missing.errors.isascii()
     # With streams that know less than the names of files do.
@@ -87,3 +96,27 @@ def test_locale_c(built: BuiltCheckpoint, tmp_path: Path, name: str) -> None:
     assert narrow.code == 0
     assert narrow.output.isascii()
     assert narrow.lines["checkpoint"].partition("/mod\\x")[2] in {"e8le-\\u540d\\u524d", "ff"}
+
+
+def test_names_that_files_of_text_hold_in_locale_c(tmp_path: Path) -> None:
+    """An index of shards, and a RECORD: both are UTF-8, whatever the locale is."""
+    model, site = tmp_path / "model", tmp_path / "site"
+    info = site / "lib-1.0.dist-info"
+    for folder in (model, site / "größe", info):
+        folder.mkdir(parents=True)
+    header = b'{"w":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}'
+    shard = len(header).to_bytes(8, "little") + header + bytes(8)
+    for name in ("modèle-1.safetensors", "名前-2.safetensors"):
+        (model / name).write_bytes(shard)
+    names = {"a": "modèle-1.safetensors", "b": "名前-2.safetensors"}
+    index = json.dumps({"weight_map": names}, ensure_ascii=False)
+    (model / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    (site / "größe" / "ä.py").write_bytes(bytes(20))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lib\nVersion: 1.0\n")
+    (info / "RECORD").write_text("größe/ä.py,,\n", encoding="utf-8")
+    env = LOCALE_C | {"PYTHONPATH": f"{ROOT}:{site}"}
+    asked = ("--force", "--json", "--package", "lib", "--python", sys.executable)
+    found = run(*asked, str(model), env=env).document
+    assert (found["checkpoint"]["files"], found["libraries"]["files"]) == (3, 1)
+    for part in (found, found["libraries"]):
+        assert part["residency"]["after_bytes"] == part["residency"]["total_bytes"] > 0
