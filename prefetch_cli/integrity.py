@@ -140,9 +140,10 @@ def _unreachable(path: str, error: OSError) -> Skipped | Incomplete:
 
 
 def _absence(path: str) -> str:
-    if os.path.lexists(os.path.realpath(path) + UNFINISHED_SUFFIX):
+    is_link = os.path.islink(path)
+    if os.path.lexists((os.path.realpath(path) if is_link else path) + UNFINISHED_SUFFIX):
         return _UNFINISHED
-    return "a symbolic link to nothing" if os.path.islink(path) else "not there"
+    return "a symbolic link to nothing" if is_link else "not there"
 
 
 def _looked_into(file: File) -> File | Incomplete:

@@ -18,6 +18,12 @@ _STACK_BYTES = 512 * 1024
 _ADDRESSES_BYTES = 64 * 1024 * 1024 + _STACK_BYTES
 _ADDRESSES_TAKEN_BYTES = 256 * 1024 * 1024  # by the rest, where /proc does not tell
 
+# Items that are begun less often than this wait for the storage, and more of them can wait side by
+# side. Else they keep Python's lock busy, and threads that pass it on to each other take longer.
+_QUICK_SECONDS = 0.0005
+_LOOK_SECONDS = 0.002  # how soon to look at that, and, where there is no hurry, how late
+_LATE_LOOK_SECONDS = 0.05
+
 # For what other threads open for a moment: the table of mounts, a folder, this very count.
 _SPARE_DESCRIPTORS = 3
 
@@ -151,21 +157,24 @@ def map_threads(
 ) -> list[Result]:
     """Return `function` of each item, in order, computed by at most `threads` threads.
 
-    Each holds at most so many `descriptors` open. Raises the exception of the first item, in
-    order, whose function raised.
+    One thread begins, and more join it while they have to wait. Each holds at most so many
+    `descriptors` open. Raises the exception of the first item, in order, whose function raised.
     """
     threads = affordable(min(threads, len(items)), descriptors=descriptors)
     results: list[Result | None] = [None] * len(items)
     failures: dict[int, BaseException] = {}
     lock = threading.Lock()
     turns: Iterator[int] = iter(range(len(items)))
+    begun = 0
 
     def work() -> None:
+        nonlocal begun
         while not failures:
             with lock:
                 turn = next(turns, None)
-            if turn is None:
-                return
+                if turn is None:
+                    return
+                begun += 1
             try:
                 results[turn] = function(items[turn])
             except BaseException as error:  # noqa: BLE001 - it is raised again by the caller
@@ -174,8 +183,28 @@ def map_threads(
     if threads <= 1:
         work()
     else:
-        for thread in spawn_many(work, threads, "map"):
+        for thread in _spawn_as_needed(work, threads, lambda: begun, len(items)):
             thread.join()
     if failures:
         raise failures[min(failures)]
     return cast("list[Result]", results)
+
+
+def _spawn_as_needed(
+    work: Callable[[], None], most: int, begun: Callable[[], int], items: int
+) -> list[threading.Thread]:
+    """Return the threads that do the work: twice as many again while too few items are begun."""
+    threads = [spawn(work, "map-0")]
+    look_seconds = _LOOK_SECONDS
+    while len(threads) < most and threads[0].is_alive() and begun() < items:
+        before, since = begun(), time.monotonic()
+        threads[0].join(look_seconds)
+        if (begun() - before) * _QUICK_SECONDS >= time.monotonic() - since:
+            look_seconds = min(2 * look_seconds, _LATE_LOOK_SECONDS)
+            continue
+        look_seconds = _LOOK_SECONDS
+        try:
+            threads += spawn_many(work, min(len(threads), most - len(threads)), "map")
+        except RuntimeError:
+            break  # as in `spawn_many`
+    return threads

@@ -83,6 +83,7 @@ _BESIDE_OTHERS = {
     "test_launcher",
     "test_libraries",
     "test_manifests",
+    "test_own",
     "test_package",
     "test_partition",
     "test_pipeline",
@@ -99,6 +100,8 @@ _BESIDE_OTHERS = {
     "test_table",
     "test_text",
 }
+# What these start from takes seconds to make, and each process would make it.
+_TOGETHER = {"test_hub", "test_own", "test_package"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -107,8 +110,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.startswith("tests/vm/"):
             continue  # in machines of their own
         item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=PagesTakenError.__name__))
-        if item.path.stem not in _BESIDE_OTHERS:
+        module = item.path.stem
+        if module not in _BESIDE_OTHERS:
             item.add_marker(pytest.mark.xdist_group("machine"))
+        elif module in _TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(module))
+    # The longest first: nobody should wait for it at the end.
+    items.sort(key=lambda item: _rank(item.path.stem))
+
+
+def _rank(module: str) -> int:
+    if module not in _BESIDE_OTHERS:
+        return 0
+    return 1 if module in _TOGETHER else 2
 
 
 @pytest.fixture(scope="session")

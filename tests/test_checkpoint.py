@@ -1128,13 +1128,17 @@ def test_no_more_threads_than_were_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    real = workers.spawn_many
+    real = workers._spawn_as_needed
 
-    def spawn_many(work: Callable[[], None], count: int, name: str) -> list[threading.Thread]:
-        asked.append(count)
-        return real(work, count, name)
+    def spawn_as_needed(
+        work: Callable[[], None], most: int, begun: Callable[[], int], items: int
+    ) -> list[threading.Thread]:
+        asked.append(most)
+        threads = real(work, most, begun, items)
+        assert len(threads) <= most
+        return threads
 
-    monkeypatch.setattr(workers, "spawn_many", spawn_many)
+    monkeypatch.setattr(workers, "_spawn_as_needed", spawn_as_needed)
     write(tmp_path, shards(30))
     for threads in (1, 2, 64):
         found = resolve(request(tmp_path), {}, Monitor(), threads)

@@ -1,4 +1,4 @@
-"""Waiting: what a stop and a time limit cut short; and how many threads a limit leaves."""
+"""Waiting: what a stop and a time limit cut short; and how many threads there are of use."""
 
 import os
 import resource
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from prefetch_cli.workers import Stop, affordable
+from prefetch_cli import workers
+from prefetch_cli.workers import Stop, affordable, map_threads
 
 
 def test_a_pause_is_not_cut_short_by_the_time_limit() -> None:
@@ -77,3 +78,72 @@ def test_threads_are_as_many_as_may_open_files(limit: int) -> None:
 
 def test_without_a_limit_that_matters_all_threads_are_affordable() -> None:
     assert affordable(8) == 8
+
+
+def test_all_threads_join_while_items_wait() -> None:
+    together = threading.Barrier(8)  # passed by eight at once, or by nobody
+
+    def look(item: int) -> int:
+        together.wait(60)
+        return item
+
+    assert map_threads(look, range(16), 8) == list(range(16))
+
+
+def test_one_thread_does_what_is_quick() -> None:
+    """With a count that says so: on a busy machine nothing is quick."""
+    began, ended = threading.Event(), threading.Event()
+    counts = iter(range(0, 10**12, 10**6))
+
+    def begun() -> int:
+        if (count := next(counts)) > 2 * 10**7:
+            ended.set()
+        return count
+
+    def work() -> None:
+        assert not began.is_set(), "a second thread"
+        began.set()
+        ended.wait(60)
+
+    threads = workers._spawn_as_needed(work, 8, begun, 10**12)
+    assert len(threads) == 1
+
+
+def test_what_is_quick_no_longer_gets_more_threads() -> None:
+    """Quick at first, from a cache; then each item waits for the storage."""
+    together = threading.Barrier(4)
+
+    def look(item: int) -> int:
+        if item >= 20_000:
+            together.wait(60)
+        return item
+
+    assert map_threads(look, range(20_008), 4) == list(range(20_008))
+
+
+def test_the_first_failure_in_order_is_raised() -> None:
+    both = threading.Barrier(2)
+
+    def fail(item: int) -> None:
+        both.wait(60)
+        raise OSError(item)
+
+    with pytest.raises(OSError, match=r"^0$"):
+        map_threads(fail, range(2), 2)
+
+
+def test_where_no_more_threads_are_to_be_had_one_does_it_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The system refuses any but the first; a real limit is in faults/test_limits.py."""
+
+    def refuse(*_: object) -> list[threading.Thread]:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(workers, "spawn_many", refuse)
+
+    def look(item: int) -> int:
+        time.sleep(0.01)
+        return item
+
+    assert map_threads(look, range(5), 4) == list(range(5))

@@ -45,6 +45,7 @@ fadvise refused                         0     all      none                     
 fadvise refused, --evict                1     -        Operation not permitted         -            test_refusals::eviction
 sendfile refused                        0     all      none; engine read               -            test_refusals::splice
 locale C                                0     all      names escaped                   -            test_surroundings::locale_c
+locale C, names in an index or a RECORD 0     all      none                            -            test_surroundings::names_that_files_of_text_hold_in_locale_c
 a read-only root file system            0     all      none                            -            test_surroundings::a_read_only_root
 HOME unset                              0     all      none                            -            test_surroundings::no_home
 two warmers at once                     0, 0  each byte once  none                     -            test_crowd::two_warmers
