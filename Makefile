@@ -30,7 +30,7 @@ demo: $(STAMP) ## Warm a small checkpoint and show the proof; CHECKPOINT=/models
 # Three processes for two cores: the tests that run one after the other mostly wait.
 .PHONY: test
 test: lint ## Lint, check format and types, run all tests
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadscope
 
 .PHONY: lint
 lint: $(STAMP)
@@ -44,7 +44,7 @@ test-pythons: ## Run the tests on each Python from 3.10 on that is here; PYTHONS
 
 .PHONY: test-vm
 test-vm: $(STAMP) ## Run the tests on real mounts, in a machine under qemu; VM='-k 6.12' chooses
-	$(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadgroup --durations 12 $(VM)
+	$(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadscope --durations 12 $(VM)
 
 .PHONY: test-launchers
 test-launchers: $(STAMP) ## Run the tests under Slurm, Open MPI and MPICH, as root
@@ -80,7 +80,7 @@ DISTURBED := tests/test_companion.py::test_command_has_the_same_descriptors_clos
 .PHONY: coverage
 coverage: $(STAMP) ## Run all tests, and list the branches that none takes
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest --numprocesses 3 --dist loadgroup \
+	$(BIN)/python -m coverage run -m pytest --numprocesses 4 --dist loadscope \
 		$(foreach test,$(DISTURBED),--deselect $(test))
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report

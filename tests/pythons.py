@@ -154,7 +154,7 @@ def _test(found: Found) -> int:
             _run(found.path, "-m", "venv", "--clear", environment)
             _run(python, "-m", "pip", "install", "--quiet", "--editable", ".[test]")
             _mark_fresh(environment)
-        _run(python, "-m", "pytest", "--numprocesses", "3", "--dist", "loadgroup")
+        _run(python, "-m", "pytest", "--numprocesses", "4", "--dist", "loadscope")
     except subprocess.CalledProcessError as error:
         return error.returncode or 1
     return 0

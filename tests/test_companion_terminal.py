@@ -61,6 +61,11 @@ def ended(child: "pexpect.spawn[str]") -> str:
     return text
 
 
+def await_both(child: "pexpect.spawn[str]", one: str, other: str) -> None:
+    """Wait for what two processes print, in any order."""
+    child.expect([f"{one}.*{other}", f"{other}.*{one}"])
+
+
 def hang_up(child: "pexpect.spawn[str]") -> None:
     """Close our end of the terminal, which sends SIGHUP to the leader of its session.
 
@@ -79,8 +84,7 @@ def pid(child: "pexpect.spawn[str]") -> int:
 def test_an_interrupt_after_the_start_is_for_command_alone(cold: str) -> None:
     script = "trap 'echo caught' INT; echo ready; while :; do sleep 0.1; done"
     child = beside(*SLOW, cold, "--", "bash", "-c", script)
-    child.expect("ready")
-    child.expect("prefetch-cli: 10%")
+    await_both(child, "ready", "prefetch-cli: 10%")
     child.sendintr()
     child.expect("caught")
     child.expect("prefetch-cli: [0-9]+%")
@@ -168,8 +172,7 @@ def test_a_warmer_outlives_the_terminal_beside_a_command_that_does(
     built: BuiltCheckpoint, cold: str
 ) -> None:
     child = beside(*BRISK, cold, "--", "sh", "-c", "trap '' HUP; echo ready; exec sleep 60")
-    child.expect("ready")
-    child.expect("prefetch-cli: 10%")
+    await_both(child, "ready", "prefetch-cli: 10%")
     try:
         hang_up(child)
         assert within(10, lambda: not warmers(cold))

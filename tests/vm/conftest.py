@@ -21,12 +21,9 @@ CGROUPS = {"6.1": Cgroups.V1, "6.12": Cgroups.V2}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one machine together, on one worker, and give each time to be emulated."""
+    """Give each test time to be emulated."""
     for item in items:
         item.add_marker(pytest.mark.timeout(600))
-        series = item.callspec.params.get("machine") if hasattr(item, "callspec") else None
-        if series:
-            item.add_marker(pytest.mark.xdist_group(str(series)))
 
 
 @pytest.fixture(scope="session")
