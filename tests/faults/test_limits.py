@@ -1,6 +1,7 @@
 """Limits of the process: fewer descriptors, threads or addresses make it slower, not wrong."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests import checkpoints, oracle
 from tests.checkpoints import BuiltCheckpoint
-from tests.command import COMMAND, Done, run
+from tests.command import COMMAND, Done, environment, run
 
 
 def limited(limit: str, *arguments: str) -> Done:
@@ -86,3 +87,8 @@ def test_little_address_space(built: BuiltCheckpoint, cold: str, kib: int, engin
     flags = ("--force", "--json", "--threads", "1024", "--block-size", "64K", "--engine", engine)
     done = limited(f"-v {kib}", *flags, cold)
     assert_all_read(done, sum(map(os.path.getsize, built.files)))
+    # Too many threads would only fail where they happen to meet.
+    count = "from prefetch_cli.workers import affordable; print(affordable(1024))"
+    line = ["sh", "-c", f'ulimit -v {kib}; exec "$@"', "sh", sys.executable, "-c", count]
+    said = subprocess.run(line, capture_output=True, check=True, env=environment()).stdout
+    assert 1 <= int(said) <= 3
