@@ -167,7 +167,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the tests on this machine's page cache try again."""
     for item in items:
         if not item.nodeid.startswith("tests/vm/"):  # those have machines of their own
-            item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=PagesTakenError.__name__))
+            # In front of a module's own, since the first one counts.
+            again = pytest.mark.flaky(reruns=2, only_rerun=PagesTakenError.__name__)
+            item.add_marker(again, append=False)
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,12 @@ _SHARDS = [44 * MIB, 33 * MIB, 53 * MIB + 4321]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let what fails by its residency try again: the kernel may reclaim idle memory at any time."""
+    """Give these tests the time that they need."""
     for item in items:
         if item.path.parent != Path(__file__).parent:
             continue
         # Slurm looks for the end of a job's time each 30 seconds.
         item.add_marker(pytest.mark.timeout(300))
-        item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=["resident: "]))
 
 
 @pytest.fixture(scope="session")

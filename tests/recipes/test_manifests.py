@@ -30,9 +30,6 @@ KUBERNETES = ("1.29", kubernetes_validate.latest_version())
 SLOW = {"PREFETCH_CLI_MAX_RATE": "10M"}
 _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
-# Other users of the machine may take pages back: see tests/conftest.py.
-pytestmark = pytest.mark.flaky(reruns=2, only_rerun=["resident"])
-
 
 # Kubernetes
 

@@ -42,9 +42,6 @@ _SCONTROL = """#!/bin/sh
 printf 'node0\\nnode1\\n'
 """
 
-# Other users of the machine may take pages back: see tests/conftest.py.
-pytestmark = pytest.mark.flaky(reruns=2, only_rerun=["resident"])
-
 
 @pytest.fixture
 def slurm(server: Server, tmp_path: Path) -> Server:
