@@ -190,6 +190,11 @@ def read_only_what_is_asked(descriptor: int) -> None:
     _advise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
+def read_ahead_twice_as_far(descriptor: int) -> None:
+    """Double the read-ahead of this open file, its ra_pages (generic_fadvise() in mm/fadvise.c)."""
+    _advise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
 def _advise(descriptor: int, offset: int, length: int, advice: int) -> None:
     # Refused, by the seccomp profile of a container, it is advice that was not taken.
     with contextlib.suppress(OSError):

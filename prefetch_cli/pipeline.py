@@ -300,7 +300,11 @@ def _read(report: Report, monitor: Monitor, stop: Stop) -> Report:
 
 
 def _medium(found: FileSystem) -> Medium:
-    return Medium(far=_is_far(found), step_bytes=filesystem.read_step_bytes(found))
+    return Medium(
+        far=_is_far(found),
+        step_bytes=filesystem.read_step_bytes(found),
+        reads_ahead_little=filesystem.reads_ahead_little(found),
+    )
 
 
 def _is_far(found: FileSystem) -> bool:

@@ -65,6 +65,7 @@ class Medium:
 
     far: bool  # latency rules: network and FUSE
     step_bytes: int  # the most that one WILLNEED reads
+    reads_ahead_little: bool  # by itself, so that files are opened to be read ahead further
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ class _Handle:
         with self._lock:
             if self._descriptor is None:
                 self._descriptor = open_to_read(self.target.path)
+                if self.target.medium.reads_ahead_little:
+                    pagecache.read_ahead_twice_as_far(self._descriptor)
             return self._descriptor
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from prefetch_cli.filesystem import (
     inspect,
     late_close_seconds,
     read_step_bytes,
+    reads_ahead_little,
 )
 from prefetch_cli.progress import Monitor
 
@@ -524,6 +525,7 @@ def sysfs(tmp_path: Path) -> Path:
         "0:51": 128,
         "0:52": 16384,
         "0:60": 64,
+        "0:64": 128,
         "8:1-fuseblk": 256,
         "9p-1": 0,
         "9p-2": 124,
@@ -546,7 +548,7 @@ def sysfs(tmp_path: Path) -> Path:
         ("nfs4", "0:51", "rw,rsize=1048576", 1024),
         ("nfs4", "0:51", "rw,rsize=524288", 512),
         ("nfs", "0:51", "rw,rsize=4194304", 1024),
-        ("nfs", "0:51", "rw,rsize=32768", 128),  # ra_pages is larger
+        ("nfs", "0:51", "rw,rsize=32768", 256),  # ra_pages is larger, and doubled
         ("nfs", "0:52", "rw,rsize=262144", 16384),  # an administrator raised it
         ("nfs", "0:59", "rw,rsize=32768", 32),
         ("nfs", "0:59", "rw,rsize=1000", 4),
@@ -557,13 +559,14 @@ def sysfs(tmp_path: Path) -> Path:
         ("cifs", "0:41", "rw,rsize=4194304", 4096),  # the smallest of those that it can be
         ("smb3", "0:42", "rw,rsize=4194304", 1024),
         ("ceph", "0:43", "rw,rsize=65536", 128),
-        ("9p", "0:44", "rw,cache=f,msize=131072", 124),
+        ("9p", "0:44", "rw,cache=f,msize=131072", 248),
         ("fuse.juicefs", "0:60", "rw", 128),
+        ("fuse.juicefs", "0:64", "rw", 256),
         ("fuse", "0:61", "rw", 128),
-        ("fuseblk", "8:1", "rw", 256),
+        ("fuseblk", "8:1", "rw", 512),
         ("virtiofs", "0:62", "rw", 128),
         ("overlay", "0:63", "rw", 128),
-        ("we[i]rd*", "0:64", "rw", 128),
+        ("we[i]rd*", "0:65", "rw", 128),
         ("unknown", "0:0", "", 128),
     ],
 )
@@ -571,6 +574,36 @@ def test_step(sysfs: Path, type_: str, device: str, options: str, kib: int) -> N
     fs = table(line("/m", type_, options=options, device=device)).of("/m/x")
     step = read_step_bytes(fs, str(sysfs))
     assert step == max(kib * KIB // mmap.PAGESIZE, 1) * mmap.PAGESIZE
+
+
+@pytest.mark.parametrize(
+    ("type_", "device", "little"),
+    [
+        ("ext4", "8:1", True),
+        ("xfs", "253:0", False),
+        ("nfs4", "0:51", True),
+        ("nfs4", "0:52", False),
+        ("btrfs", "0:40", False),
+        ("cifs", "0:41", False),
+        ("ext4", "9:9", False),  # nothing tells
+        ("unknown", "0:0", False),
+    ],
+)
+def test_where_the_kernel_reads_ahead_little(
+    sysfs: Path, type_: str, device: str, little: bool
+) -> None:
+    fs = table(line("/m", type_, device=device)).of("/m/x")
+    assert reads_ahead_little(fs, str(sysfs)) is little
+
+
+@pytest.mark.parametrize(("kib", "little"), [(4, True), (511, True), (512, False), (513, False)])
+def test_a_little_is_less_than_half_a_mebibyte(sysfs: Path, kib: int, little: bool) -> None:
+    (sysfs / "class/bdi/0:51/read_ahead_kb").write_text(f"{kib}\n")
+    fs = table(line("/m", "nfs4", options="rw,rsize=4096", device="0:51")).of("/m/x")
+    assert reads_ahead_little(fs, str(sysfs)) is little
+    assert (
+        read_step_bytes(fs, str(sysfs)) == (1 + little) * kib * KIB // mmap.PAGESIZE * mmap.PAGESIZE
+    )
 
 
 @pytest.mark.parametrize(
@@ -615,6 +648,8 @@ def test_the_kernel_reads_a_whole_step(tmp_path: Path) -> None:
         before = resident_bytes(path)
         if before:
             pytest.skip(f"{before} bytes of the file cannot be evicted")
+        if reads_ahead_little(fs):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         os.posix_fadvise(fd, 0, step, os.POSIX_FADV_WILLNEED)
         # The call starts the reads and does not wait for them.
         deadline = time.monotonic() + 10
@@ -762,8 +797,10 @@ def test_real_loop_device(tmp_path: Path) -> None:
     assert found["source"].startswith("/dev/loop")
     assert found["device"].startswith("7:")
     queue = Path(f"/sys/dev/block/{found['device']}/queue")
-    limits = [int((queue / name).read_text()) for name in ("max_sectors_kb", "read_ahead_kb")]
-    assert found["step"] == max(limits) * KIB
+    request, window = (
+        int((queue / name).read_text()) for name in ("max_sectors_kb", "read_ahead_kb")
+    )
+    assert found["step"] == max(request, window * 2 if window < 512 else window) * KIB
 
 
 # A daemon as small as automount(8) can be: it mounts a tmpfs at each name that is asked for.

@@ -18,10 +18,11 @@ from prefetch_cli.progress import Monitor
 from prefetch_cli.reader import Engine, Medium, Plan, ReadResult, Target
 from prefetch_cli.workers import Stop
 from tests import oracle
+from tests.bench.throttle import ThrottleError, own_disk
 from tests.oracle import about
 
-NEAR = Medium(far=False, step_bytes=128 * 1024)
-FAR = Medium(far=True, step_bytes=128 * 1024)
+NEAR = Medium(far=False, step_bytes=128 * 1024, reads_ahead_little=False)
+FAR = Medium(far=True, step_bytes=128 * 1024, reads_ahead_little=False)
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 ENGINES = list(Engine)
@@ -85,6 +86,29 @@ def test_every_byte_gets_into_the_cache(tmp_path: Path, engine: Engine, medium: 
     assert (result.bytes_read, result.complete, result.failed) == (sum(sizes), True, ())
     likely = Engine.ADVISE if medium is FAR else Engine.SPLICE
     assert result.engine is (likely if engine is Engine.AUTO else engine)
+
+
+def test_where_the_kernel_reads_ahead_little_requests_are_twice_as_large(tmp_path: Path) -> None:
+    def request_kib(*, little: bool) -> float:
+        oracle.make_cold(paths)
+        medium = Medium(far=False, step_bytes=128 * 1024, reads_ahead_little=little)
+        before = list(map(int, (disk / "stat").read_text().split()))
+        read(paths, medium=medium, engine=Engine.SPLICE, threads=1, block=16 * MIB)
+        after = map(int, (disk / "stat").read_text().split())
+        # Reads and sectors of 512 bytes: Documentation/block/stat.rst in the kernel.
+        reads, _, sectors, *_ = (now - then for then, now in zip(before, after, strict=True))
+        return sectors / 2 / reads
+
+    try:
+        with own_disk(str(tmp_path), 40 * MIB) as folder:
+            paths = cold_files(Path(folder), [32 * MIB])
+            device = os.stat(folder).st_dev
+            disk = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+            (disk / "queue/read_ahead_kb").write_text("128")
+            assert request_kib(little=False) == pytest.approx(128, rel=0.1)
+            assert request_kib(little=True) == pytest.approx(256, rel=0.1)
+    except ThrottleError as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.mark.parametrize("engine", [Engine.ADVISE, Engine.READ])
