@@ -17,6 +17,7 @@ from tests.vm.bench import choice, everywhere, latency, libraries, loading
 from tests.vm.bench.place import place
 from tests.vm.kernels import NoMachineError
 from tests.vm.machine import MIB
+from tests.vm.test_matrix import ROWS
 
 PARTS = ("latency", "loading", "libraries", "everywhere", "choice", "here")
 _MODEL_BYTES = 640 * MIB  # what the mounts of the matrix show
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.vm.bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
     parser.add_argument("--kernel", choices=kernels.SERIES, default="6.1")
+    parser.add_argument(
+        "--mount", action="append", metavar="NAME", help="of everywhere, this row; repeatable"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contender (3)")
     parser.add_argument("--quick", action="store_true", help="a little of each part, to try it")
     parser.add_argument(
@@ -37,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--rounds: expected at least 1, found {given.rounds}")
     if missing := kernels.missing_packages():
         raise NoMachineError(f"needs Debian's {', '.join(missing)}: apt-get install them")
+    unknown = set(given.mount or ()) - {row.name for row in ROWS}
+    if unknown:
+        parser.error(f"--mount: expected a row of the matrix, found {', '.join(sorted(unknown))}")
     parts = given.only or list(PARTS)
     found: dict[str, Any] = {}
     how = {"rounds": given.rounds, "quick": given.quick, "say": say}
@@ -57,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }[part]
             with place(given.kernel, _MODEL_BYTES) as there:
                 release, accelerator = there.machine.kernel.release, there.machine.accelerator
-                results = module.measure(there, **how)
+                rows = {"mounts": given.mount or ()} if part == "everywhere" else {}
+                results = module.measure(there, **how, **rows)
             show(f"{part}, Linux {release}, {accelerator}", module.table(results))
             found[part] = module.document(results)
         say(f"{part} took {time.monotonic() - began:.0f} s")

@@ -5,7 +5,7 @@ to `auto`, which compares the engines on a few blocks, what 2.5 GiB are in block
 little more than the least for which it does so.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -43,10 +43,14 @@ class Result:
         ]
 
 
-def measure(place: Place, *, rounds: int, quick: bool, say: Say) -> list[Result]:
-    """Return a row for each mount on which something is read."""
+def measure(
+    place: Place, *, rounds: int, quick: bool, say: Say, mounts: Sequence[str] = ()
+) -> list[Result]:
+    """Return a row for each mount on which something is read, or for each of these."""
     results = []
     for row in ROWS[: 3 if quick else None]:
+        if mounts and row.name not in mounts:
+            continue
         if row.keeps is Keeps.MEMORY or row.skip is Skip.NO_CACHE:
             continue
         if reason := row.unavailable(place.machine):
