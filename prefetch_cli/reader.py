@@ -38,6 +38,7 @@ _PACE_AGAIN = 20  # steps after which a rate that is settled is put to the test 
 _PACE_LOOK_SECONDS = 0.1  # of a thread that waits, at the clock and for a stop
 _PACE_STALLED_SECONDS = 2.0  # without a byte: whoever holds the turn hangs
 
+_TRIALS = 2  # comparisons that have to say the same
 _TRIAL_PORTIONS = 2  # of each thread with each engine, of half a block
 _TRIAL_WORTH = 16  # times what one engine reads in it: of less, it would be too large a part
 # From here up the likely engine is kept on a near medium: trying the others costs the processor
@@ -274,35 +275,35 @@ class _Chooser:
 
     No single one wins everywhere. All threads try the same engine at a time: side by side the
     one that fills the device's queue first would look fast at the expense of the other. The
-    first is the one that was measured to win on this kind of medium.
+    first is the one that was measured to win on this kind of medium; another takes over at once
+    where it is far faster, else where a second comparison says the same: one alone is of a few
+    dozen milliseconds, in which the machine may have been busy.
     """
 
     def __init__(self, trial: _Trial, *, far: bool, threads: int, worth_a_trial: bool) -> None:
         self._lock = threading.Lock()
         self._likely = self._chosen = trial.engines[0]
-        # What is tried next, the last one first.
-        compared = worth_a_trial and len(trial.engines) > 1
-        self._untried = list(trial.engines[::-1]) if compared else []
+        self._other = trial.engines[-1]
+        self._comparisons = _TRIALS if worth_a_trial and self._other is not self._likely else 0
         self._portion_bytes = trial.portion_bytes
         self._better = trial.better
         self._settling = threads  # portions that are not measured, of the likely engine
         self._quota = _TRIAL_PORTIONS * threads
-        self._left = self._quota
         self._threads = threads
         self._fast_is_enough = not far
         self._in_flight: Counter[Engine] = Counter()
-        self._bytes: Counter[Engine] = Counter()
-        self._seconds: dict[Engine, float] = dict.fromkeys(Engine, 0.0)
+        self._untried: list[Engine] = []  # what is tried next, the last one first
+        self._compare()
 
     def pick(self, size_bytes: int) -> tuple[Engine, int, bool]:
         """Return the engine for the next bytes, how many, and whether to take its measure."""
         with self._lock:
-            if not self._untried:
-                return self._chosen, size_bytes, False
-            engine = self._untried[-1]
+            engine = self._untried[-1] if self._untried else self._chosen
             # Beside portions of another engine, the measure would be of both.
             measured = self._in_flight.total() == self._in_flight[engine]
             self._in_flight[engine] += 1
+            if not self._untried:
+                return engine, size_bytes, False
             if measured and self._settling > 0:
                 # A connection opens its window, a disk's queue fills.
                 self._settling -= 1
@@ -332,10 +333,26 @@ class _Chooser:
             if measured:
                 self._bytes[engine] += size_bytes
                 self._seconds[engine] += seconds
-            if not self._untried:
-                best = max(Engine, key=self._rate)
-                if self._rate(best) > self._better * self._rate(self._likely) > 0:
-                    self._chosen = best
+            if self._comparisons and not self._untried and not self._in_flight[self._other]:
+                self._judge()
+
+    def _compare(self) -> None:
+        """Begin a comparison, unless all have been made."""
+        self._bytes: Counter[Engine] = Counter()
+        self._seconds: dict[Engine, float] = dict.fromkeys(Engine, 0.0)
+        self._left = self._quota
+        if self._comparisons:
+            self._untried = [self._other, self._likely]
+
+    def _judge(self) -> None:
+        """Choose, or compare once more."""
+        likely, other = self._rate(self._likely), self._rate(self._other)
+        self._comparisons = self._comparisons - 1 if other > self._better * likely > 0 else 0
+        if self._comparisons and _TOO_SLOW * other < likely:
+            self._compare()
+        elif other > self._better * likely > 0:
+            self._comparisons = 0
+            self._chosen = self._other
 
     def _next(self) -> None:
         self._untried.pop()
@@ -343,6 +360,7 @@ class _Chooser:
         rate = self._rate(self._likely) * self._threads
         if self._fast_is_enough and rate > _FAST_BYTES_PER_SECOND:
             self._untried.clear()
+            self._comparisons = 0
 
     def _rate(self, engine: Engine) -> float:
         seconds = self._seconds[engine]

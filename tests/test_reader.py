@@ -100,11 +100,10 @@ def test_where_the_kernel_reads_ahead_little_requests_are_twice_as_large(tmp_pat
         return sectors / 2 / reads
 
     try:
-        with own_disk(str(tmp_path), 40 * MIB) as folder:
+        with own_disk(str(tmp_path), 40 * MIB, read_ahead_bytes=128 * 1024) as folder:
             paths = cold_files(Path(folder), [32 * MIB])
             device = os.stat(folder).st_dev
             disk = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
-            (disk / "queue/read_ahead_kb").write_text("128")
             assert request_kib(little=False) == pytest.approx(128, rel=0.1)
             assert request_kib(little=True) == pytest.approx(256, rel=0.1)
     except ThrottleError as reason:
@@ -447,6 +446,22 @@ def test_auto_takes_the_engine_that_is_measured_to_be_better() -> None:
     assert drive(chooser(far=True), {Engine.ADVISE: 20e6, Engine.READ: 100e6})[-1] is Engine.READ
     near = {Engine.SPLICE: 20e6, Engine.ADVISE: 100e6}
     assert drive(chooser(far=False), near)[-1] is Engine.ADVISE
+
+
+def test_one_comparison_alone_changes_nothing_unless_it_is_clear() -> None:
+    """As where something else had the processor while the likely engine was measured."""
+    rates = {Engine.ADVISE: 100e6, Engine.READ: 100e6}
+    misled, again, clear = (chooser(far=True) for _ in range(3))
+    # Two threads settle with one portion each, then read two each by one engine and by the other.
+    for chosen, read_rate in ((misled, 150e6), (again, 150e6), (clear, 250e6)):
+        engines = drive(chosen, rates | {Engine.READ: read_rate}, blocks=10)
+        assert engines == [Engine.ADVISE] * 6 + [Engine.READ] * 4
+    engines = drive(misled, rates)
+    assert (engines[0], engines[-1]) == (Engine.ADVISE, Engine.ADVISE)
+    assert Engine.READ in engines
+    engines = drive(again, rates | {Engine.READ: 150e6})
+    assert (engines[0], engines[-1]) == (Engine.ADVISE, Engine.READ)
+    assert set(drive(clear, rates | {Engine.READ: 250e6})) == {Engine.READ}
 
 
 def test_a_way_that_turns_out_slow_is_left_at_once() -> None:

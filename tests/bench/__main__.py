@@ -1,6 +1,7 @@
 """Measure prefetch-cli beside its peers: `python -m tests.bench --help`."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from tests.bench.contenders import Contender, contenders, missing_programs
 from tests.bench.machine import machine_shape
 from tests.bench.run import ROOT
 from tests.bench.table import Report, as_json, print_report
+from tests.bench.throttle import ThrottleError, own_disk
 
 PARTS = ("throughput", "memory", "resident", "start", "dry-run", "scale", "spared")
 # Not by themselves: they install a server with what it imports, about 1 GB, below build/.
@@ -34,6 +36,7 @@ class Options:
     layouts: tuple[str, ...]
     contenders: tuple[str, ...]  # parts of their names; none means all
     directory: str
+    read_ahead_bytes: int | None  # of a disk made for the throughput; None: of the directory's own
     json_path: str
     rates: tuple[int, ...]  # bytes a second that `overlap` is measured at, beside the disk's own
     torch: str  # what pip installs for the server
@@ -51,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.makedirs(options.directory, exist_ok=True)
     _check_room(options)
     machine = machine_shape(options.directory)
+    if options.read_ahead_bytes is not None:
+        window = format_size(options.read_ahead_bytes)
+        machine["throughput"] = f"on a loop device there with a read-ahead of {window}"
     place = tempfile.mkdtemp(prefix="run-", dir=options.directory)
     try:
         layouts = list(_measure_layouts(options, place, present))
@@ -105,6 +111,12 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         "--directory", default=os.path.join(build, "bench"), help="on the disk to measure"
     )
     parser.add_argument(
+        "--read-ahead",
+        type=_size,
+        metavar="SIZE",
+        help="of a disk made for the throughput, as root; Linux' default is 128KiB",
+    )
+    parser.add_argument(
         "--json", default=os.path.join(build, "bench.json"), metavar="PATH", help="where to write"
     )
     given = parser.parse_args(arguments)
@@ -120,6 +132,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         layouts=tuple(given.layout or throughput.LAYOUTS),
         contenders=tuple(given.contender or ()),
         directory=os.path.abspath(given.directory),
+        read_ahead_bytes=given.read_ahead,
         json_path=given.json,
         rates=tuple(given.rate or (_RATE,)),
         torch=given.torch,
@@ -165,11 +178,17 @@ def _measure_layouts(
 ) -> Iterator[throughput.LayoutResult]:
     if "throughput" not in options.parts:
         return
-    for layout in options.layouts:
-        yield throughput.measure_layout(
-            layout, place, present, _say, size_bytes=options.size_bytes, rounds=options.rounds
-        )
-        _clear(place)
+    window = options.read_ahead_bytes
+    with contextlib.ExitStack() as stack:
+        folder = place
+        if window is not None:
+            disk = own_disk(place, options.size_bytes, read_ahead_bytes=window)
+            folder = stack.enter_context(disk)
+        for layout in options.layouts:
+            yield throughput.measure_layout(
+                layout, folder, present, _say, size_bytes=options.size_bytes, rounds=options.rounds
+            )
+            shutil.rmtree(os.path.join(folder, layout))
 
 
 def _measure_figures(
@@ -228,7 +247,7 @@ def _say(line: str) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except oracle.OracleError as cause:
+    except (oracle.OracleError, ThrottleError) as cause:
         sys.exit(f"bench: {cause}")
     except KeyboardInterrupt:
         sys.exit(130)

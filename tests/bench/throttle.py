@@ -47,11 +47,13 @@ def throttled(paths: Sequence[str], bytes_per_second: int) -> Iterator[tuple[str
 
 
 @contextmanager
-def own_disk(directory: str, size_bytes: int) -> Iterator[str]:
+def own_disk(
+    directory: str, size_bytes: int, *, read_ahead_bytes: int | None = None
+) -> Iterator[str]:
     """Yield a folder on a disk of its own, which lies in a file below `directory`.
 
-    It is read past the page cache of that file, so that nothing is cached twice. Raises
-    ThrottleError where that cannot be had.
+    It is read past the page cache of that file, so that nothing is cached twice, and the kernel
+    reads ahead as far as is given. Raises ThrottleError where that cannot be had.
     """
     missing = [name for name in _PROGRAMS if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
@@ -65,6 +67,10 @@ def own_disk(directory: str, size_bytes: int) -> Iterator[str]:
         _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
         _run("mount", "-o", "noatime", device, folder)
         try:
+            if read_ahead_bytes is not None:
+                queue = f"/sys/block/{os.path.basename(device)}/queue"
+                with open(f"{queue}/read_ahead_kb", "w", encoding="ascii") as file:
+                    file.write(str(read_ahead_bytes // 1024))
             yield folder
         finally:
             _run("umount", folder)
