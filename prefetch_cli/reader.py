@@ -18,7 +18,9 @@ from prefetch_cli.progress import Monitor
 from prefetch_cli.workers import Stop, affordable, spawn_many
 
 _STEP_BYTES = 1024 * 1024  # read by one call: the grain of progress and of stopping
-_NEAR_STEP_BYTES = 4 * _STEP_BYTES  # where a call is fast, fewer of them cost less
+_MOST_STEP_BYTES = 4 * _STEP_BYTES  # where a call is fast, fewer of them cost less
+# Far away a thread's next call reads twice as much, or half, where one was so short or so long.
+_SHORT_SECONDS, _LONG_SECONDS = 0.05, 0.2
 # Blocks that a thread takes at a time on a near medium while much is left: at each jump to
 # another place the kernel's read-ahead starts anew with small requests, as splice needs them.
 _NEAR_RUN = 8
@@ -580,10 +582,10 @@ class _Job:
         """Return the offset up to which `engine` read: less than `end` where it is outpaced."""
         began = time.monotonic()
         offset = advised = start
-        most = _STEP_BYTES if handle.target.medium.far else _NEAR_STEP_BYTES
-        step_bytes = self._limiter.step_bytes(most)
+        ended = began
         while offset < end and not self._stop.requested:
-            size = min(step_bytes, end - offset)
+            most = self._far_step_bytes() if handle.target.medium.far else _MOST_STEP_BYTES
+            size = min(self._limiter.step_bytes(most), end - offset)
             if engine is Engine.READ or handle.target.medium in self._no_splice:
                 size = min(size, self._buffer_bytes)  # no more is read by one call
             if not self._limiter.wait(size, self._stop):
@@ -602,8 +604,10 @@ class _Job:
             self._pace.record(got)
             with self._lock:
                 self.bytes_by_engine[used] += got
-            seconds = time.monotonic() - began
-            if chooser is not None and chooser.outpaced(engine, offset - start, seconds):
+            now = time.monotonic()
+            self._fit_far_step(now - ended)
+            ended = now
+            if chooser is not None and chooser.outpaced(engine, offset - start, now - began):
                 chooser.leave(engine)
                 break
         return offset
@@ -624,6 +628,18 @@ class _Job:
             engine = Engine.READ
         view = memoryview(self._buffer())[:size]
         return engine, os.preadv(descriptor, [view], offset)
+
+    def _far_step_bytes(self) -> int:
+        """Return how much this thread reads by its next call, far away."""
+        size: int = getattr(self._local, "far_step_bytes", _STEP_BYTES)
+        return size
+
+    def _fit_far_step(self, seconds: float) -> None:
+        size = self._far_step_bytes()
+        if seconds < _SHORT_SECONDS:
+            self._local.far_step_bytes = min(2 * size, _MOST_STEP_BYTES)
+        elif seconds > _LONG_SECONDS:
+            self._local.far_step_bytes = max(size // 2, _STEP_BYTES)
 
     def _buffer(self) -> mmap.mmap:
         """Return the buffer of this thread, made when it is first needed."""

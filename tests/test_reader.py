@@ -1,6 +1,7 @@
 """The reader on real files and the real page cache."""
 
 import errno
+import math
 import mmap
 import os
 import threading
@@ -596,6 +597,28 @@ def sparse_file(folder: Path, size: int) -> str:
     with open(path, "wb") as file:
         file.truncate(size)
     return str(path)
+
+
+def test_far_away_short_calls_read_more_and_long_ones_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    turns = 9
+
+    def sendfile(_out: int, _in: int, _offset: int, size: int) -> int:
+        sizes.append(size // MIB)
+        if len(sizes) == turns:
+            monkeypatch.setattr(reader, "_SHORT_SECONDS", 0.0)
+            monkeypatch.setattr(reader, "_LONG_SECONDS", 0.0)
+        return size
+
+    # On the busiest machine all calls are short, and from the ninth on all are long.
+    monkeypatch.setattr(reader, "_SHORT_SECONDS", math.inf)
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    path = sparse_file(tmp_path, 32 * MIB)
+    read([path], medium=FAR, engine=Engine.SPLICE, threads=1, block=16 * MIB)
+    # The second block begins with the size that the first one came to.
+    assert sizes == [1, 2, 4, 4, 4, 1, 4, 4, 4, 2, 1, 1]
 
 
 def test_a_saturated_disk_is_read_by_few_threads_beside_others(
