@@ -154,6 +154,7 @@ def test_no_document_names_a_flag_that_is_not_there(readme: str, man_page: str) 
         "--ntasks",
         "--pipeline-parallel-size",
         "--publish",
+        "--read-ahead",
         "--rm",
         "--rounds",
         "--safetensors-load-strategy",
