@@ -339,7 +339,7 @@ class _Chooser:
                 self._judge()
 
     def _compare(self) -> None:
-        """Begin a comparison, unless all have been made."""
+        """Begin a comparison, if one is left to be made."""
         self._bytes: Counter[Engine] = Counter()
         self._seconds: dict[Engine, float] = dict.fromkeys(Engine, 0.0)
         self._left = self._quota
@@ -347,12 +347,13 @@ class _Chooser:
             self._untried = [self._other, self._likely]
 
     def _judge(self) -> None:
-        """Choose, or compare once more."""
+        """Choose, or compare once more where that is in doubt."""
         likely, other = self._rate(self._likely), self._rate(self._other)
-        self._comparisons = self._comparisons - 1 if other > self._better * likely > 0 else 0
+        better = other > self._better * likely > 0
+        self._comparisons = self._comparisons - 1 if better else 0
         if self._comparisons and _TOO_SLOW * other < likely:
             self._compare()
-        elif other > self._better * likely > 0:
+        elif better:
             self._comparisons = 0
             self._chosen = self._other
 
