@@ -56,6 +56,12 @@ def test_a_share_keeps_the_load_order_and_no_extents_of_it_touch(
         assert all(extent.length > 0 for extent in share.extents)
 
 
+@pytest.mark.parametrize("split", Split)
+def test_who_is_alone_takes_each_file_whole(split: Split) -> None:
+    [share] = shares([3 * PAGE, 0, 5], [True, True, False], 1, split, PAGE)
+    assert share.extents == (Extent(0, 0, 3 * PAGE), Extent(2, 0, 5))
+
+
 @given(SIZES, WORLDS, BLOCKS)
 def test_byte_shares_are_within_one_extent_of_each_other(
     sizes: list[int], world: int, block: int
