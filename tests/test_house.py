@@ -102,3 +102,9 @@ def test_the_sequence_of_stages_is_known_to_the_edge_only() -> None:
 @pytest.mark.parametrize("module", ["decision", "partition", "proof", "report"])
 def test_a_pure_stage_has_no_means_of_its_own(module: str) -> None:
     assert not imported(module) & {"subprocess", "threading", "time", "psutil", "mmap"}
+
+
+@pytest.mark.flaky(reruns=9, only_rerun=["anything"])
+def test_no_test_has_a_rule_of_its_own_for_trying_again(request: pytest.FixtureRequest) -> None:
+    first = request.node.get_closest_marker("flaky")
+    assert first.kwargs == {"reruns": 2, "only_rerun": "PagesTakenError"}
