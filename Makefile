@@ -40,7 +40,7 @@ lint: $(STAMP)
 
 .PHONY: test-pythons
 test-pythons: ## Run the tests on each Python from 3.10 on that is here; PYTHONS='--but 3.11'
-	$(PYTHON) tests/pythons.py $(PYTHONS)
+	$(PYTHON) tests/tools/pythons.py $(PYTHONS)
 
 .PHONY: test-vm
 test-vm: $(STAMP) ## Run the tests on real mounts, in a machine under qemu; VM='-k 6.12' chooses
@@ -65,17 +65,16 @@ fuzz: $(STAMP) ## Mutate all input that others have written, for 10 minutes; FUZ
 
 .PHONY: soak
 soak: $(STAMP) ## Warm, check, evict and interrupt side by side for 30 minutes; SOAK='--help'
-	$(BIN)/python -m tests.soak $(SOAK)
+	$(BIN)/python -m tests.tools.soak $(SOAK)
 
 .PHONY: mutants
 mutants: $(STAMP) ## Break the pure stages and what handles faults; list what no test notices
 	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
-	$(BIN)/python -m tests.unhandled
-	$(BIN)/python -m tests.mutants $(MUTANTS)
+	$(BIN)/python -m tests.tools.mutants $(MUTANTS)
 
 # Coverage opens files of its own, and a user who may not write them gets a traceback.
-DISTURBED := tests/test_companion.py::test_command_has_the_same_descriptors_closed \
-	tests/test_pagecache.py::test_on_fuse_the_figure_is_true_or_unknown
+DISTURBED := tests/alone/machine/test_command.py::test_command_has_the_same_descriptors_closed \
+	tests/alone/own/test_pagecache.py::test_on_fuse_the_figure_is_true_or_unknown
 
 .PHONY: coverage
 coverage: $(STAMP) ## Run all tests, and list the branches that none takes

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import click
 
 from prefetch_cli import __version__
-from prefetch_cli.cli import EXAMPLES, GROUPS, PROGRAM, command
-from prefetch_cli.decision import Action, Reason
-from prefetch_cli.errors import ExitCode
+from prefetch_cli.base.errors import ExitCode
+from prefetch_cli.cli.flags import EXAMPLES, GROUPS, PROGRAM
+from prefetch_cli.cli.main import command
+from prefetch_cli.plan.decision import Reason, Verdict
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAN_PAGE = os.path.join(_ROOT, "man", f"{PROGRAM}.1")
@@ -42,7 +43,7 @@ class Row:
 
     found: str
     given: str
-    action: Action
+    action: Verdict
     reason: Reason
     warns: bool = False
 
@@ -58,34 +59,34 @@ class Diagnostic:
 
 NOTHING_TO_GAIN = "any options"
 DECISIONS = (
-    Row("nothing in this rank's share", NOTHING_TO_GAIN, Action.SKIP, Reason.EMPTY_SHARE),
+    Row("nothing in this rank's share", NOTHING_TO_GAIN, Verdict.SKIP, Reason.EMPTY_SHARE),
     Row(
         "all files in memory: tmpfs, ramfs, hugetlbfs, DAX",
         NOTHING_TO_GAIN,
-        Action.SKIP,
+        Verdict.SKIP,
         Reason.IN_MEMORY_FILESYSTEM,
     ),
     Row(
         "99 % of the share resident, by an exact method",
         NOTHING_TO_GAIN,
-        Action.SKIP,
+        Verdict.SKIP,
         Reason.ALREADY_RESIDENT,
     ),
     Row(
         "mount options that bypass the page cache",
         NOTHING_TO_GAIN,
-        Action.SKIP,
+        Verdict.SKIP,
         Reason.NO_PAGE_CACHE,
     ),
-    Row("network, fits", NOTHING_TO_GAIN, Action.PREFETCH, Reason.NETWORK_FITS),
-    Row("network, does not fit", "nothing", Action.SKIP, Reason.NETWORK_TOO_BIG, warns=True),
-    Row("network, does not fit", "--partial", Action.PARTIAL, Reason.PARTIAL),
-    Row("network, does not fit", "--force", Action.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
-    Row("local, fits", "nothing", Action.SKIP, Reason.LOCAL_FITS),
-    Row("local, fits", "--force", Action.PREFETCH, Reason.FORCED),
-    Row("local, does not fit", "nothing", Action.SKIP, Reason.LOCAL_TOO_BIG),
-    Row("local, does not fit", "--force --partial", Action.PARTIAL, Reason.PARTIAL),
-    Row("local, does not fit", "--force", Action.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
+    Row("network, fits", NOTHING_TO_GAIN, Verdict.PREFETCH, Reason.NETWORK_FITS),
+    Row("network, does not fit", "nothing", Verdict.SKIP, Reason.NETWORK_TOO_BIG, warns=True),
+    Row("network, does not fit", "--partial", Verdict.PARTIAL, Reason.PARTIAL),
+    Row("network, does not fit", "--force", Verdict.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
+    Row("local, fits", "nothing", Verdict.SKIP, Reason.LOCAL_FITS),
+    Row("local, fits", "--force", Verdict.PREFETCH, Reason.FORCED),
+    Row("local, does not fit", "nothing", Verdict.SKIP, Reason.LOCAL_TOO_BIG),
+    Row("local, does not fit", "--force --partial", Verdict.PARTIAL, Reason.PARTIAL),
+    Row("local, does not fit", "--force", Verdict.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
 )
 
 EXIT_CODES = {
@@ -469,7 +470,7 @@ def _decision_table() -> str:
     lines = ["| Found | Given | Action | `decision.reason` |", "| --- | --- | --- | --- |"]
     for row in DECISIONS:
         given = _code(row.given) if row.given.startswith("-") else row.given
-        action = f"**{row.action.value}**" if row.action is not Action.SKIP else row.action.value
+        action = f"**{row.action.value}**" if row.action is not Verdict.SKIP else row.action.value
         warns = ", with a warning" if row.warns else ""
         lines.append(f"| {row.found} | {given} | {action}{warns} | `{row.reason.value}` |")
     return _table(lines)

@@ -8,9 +8,9 @@ def main() -> None:
     """End the process with the exit code of the command; never returns."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _let_sigint_end_the_process()
-    from prefetch_cli import cli  # noqa: PLC0415 - see above
+    from prefetch_cli.cli import main  # noqa: PLC0415 - see above
 
-    cli.main()
+    main.main()
 
 
 def _let_sigint_end_the_process() -> None:

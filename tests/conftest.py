@@ -5,13 +5,13 @@ import re
 import signal
 import subprocess
 from collections.abc import Generator, Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import checkpoints, oracle
-from tests.checkpoints import BuiltCheckpoint
+from tests.helpers import checkpoints, oracle
+from tests.helpers.checkpoints import BuiltCheckpoint
 
 MIB = 1024 * 1024
 
@@ -62,75 +62,21 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         raise
 
 
-# Tests that look at no terminal, no clock, no limit and no other process, and at no page cache but
-# that of their own files: they may run beside others. All the rest runs one test after the other,
-# whatever `--numprocesses` says: in two processes, of which the second has mounts, disks and limits
-# of its own, so that neither looks at what the other does.
-_BESIDE_OTHERS = {
-    "test_arguments",
-    "test_bad_input",
-    "test_bench",
-    "test_checkpoint",
-    "test_checkpoints",
-    "test_cli",
-    "test_decision",
-    "test_display",
-    "test_docs",
-    "test_end_to_end",
-    "test_eviction",
-    "test_folders",
-    "test_fuzz",
-    "test_house",
-    "test_hub",
-    "test_integrity",
-    "test_json_contract",
-    "test_launcher",
-    "test_libraries",
-    "test_manifests",
-    "test_own",
-    "test_package",
-    "test_partition",
-    "test_pipeline",
-    "test_proof",
-    "test_refusals",
-    "test_scanner",
-    "test_scripts",
-    "test_section",
-    "test_selection",
-    "test_sizes",
-    "test_storage",
-    "test_streams",
-    "test_survey",
-    "test_table",
-    "test_text",
-}
-_OF_THEIR_OWN = {
-    "test_filesystem",
-    "test_limits",
-    "test_memory",
-    "test_overlap",
-    "test_pagecache",
-    "test_passthrough",
-    "test_priority",
-    "test_reader",
-    "test_surroundings",
-}
-# What these start from takes seconds to make, and each process would make it.
-_TOGETHER = {"test_hub", "test_own", "test_package"}
+# Below tests/alone/ each folder runs one test after the other, whatever `--numprocesses` says: its
+# tests look at terminals, clocks, limits, mounts or other processes, or at a page cache that is not
+# only that of their own files. Two folders, so that two processes share the work: `own` has mounts,
+# disks and limits of its own, and `machine` looks at what the whole machine does. All other modules
+# may run beside any, each in one process, which makes what its tests start from once.
+_ALONE = "tests/alone/"
 
 
-def _group(nodeid: str) -> str | None:
-    """Return the name of those that run in one process, None for what may run in any."""
+def _group(nodeid: str) -> str:
+    """Return the name of those tests that run in one process."""
     path, _, test = nodeid.partition("::")
     if path.startswith("tests/vm/"):  # by its machine, which each process would boot
         series = re.search(r"\[(6\.\d+)[]-]", test)
-        return None if series is None else series[1]
-    module = PurePath(path).stem
-    if module in _TOGETHER:
-        return module
-    if module in _OF_THEIR_OWN:
-        return "own"
-    return None if module in _BESIDE_OTHERS else "machine"
+        return nodeid if series is None else series[1]
+    return path.removeprefix(_ALONE).partition("/")[0] if path.startswith(_ALONE) else path
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -144,7 +90,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # no types
         def _split_scope(self, nodeid: str) -> str:
-            return _group(nodeid) or nodeid
+            return _group(nodeid)
 
     return Scheduling(config, log)
 
@@ -154,10 +100,10 @@ def _no_other_of_its_group(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """Fail where another process runs a test of the same group."""
-    group = _group(request.node.nodeid)
-    if group is None or not hasattr(request.config, "workerinput"):
+    if not hasattr(request.config, "workerinput"):
         yield
         return
+    group = _group(request.node.nodeid).replace("/", ".")[-200:]
     with (tmp_path_factory.getbasetemp().parent / f"{group}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from prefetch_cli.sizes import format_size, parse_size
-from tests import oracle
+from prefetch_cli.base.amounts import format_size, parse_size
 from tests.bench import environment, figures, overlap, scale, spared, throughput
 from tests.bench.contenders import Contender, contenders, missing_programs
 from tests.bench.machine import machine_shape
 from tests.bench.run import ROOT
 from tests.bench.table import Report, as_json, print_report
 from tests.bench.throttle import ThrottleError, own_disk
+from tests.helpers import oracle
 
 PARTS = ("throughput", "memory", "resident", "start", "dry-run", "scale", "spared")
 # Not by themselves: they install a server with what it imports, about 1 GB, below build/.

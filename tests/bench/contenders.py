@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.bench.run import ROOT, Usage, run, tool
-from tests.checkpoints import BuiltCheckpoint
+from tests.helpers.checkpoints import BuiltCheckpoint
 
 VLLM = "vLLM's loop"
 PREFETCH = "prefetch-cli"

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tests import oracle
 from tests.bench.contenders import PREFETCH, VLLM
 from tests.bench.run import Usage, run, run_cold, tool
 from tests.bench.throughput import GB, LayoutResult, Say
-from tests.checkpoints import Fill, write_streamed
+from tests.helpers import oracle
+from tests.helpers.checkpoints import Fill, write_streamed
 
 MIB = 1 << 20
 _CPU_LAYOUT = "4-files"

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from prefetch_cli.sizes import format_rate
-from tests import oracle
+from prefetch_cli.base.amounts import format_rate
 from tests.bench.environment import EnvironmentFailureError, ServerEnvironment, make
 from tests.bench.figures import Bound, Figure
 from tests.bench.run import Usage, run, tool
 from tests.bench.throttle import ThrottleError, own_disk, throttled
 from tests.bench.throughput import GB, Say, in_turn
-from tests.checkpoints import BuiltCheckpoint, write_streamed
+from tests.helpers import oracle
+from tests.helpers.checkpoints import BuiltCheckpoint, write_streamed
 
 PLAIN = "server X"
 BEHIND = "prefetch-cli X && server X"

@@ -15,15 +15,15 @@ from typing import NoReturn
 import click
 import psutil
 
-from prefetch_cli import reader
-from prefetch_cli.cli import ENVIRONMENT_PREFIX
-from prefetch_cli.errors import ExitCode, PrefetchError
-from prefetch_cli.progress import Monitor
-from prefetch_cli.reader import Engine, Plan
-from prefetch_cli.sizes import format_size, parse_size
-from prefetch_cli.text import printable
-from prefetch_cli.workers import Stop
-from tests import oracle
+from prefetch_cli.base.amounts import format_size, parse_size
+from prefetch_cli.base.errors import ExitCode, PrefetchError
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.base.stop import Stop
+from prefetch_cli.base.text import printable
+from prefetch_cli.base.words import Engine
+from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX
+from prefetch_cli.reading import job
+from prefetch_cli.reading.plan import Plan
 from tests.bench import pieces
 from tests.bench.advice import Sample, advise, rows
 from tests.bench.machine import machine_shape
@@ -32,6 +32,7 @@ from tests.bench.pieces import GRIDS, Combination, Deal, Grid, Piece
 from tests.bench.run import ROOT
 from tests.bench.storage import Storage, look
 from tests.bench.throughput import GB, in_turn
+from tests.helpers import oracle
 
 _LEAST_ROUNDS = 3
 _TOUCHED_PER_READ = 3  # see tests.bench.run
@@ -208,7 +209,7 @@ def _read(storage: Storage, combination: Combination, piece: Piece, number: int)
         yielding=False,
     )
     before = _cpu_seconds()
-    result = reader.read(plan, storage.targets, Monitor(), Stop())
+    result = job.read(plan, storage.targets, Monitor(), Stop())
     cpu_seconds = _cpu_seconds() - before
     error = None
     if warm > oracle.ALLOWED_WARM:

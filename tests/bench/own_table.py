@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from prefetch_cli.sizes import format_size
-from prefetch_cli.text import listing, printable
+from prefetch_cli.base.amounts import format_size
+from prefetch_cli.base.text import listing, printable
 from tests.bench.advice import Advice, Row, Sample
 from tests.bench.pieces import DEFAULT, GRIDS, Combination, Deal
 from tests.bench.storage import Storage

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from prefetch_cli.cli import command
-from prefetch_cli.partition import Extent
-from prefetch_cli.reader import Engine
-from prefetch_cli.sizes import format_size, parse_size
+from prefetch_cli.base.amounts import format_size, parse_size
+from prefetch_cli.base.words import Engine
+from prefetch_cli.cli.main import command
+from prefetch_cli.plan.extents import Extent
 
 MIB = 1 << 20
 GIB = 1 << 30

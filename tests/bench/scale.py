@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from tests.bench.figures import Bound, Figure
 from tests.bench.run import Usage, run, run_cold, tool
 from tests.bench.throughput import Say
-from tests.checkpoints import Fill, write_streamed
+from tests.helpers.checkpoints import Fill, write_streamed
 
 _MIB = 1 << 20
 _TIB = 1 << 40
@@ -27,7 +27,7 @@ _REPEATS = 3
 _LINEAR = 2.2
 _PARTITION = """
 import sys, time
-from prefetch_cli.partition import Split, partition
+from prefetch_cli.base.words import Split; from prefetch_cli.plan.share import partition
 ranks = int(sys.argv[1])
 sizes = [4 << 30] * 200
 began = time.perf_counter()

@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tests import oracle
 from tests.bench.figures import Bound, Figure
 from tests.bench.run import tool
 from tests.bench.throughput import Say
-from tests.checkpoints import BuiltCheckpoint, write_streamed
+from tests.helpers import oracle
+from tests.helpers.checkpoints import BuiltCheckpoint, write_streamed
 
 _MIB = 1 << 20
 _ROUNDS = 5

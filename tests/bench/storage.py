@@ -3,17 +3,20 @@
 import os
 from dataclasses import dataclass, replace
 
-from prefetch_cli import arguments, filesystem, pipeline
-from prefetch_cli.cli import ENVIRONMENT_PREFIX, command
-from prefetch_cli.integrity import File
-from prefetch_cli.pagecache import Method
-from prefetch_cli.partition import Extent
-from prefetch_cli.progress import Monitor
-from prefetch_cli.reader import Target
-from prefetch_cli.report import Report
-from prefetch_cli.survey import survey
-from prefetch_cli.text import listing
-from prefetch_cli.workers import Stop
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.base.stop import Stop
+from prefetch_cli.base.text import listing
+from prefetch_cli.checkpoint.files import File
+from prefetch_cli.cli import meaning
+from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX
+from prefetch_cli.cli.main import command
+from prefetch_cli.linux import readahead
+from prefetch_cli.linux.pagecache import Method
+from prefetch_cli.plan.extents import Extent
+from prefetch_cli.reading.plan import Target
+from prefetch_cli.residency.survey import survey
+from prefetch_cli.run import pipeline
+from prefetch_cli.run.outcome import Report
 from tests.bench.pieces import Piece
 
 _LOOKING_THREADS = 8
@@ -61,8 +64,8 @@ def look(checkpoint: str) -> Storage:
         "bench", ["--dry-run", checkpoint], auto_envvar_prefix=ENVIRONMENT_PREFIX
     )
     typed = {"dry_run", "checkpoints"}
-    values = arguments.settled(context.params, typed)
-    options = arguments.to_options(values, typed, (), os.environ)
+    values = meaning.settled(context.params, typed)
+    options = meaning.to_options(values, typed, (), os.environ)
     found: list[Report] = []
     pipeline.run(replace(options, libraries=None), os.environ, Monitor(), Stop(), found.append)
     return _storage(found[-1])
@@ -94,5 +97,5 @@ def _storage(report: Report) -> Storage:
         failed=before.failed,
         memory_bytes=budget.size_bytes,
         # The next window is asked for before the one that is being read ends.
-        read_ahead_bytes=2 * max(map(filesystem.read_step_bytes, set(places)), default=0),
+        read_ahead_bytes=2 * max(map(readahead.read_step_bytes, set(places)), default=0),
     )

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefetch_cli.partition import Extent
-from prefetch_cli.reader import Engine
-from tests import checkpoints, oracle
+from prefetch_cli.base.words import Engine
+from prefetch_cli.plan.extents import Extent
 from tests.bench.advice import Row, Sample, advise, rows
 from tests.bench.pieces import (
     BLOCKS,
@@ -30,8 +29,9 @@ from tests.bench.pieces import (
     deal,
     needed_bytes,
 )
-from tests.checkpoints import BuiltCheckpoint
-from tests.command import ROOT, Done, environment, unprivileged
+from tests.helpers import checkpoints, oracle
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import ROOT, Done, environment, unprivileged
 
 FAST = Combination(Engine.ADVISE, 32, 1 * MIB)
 NEAR = Combination(Engine.SPLICE, DEFAULT.threads, DEFAULT.block_bytes)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tests import oracle
 from tests.bench.contenders import Contender, Role, Timed
 from tests.bench.run import run_cold
-from tests.checkpoints import BuiltCheckpoint, write_streamed
+from tests.helpers import oracle
+from tests.helpers.checkpoints import BuiltCheckpoint, write_streamed
 
 GB = 1e9  # rates are decimal, as disks are sold
 LAYOUTS = {"4-files": 4, "1-file": 1}

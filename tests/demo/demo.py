@@ -80,7 +80,7 @@ def _warm(checkpoint: str, force: tuple[str, ...]) -> None:
 
 def _write_own() -> str:
     """Return the directory of a new checkpoint, relative to the repository."""
-    from tests.checkpoints import write_sharded  # noqa: PLC0415 - a user's own needs no numpy
+    from tests.helpers.checkpoints import write_sharded  # noqa: PLC0415 - a user's own needs no numpy
 
     os.chdir(_ROOT)
     sizes = ", ".join(map(str, _SHARD_MIB))

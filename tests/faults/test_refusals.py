@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests import oracle
-from tests.checkpoints import BuiltCheckpoint
-from tests.command import COMMAND, Done, run
 from tests.faults import refuse
+from tests.helpers import oracle
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import COMMAND, Done, run
 
 pytestmark = pytest.mark.skipif(
     refuse.CALLS is None, reason="needs a machine whose system calls tests/faults/refuse.py numbers"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import checkpoints, oracle
-from tests.checkpoints import BuiltCheckpoint
-from tests.command import Done, Running, run
 from tests.conftest import MIB
-from tests.passthrough import mounted
+from tests.helpers import checkpoints, oracle
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import Done, Running, run
+from tests.helpers.passthrough import mounted
 
 # One after the other, so that the last shard is still closed at the first tenth.
 FLAGS = ("--force", "--json", "--threads", "1", "--block-size", "1M", "--engine", "splice")

@@ -4,9 +4,15 @@ import ast
 from pathlib import Path
 
 from tests import faults
-from tests.command import ROOT
+from tests.helpers.command import ROOT
 
 _FOLDER = Path(ROOT) / "tests"
+# Their tests may not run beside others, so that they lie elsewhere.
+_OTHERS = (
+    ("alone.own", "test_limits"),
+    ("alone.own", "test_surroundings"),
+    ("alone.machine", "test_crowd"),
+)
 
 
 def rows() -> list[tuple[str, str]]:
@@ -40,3 +46,6 @@ def test_each_test_has_its_row() -> None:
     for path in sorted((_FOLDER / "faults").glob("test_*.py")):
         if path != Path(__file__):
             assert {(path.stem, test) for test in names_in(path)} <= named
+    for folder, module in _OTHERS:
+        path = _FOLDER / folder.replace(".", "/") / f"{module}.py"
+        assert {(f"{folder}.{module}", test) for test in names_in(path)} <= named

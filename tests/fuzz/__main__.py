@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from prefetch_cli.errors import PrefetchError
+from prefetch_cli.base.errors import PrefetchError
 from tests.fuzz.mutations import mutated
 from tests.fuzz.targets import Run, Target, targets
 

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefetch_cli import checkpoint as checkpoints
-from prefetch_cli import distributions, filesystem, hub, launcher, manifest, memory, selection
-from prefetch_cli.checkpoint import Request
-from prefetch_cli.distributions import Interpreter
-from prefetch_cli.errors import PrefetchError
-from prefetch_cli.hub import Hub
-from prefetch_cli.integrity import examine
-from prefetch_cli.progress import Monitor
-from prefetch_cli.selection import Filters, LoadFormat
-from prefetch_cli.sizes import parse_amount, parse_duration, parse_size
-from prefetch_cli.text import printable
+from prefetch_cli.base.amounts import parse_amount, parse_duration, parse_size
+from prefetch_cli.base.errors import PrefetchError
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.base.text import printable
+from prefetch_cli.base.words import Hub, LoadFormat
+from prefetch_cli.checkpoint import hub, index, selection
+from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.resolve import Request, resolve
+from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.libraries import distributions
+from prefetch_cli.libraries.distributions import Interpreter
+from prefetch_cli.linux import memory, mounts, readahead
+from prefetch_cli.plan import ranks
 
 Run = Callable[[bytes], None]
 
@@ -100,7 +102,7 @@ def targets() -> list[Target]:
 
 def _index(_folder: Path) -> Run:
     def run(content: bytes) -> None:
-        found = manifest.parse_index("/m/x.index.json", [content])
+        found = index.parse_index("/m/x.index.json", [content])
         for name in found.shards:
             assert _is_below("/m", name), name
         assert found.total_size_bytes is None or 0 <= found.total_size_bytes < 2**63
@@ -110,9 +112,9 @@ def _index(_folder: Path) -> Run:
 
 def _layout(_folder: Path) -> Run:
     def run(content: bytes) -> None:
-        for layout in (manifest.DIFFUSERS_LAYOUT, manifest.SENTENCE_TRANSFORMERS_LAYOUT):
+        for layout in (index.DIFFUSERS_LAYOUT, index.SENTENCE_TRANSFORMERS_LAYOUT):
             try:
-                found = manifest.component_folders(f"/m/{layout}", content)
+                found = index.component_folders(f"/m/{layout}", content)
             except PrefetchError:
                 continue
             for name in found:
@@ -161,11 +163,11 @@ def _ref(folder: Path) -> Run:
 
 def _mounts(_folder: Path) -> Run:
     def run(content: bytes) -> None:
-        table = filesystem.MountTable.parse(content)
+        table = mounts.MountTable.parse(content)
         for path in ("/", "/mnt/a b/model", "/mnt/o/x", "/mnt/f/../x", "/nowhere"):
             found = table.of(path)
             assert found.type
-            filesystem.read_step_bytes(found, sys_root="/nowhere")
+            readahead.read_step_bytes(found, sys_root="/nowhere")
 
     return run
 
@@ -222,7 +224,7 @@ def _ranks(_folder: Path) -> Run:
         text = os.fsdecode(content.replace(b"\0", b""))
         environ = {name: text[place : place + 12] for place, name in enumerate(names)}
         environ["SLURM_STEP_TASKS_PER_NODE"] = text
-        found = launcher.detect(environ)
+        found = ranks.detect(environ)
         assert 0 <= found.rank < found.world_size
         assert found.warning is None or found.warning.isprintable()
 
@@ -307,7 +309,7 @@ def _folder(folder: Path) -> Run:
                 weights_only=False,
                 allow_incomplete=True,
             )
-            found = checkpoints.resolve(request, {}, Monitor(), 2)
+            found = resolve(request, {}, Monitor(), 2)
             assert all(
                 one.real_path.startswith(f"{os.path.realpath(root)}/") for one in found.files
             )

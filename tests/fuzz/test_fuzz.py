@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prefetch_cli.errors import PrefetchError
+from prefetch_cli.base.errors import PrefetchError
 from tests.fuzz.mutations import mutated
 from tests.fuzz.targets import Target, targets
 

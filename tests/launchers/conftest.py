@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import checkpoints, oracle
-from tests.checkpoints import BuiltCheckpoint
-from tests.command import run
+from tests.helpers import checkpoints, oracle
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import run
 from tests.launchers import programs, slurm
 from tests.launchers.ranks import MIB
 from tests.launchers.slurm import Cluster

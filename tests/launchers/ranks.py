@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests import oracle
-from tests.checkpoints import BuiltCheckpoint
-from tests.command import COMMAND
+from tests.helpers import oracle
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import COMMAND
 from tests.launchers import rank
 
 MIB = 1024 * 1024

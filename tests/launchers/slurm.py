@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tests import command
-from tests.command import Done
+from tests.helpers import command
+from tests.helpers.command import Done
 from tests.launchers import programs, supervisor
 
 PACKAGES = {

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import oracle
-from tests.checkpoints import BuiltCheckpoint
-from tests.command import COMMAND
+from tests.helpers import oracle
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import COMMAND
 from tests.launchers import ranks
 from tests.launchers.conftest import need_slurm
 from tests.launchers.ranks import MIB, TOOL

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import BuiltCheckpoint
-from tests.command import environment
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import environment
 from tests.launchers import programs, ranks
 from tests.launchers.ranks import TOOL, Rank
 from tests.launchers.slurm import Cluster, without_launchers

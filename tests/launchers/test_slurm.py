@@ -14,8 +14,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.checkpoints import BuiltCheckpoint
-from tests.command import COMMAND, environment
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import COMMAND, environment
 from tests.launchers import ranks
 from tests.launchers.ranks import TOOL
 from tests.launchers.slurm import Cluster

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import oracle
+from tests.helpers import oracle
 from tests.recipes.server import Server
 
 

@@ -8,7 +8,7 @@ import shutil
 import sysconfig
 from dataclasses import dataclass
 
-from tests.command import ROOT
+from tests.helpers.command import ROOT
 
 README = os.path.join(ROOT, "README.md")
 _RECIPE = re.compile(

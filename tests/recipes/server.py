@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests import oracle
-from tests.command import ROOT, Done, environment
+from tests.helpers import oracle
+from tests.helpers.command import ROOT, Done, environment
 from tests.recipes import standin
 
 _LIBRARY_BYTES = 3 << 20

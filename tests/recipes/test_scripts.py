@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import oracle
-from tests.checkpoints import BuiltCheckpoint
-from tests.command import Done
+from tests.helpers import oracle
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import Done
 from tests.recipes.section import linter, of_language, recipe
 from tests.recipes.server import Notes, Server
 

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import pytest
 
-from tests import checkpoints
-from tests.checkpoints import BuiltCheckpoint
+from tests.helpers import checkpoints
+from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.vm import kernels
 from tests.vm.kernels import NoMachineError
 from tests.vm.machine import MIB, Cgroups, Machine, Share, virtiofsd

@@ -28,7 +28,7 @@ def passthrough(machine: Machine, *, options: tuple[str, ...]) -> Iterator[str]:
     machine.run("mkdir", "-p", point)
     server = machine.start_process(
         # It dies with its parent, which would be a thread of the agent that ends at once.
-        *("sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", "tests.passthrough"),
+        *("sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", "tests.helpers.passthrough"),
         *(MODEL, point, *options),
         folder=ROOT,
     )

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.command import ROOT
+from tests.helpers.command import ROOT
 
 BUILD = os.path.join(ROOT, "build", "vm")
 SERIES = ("6.1", "6.12")  # without cachestat(2), and with it

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from tests.command import ROOT
+from tests.helpers.command import ROOT
 from tests.vm import kernels
 from tests.vm.kernels import Kernel, NoMachineError
 

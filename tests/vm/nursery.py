@@ -17,12 +17,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-# What a run imports on its way, so that it need not.
-from prefetch_cli import arguments, cli, display, pipeline, supervisor  # noqa: F401
+from prefetch_cli.cli import main, meaning  # noqa: F401
+from prefetch_cli.process import beside, supervisor  # noqa: F401
 from tests.bench import vllm_loop
 
 Request = dict[str, Any]
-ENTRIES: dict[str, Callable[[], None]] = {"prefetch-cli": cli.main, "vllm-loop": vllm_loop.main}
+ENTRIES: dict[str, Callable[[], None]] = {"prefetch-cli": main.main, "vllm-loop": vllm_loop.main}
 
 _NEWCGROUP = 0x02000000  # of unshare(2)
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -3,7 +3,7 @@
 import re
 from pathlib import PurePath
 
-from tests.oracle import ALLOWED_WARM
+from tests.helpers.oracle import ALLOWED_WARM
 from tests.vm import local_mounts
 from tests.vm.machine import MIB, Machine
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.oracle import ALLOWED_WARM
+from tests.helpers.oracle import ALLOWED_WARM
 from tests.vm import fuse_mounts, local_mounts, nfs_mounts, shared_mounts
 from tests.vm.machine import STRANGER, Done, Machine
 from tests.vm.rows import Keeps, Row

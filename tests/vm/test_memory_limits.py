@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests import checkpoints
+from tests.helpers import checkpoints
 from tests.vm import kernels, nfs
 from tests.vm.machine import MIB, Cgroups, Done, Machine
 
@@ -231,7 +231,9 @@ def test_a_container_that_mounts_its_own_cgroup(machine: Machine, large: list[st
     v1 = machine.cgroups is Cgroups.V1
     place = hierarchy(machine)
     kind = "-t cgroup -o memory memory" if v1 else "-t cgroup2 cgroup2"
-    program = "import sys; from prefetch_cli import cli; sys.argv[0] = 'prefetch-cli'; cli.main()"
+    program = (
+        "import sys; from prefetch_cli.cli import main; sys.argv[0] = 'prefetch-cli'; main.main()"
+    )
     machine.write("/run/program.py", program)
     script = (
         f"umount -l {place}; mount {kind} {place};"

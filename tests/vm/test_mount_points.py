@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoints import BuiltCheckpoint
-from tests.oracle import ALLOWED_WARM
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.oracle import ALLOWED_WARM
 from tests.vm import kernels, local_mounts
 from tests.vm.local_mounts import mounted
 from tests.vm.machine import BUILD_TAG, STRANGER, Machine

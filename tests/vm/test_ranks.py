@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.oracle import ALLOWED_WARM
+from tests.helpers.oracle import ALLOWED_WARM
 from tests.vm import nfs
 from tests.vm.machine import MIB, Machine
 from tests.vm.rows import MODEL

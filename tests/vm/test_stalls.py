@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.command import ROOT
-from tests.oracle import ALLOWED_WARM
+from tests.helpers.command import ROOT
+from tests.helpers.oracle import ALLOWED_WARM
 from tests.vm import nfs
 from tests.vm.machine import Done, Machine, Process
 from tests.vm.rows import MODEL

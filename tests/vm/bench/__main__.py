@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.command import ROOT
+from tests.helpers.command import ROOT
 from tests.vm import kernels
 from tests.vm.bench import choice, everywhere, latency, libraries, loading
 from tests.vm.bench.place import place

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from tests import checkpoints
 from tests.bench.run import ROOT, run_cold, tool
 from tests.bench.throughput import in_turn
+from tests.helpers import checkpoints
 from tests.vm import nfs
 from tests.vm.bench import contest
 from tests.vm.bench.contest import ENGINES, MB, Say

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from tests.bench.throughput import in_turn
-from tests.oracle import ALLOWED_WARM
+from tests.helpers.oracle import ALLOWED_WARM
 from tests.vm.machine import Done, Machine, MachineError
 
 MB = 1e6  # rates are decimal

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.bench.environment import TORCH, make
-from tests.command import ROOT
-from tests.oracle import ALLOWED_WARM
+from tests.helpers.command import ROOT
+from tests.helpers.oracle import ALLOWED_WARM
 from tests.vm import nfs
 from tests.vm.bench.contest import Say
 from tests.vm.bench.place import Place

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.command import ROOT
+from tests.helpers.command import ROOT
 from tests.vm import nfs
 from tests.vm.bench import contest
 from tests.vm.bench.contest import Say

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tests import checkpoints
+from tests.helpers import checkpoints
 from tests.vm import kernels
 from tests.vm.conftest import CGROUPS, prepare, shares_of
 from tests.vm.machine import MIB, Machine

@@ -1,0 +1,232 @@
+"""The table of mounts: which file system holds a path.
+
+The one source is the kernel's own, `/proc/self/mountinfo` (proc(5)). Looking below an overlay and
+triggering an automount touch the storage, which may hang: not for the main thread.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.linux.filesystem import (
+    DAX,
+    IN_MEMORY_TYPES,
+    NETWORK_FUSE_SOURCES,
+    NETWORK_TYPES,
+    UNKNOWN,
+    FileSystem,
+    bypasses_cache_by,
+)
+
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+_LAYER = re.compile(r"(?:\\.|[^:\\])+", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_OVERLAY_DEPTH = 2  # FILESYSTEM_MAX_STACK_DEPTH, include/linux/fs.h
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of mountinfo, with its escapes undone; `root` is the part that is mounted."""
+
+    id: int
+    parent_id: int
+    device: str
+    root: str
+    mount_point: str
+    type: str
+    source: str
+    options: tuple[str, ...]
+
+    def file_system(self) -> FileSystem:
+        """Return what the mount says of its file system, an overlay not looked through."""
+        options = frozenset(self.options)
+        fuse_source = self.type == "fuse" and self.source in NETWORK_FUSE_SOURCES
+        return FileSystem(
+            type=self.type,
+            mount_point=self.mount_point,
+            source=self.source,
+            network=self.type in NETWORK_TYPES or fuse_source,
+            in_memory=self.type in IN_MEMORY_TYPES or bool(options & DAX),
+            bypasses_cache=bypasses_cache_by(self.type, options),
+            device=self.device,
+            options=options,
+        )
+
+
+class MountTable:
+    """The mounts of this process, ready for many look-ups."""
+
+    def __init__(self, mounts: Sequence[Mount]) -> None:
+        self.mounts = _visible(mounts)
+        self._by_point = {mount.mount_point: mount for mount in self.mounts}
+        self._by_directory: dict[str, Mount | None] = {}
+        self._layers: dict[str, list[str]] = {}
+        self._file_systems = {point: mount.file_system() for point, mount in self._by_point.items()}
+
+    @classmethod
+    def read(cls, path: str = "/proc/self/mountinfo") -> "MountTable":
+        """Return the table of this process; an empty one where /proc is not mounted."""
+        try:
+            with open(path, "rb") as file:
+                return cls.parse(file.read())
+        except OSError:
+            return cls(())
+
+    @classmethod
+    def parse(cls, text: bytes | str) -> "MountTable":
+        """Return the table that `text` holds; a malformed line is left out, none raises.
+
+        Bytes that are not UTF-8 come out as surrogates (PEP 383), as in every path of Python's.
+        """
+        lines = (text if isinstance(text, bytes) else os.fsencode(text)).split(b"\n")
+        return cls([mount for line in lines if (mount := _parse_line(line))])
+
+    def of(self, real_path: str) -> FileSystem:
+        """Return the file system that holds an absolute path without symlinks.
+
+        The longest mount point above the path decides, the later of two equal ones, as in the
+        kernel's path walk. An overlay is looked through where its layers can be seen from here.
+        """
+        mount = outermost = self._mount_of(real_path)
+        for _ in range(_OVERLAY_DEPTH):
+            if mount is None or mount.type != "overlay":
+                break
+            below = next(filter(os.path.lexists, self._places_in_layers(mount, real_path)), None)
+            if below is None:
+                break
+            real_path = below
+            mount = self._mount_of(real_path)
+        if mount is None or mount.type == "overlay":
+            mount = outermost
+        return UNKNOWN if mount is None else self._file_systems[mount.mount_point]
+
+    def _mount_of(self, path: str) -> Mount | None:
+        # A single file can be a mount point too, so only what is above it is remembered.
+        if mount := self._by_point.get(path):
+            return mount
+        directory = os.path.dirname(path)
+        if directory not in self._by_directory:
+            found = (self._by_point.get(above) for above in (directory, *_above(directory)))
+            self._by_directory[directory] = next(filter(None, found), None)
+        return self._by_directory[directory]
+
+    def _places_in_layers(self, overlay: Mount, path: str) -> Iterator[str]:
+        """Yield where a path in an overlay would lie in each of its layers, the topmost first."""
+        if overlay.mount_point not in self._layers:
+            # Seen from a container, most layers are not there. A relative one was meant from
+            # where mount(8) ran, and docker shortens long names by symlinks.
+            self._layers[overlay.mount_point] = [
+                os.path.realpath(layer)
+                for layer in _layers(overlay)
+                if os.path.isabs(layer) and os.path.isdir(layer)
+            ]
+        inside = os.path.join(overlay.root, os.path.relpath(path, overlay.mount_point)).lstrip("/")
+        for layer in self._layers[overlay.mount_point]:
+            yield os.path.normpath(os.path.join(layer, inside))
+
+
+def inspect(real_paths: Sequence[str], monitor: Monitor | None = None) -> tuple[FileSystem, ...]:
+    """Return the file system of each path, in their order, mounting what autofs holds back.
+
+    The monitor is told which path or folder the storage is asked about. Never raises: what cannot
+    be opened is left to the reader to report.
+    """
+    monitor = monitor or Monitor()
+    found = _look_up(real_paths, monitor)
+    waiting = {
+        os.path.dirname(path)
+        for path, file_system in zip(real_paths, found, strict=True)
+        if file_system.type == "autofs"
+    }
+    if not waiting:
+        return found
+    # autofs mounts when a directory is opened; stat() and O_PATH do not trigger it.
+    for directory in sorted(waiting):
+        with monitor.waiting(directory), contextlib.suppress(OSError):
+            os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK))
+    return _look_up(real_paths, monitor)
+
+
+def _look_up(real_paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, ...]:
+    table = MountTable.read()
+    found = []
+    for path in real_paths:
+        with monitor.waiting(path):
+            found.append(table.of(path))
+    return tuple(found)
+
+
+def _parse_line(line: bytes) -> Mount | None:
+    """Return the mount of a line of mountinfo, or None where the line is malformed."""
+    place, _, what = line.partition(b" - ")
+    # By single spaces: a source may be empty.
+    fields, tail = place.split(b" "), what.split(b" ")
+    try:
+        id_, parent_id, device, root, mount_point, mount_options = fields[:6]
+        type_, source, super_options = tail
+        if not type_:
+            return None
+        return Mount(
+            id=int(id_),
+            parent_id=int(parent_id),
+            device=_decode(device),
+            root=_decode(root),
+            mount_point=_decode(mount_point),
+            type=_decode(type_),
+            source=_decode(source),
+            # A comma inside a value is escaped, so commas first, escapes after.
+            options=tuple(map(_decode, mount_options.split(b",") + super_options.split(b","))),
+        )
+    except ValueError:
+        return None
+
+
+def _decode(field: bytes) -> str:
+    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))
+
+
+def _visible(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
+    """Return the mounts that a path can still reach, in the order of the table.
+
+    A mount over a directory hides what was mounted below that directory before. The two have one
+    parent: what is mounted there afterwards has the covering mount itself as its parent.
+    """
+    later_points: dict[int, set[str]] = {}
+    hidden = set()
+    for mount in reversed(mounts):
+        later = later_points.setdefault(mount.parent_id, set())
+        if not later.isdisjoint(_above(mount.mount_point)):
+            hidden.add(mount.id)
+        later.add(mount.mount_point)
+    while inside := {mount.id for mount in mounts if mount.parent_id in hidden} - hidden:
+        hidden |= inside
+    return tuple(mount for mount in mounts if mount.id not in hidden)
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield each directory above a path, the nearest first."""
+    while (parent := os.path.dirname(path)) != path:
+        yield parent
+        path = parent
+
+
+def _layers(overlay: Mount) -> list[str]:
+    r"""Return the directories that an overlay is made of, the topmost first.
+
+    By ovl_show_options() in fs/overlayfs: `upperdir` and `lowerdir` as the user wrote them, with
+    `:` between layers and `\` before a colon that belongs to a name; since Linux 6.8 also one
+    `lowerdir+` for each layer, which escapes nothing.
+    """
+    upper, lower = [], []
+    for option in overlay.options:
+        name, _, value = option.partition("=")
+        if name == "upperdir":
+            upper.append(_ESCAPED.sub(r"\1", value))
+        elif name == "lowerdir":
+            lower += [_ESCAPED.sub(r"\1", layer) for layer in _LAYER.findall(value)]
+        elif name == "lowerdir+":
+            lower.append(value)
+    return upper + lower

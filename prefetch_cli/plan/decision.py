@@ -1,0 +1,181 @@
+"""Facts and policy to a decision with its reason: a pure function."""
+
+import enum
+from dataclasses import dataclass
+
+from prefetch_cli.base import amounts
+from prefetch_cli.base.words import Overrule
+
+_ENOUGH_RESIDENT = 0.99
+
+
+class Verdict(enum.Enum):
+    """What is done with the checkpoint."""
+
+    PREFETCH = "prefetch"
+    PARTIAL = "partial"
+    SKIP = "skip"
+
+
+class Reason(enum.Enum):
+    """Why; users script against the values."""
+
+    EMPTY_SHARE = "empty-share"
+    IN_MEMORY_FILESYSTEM = "in-memory-filesystem"
+    ALREADY_RESIDENT = "already-resident"
+    NO_PAGE_CACHE = "no-page-cache"
+    NETWORK_FITS = "network-fits"
+    NETWORK_TOO_BIG = "network-too-big"
+    LOCAL_FITS = "local-fits"
+    LOCAL_TOO_BIG = "local-too-big"
+    FORCED = "forced"
+    FORCED_TOO_BIG = "forced-too-big"
+    PARTIAL = "partial"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many bytes of a checkpoint this node's page cache may take."""
+
+    size_bytes: int
+    available_bytes: int
+    threshold_percent: float
+    limited_by: str  # "host", the path of a cgroup, or "max-bytes"
+    max_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the decision rests on. Files that lie in memory already are not in the total."""
+
+    total_bytes: int
+    share_bytes: int
+    resident_bytes: int | None  # of the share, by an exact method; None where none can tell
+    in_memory: bool  # all files are
+    bypasses_cache: bool  # mount options say so of all files
+    network: bool  # any file lies on a network file system
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, and why, in a word for scripts and in a sentence for people."""
+
+    action: Verdict
+    reason: Reason
+    message: str
+    warning: bool  # the sentence says something that the user should not overlook
+    limit_bytes: int | None  # read no byte behind this many in load order; None: read all
+
+
+def budget(
+    available_bytes: int, limited_by: str, threshold_percent: float, max_bytes: int | None
+) -> Budget:
+    """Return the bytes that a checkpoint may take, and what bounds them."""
+    size = int(available_bytes * threshold_percent / 100)
+    if max_bytes is not None and max_bytes < size:
+        size, limited_by = max_bytes, "max-bytes"
+    return Budget(size, available_bytes, threshold_percent, limited_by, max_bytes)
+
+
+def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
+    """Return the decision: the first row that matches.
+
+    The rows for network and local file systems are vLLM's (vllm-project/vllm#36012, #37673);
+    those before them are states in which reading gains nothing, so `overrule` does not bear
+    on them.
+    """
+    if facts.share_bytes == 0:
+        return _skip(Reason.EMPTY_SHARE, "this rank has nothing to read")
+    if facts.in_memory:
+        return _skip(Reason.IN_MEMORY_FILESYSTEM, "the files are in memory already")
+    if (
+        facts.resident_bytes is not None
+        and facts.resident_bytes >= _ENOUGH_RESIDENT * facts.share_bytes
+    ):
+        return _skip(Reason.ALREADY_RESIDENT, "it is in the page cache already")
+    if facts.bypasses_cache:
+        return _skip(
+            Reason.NO_PAGE_CACHE,
+            "the mount options let reads bypass the page cache, so nothing would stay; "
+            "mount it with caching",
+        )
+    if facts.total_bytes <= budget.size_bytes:
+        return _decide_fitting(facts, budget, overrule)
+    return _decide_too_big(facts, budget, overrule)
+
+
+def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
+    fits = f"{amounts.format_size(facts.total_bytes)} fit into {_budget_in_words(budget)}"
+    if facts.network:
+        return _read(Reason.NETWORK_FITS, f"network file system, and {fits}")
+    if Overrule.FORCE in overrule:
+        return _read(Reason.FORCED, f"local file system, forced; {fits}")
+    return _skip(
+        Reason.LOCAL_FITS,
+        f"local file system, where a loader's own reads are fast; {fits}: "
+        "give --force to read it all the same",
+    )
+
+
+def _decide_too_big(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
+    where = "network" if facts.network else "local"
+    total = amounts.format_size(facts.total_bytes)
+    too_big = f"{where} file system, but {total} do not fit into {_budget_in_words(budget)}"
+    if Overrule.PARTIAL in overrule and (facts.network or Overrule.FORCE in overrule):
+        return Decision(
+            Verdict.PARTIAL,
+            Reason.PARTIAL,
+            f"{too_big}: reading the first {amounts.format_size(budget.size_bytes)} of it",
+            warning=False,
+            limit_bytes=budget.size_bytes,
+        )
+    if Overrule.FORCE in overrule:
+        return _force_too_big(too_big, facts, budget)
+    if facts.network:
+        return _skip(
+            Reason.NETWORK_TOO_BIG,
+            f"{too_big}: give --partial to read what fits, --force to read all, "
+            "or --ram-threshold to allow more",
+            warning=True,
+        )
+    return _skip(
+        Reason.LOCAL_TOO_BIG,
+        f"{too_big}: give --force --partial to read what fits, or --force to read all",
+    )
+
+
+def _force_too_big(too_big: str, facts: Facts, budget: Budget) -> Decision:
+    # --max-bytes is a promise that nothing overrules.
+    if budget.max_bytes is not None and budget.max_bytes < facts.total_bytes:
+        most = "that" if budget.limited_by == "max-bytes" else amounts.format_size(budget.max_bytes)
+        return Decision(
+            Verdict.PARTIAL,
+            Reason.FORCED_TOO_BIG,
+            f"{too_big}: forced, up to {most}",
+            warning=True,
+            limit_bytes=budget.max_bytes,
+        )
+    return Decision(
+        Verdict.PREFETCH,
+        Reason.FORCED_TOO_BIG,
+        f"{too_big}: forced, although memory may run out and the head be dropped again; "
+        "--partial keeps the head",
+        warning=True,
+        limit_bytes=None,
+    )
+
+
+def _budget_in_words(budget: Budget) -> str:
+    size = amounts.format_size(budget.size_bytes)
+    if budget.limited_by == "max-bytes":
+        return f"the {size} of --max-bytes"
+    available = amounts.format_size(budget.available_bytes)
+    return f"{size}, {budget.threshold_percent:g} % of {available} available"
+
+
+def _read(reason: Reason, message: str) -> Decision:
+    return Decision(Verdict.PREFETCH, reason, message, warning=False, limit_bytes=None)
+
+
+def _skip(reason: Reason, message: str, *, warning: bool = False) -> Decision:
+    return Decision(Verdict.SKIP, reason, message, warning, limit_bytes=None)

@@ -1,0 +1,54 @@
+"""Ranges of files in load order: pure functions over them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+
+class Extent(NamedTuple):
+    """A contiguous range of one file."""
+
+    file: int  # its place in the load order
+    offset: int  # bytes
+    length: int  # bytes
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last byte."""
+        return self.offset + self.length
+
+
+def whole(sizes: Sequence[int], files: Iterable[int]) -> Iterator[Extent]:
+    """Yield each file that has bytes as one extent."""
+    return (Extent(file, 0, sizes[file]) for file in files if sizes[file] > 0)
+
+
+def head(sizes: Sequence[int], limit_bytes: int, page_bytes: int) -> Extent | None:
+    """Return the extent in which the load order passes `limit_bytes`, as far as it is within.
+
+    Everything before that extent is within the limit, everything behind it is not. The cut
+    falls on a page, since the cache holds whole pages; None: all files are within.
+    """
+    left = limit_bytes
+    for file, size in enumerate(sizes):
+        if -(-size // page_bytes) * page_bytes > left:
+            return Extent(file, 0, min(left // page_bytes * page_bytes, size))
+        left -= -(-size // page_bytes) * page_bytes
+    return None
+
+
+def within(extents: Iterable[Extent], cut: Extent | None) -> Iterator[Extent]:
+    """Yield the parts of `extents` that lie before the cut of `head`."""
+    for extent in extents:
+        if cut is None or extent.file < cut.file:
+            yield extent
+        elif extent.file == cut.file and extent.offset < cut.length:
+            yield extent._replace(length=min(extent.length, cut.length - extent.offset))
+
+
+def blocks(extent: Extent, block_bytes: int) -> Iterator[Extent]:
+    """Yield the extent in pieces of at most `block_bytes`, the cuts at multiples of it."""
+    offset = extent.offset
+    while offset < extent.end:
+        end = min(extent.end, (offset // block_bytes + 1) * block_bytes)
+        yield Extent(extent.file, offset, end - offset)
+        offset = end

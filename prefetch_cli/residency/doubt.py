@@ -1,0 +1,63 @@
+"""What was read against what stayed: a pure function that says the likely cause."""
+
+from collections.abc import Sequence
+
+from prefetch_cli.base.amounts import format_percent, format_size
+from prefetch_cli.linux.filesystem import SMB_TYPES, FileSystem
+from prefetch_cli.linux.memory import Memory
+
+_ENOUGH = 0.99
+_OUTSIDE_THE_CACHE = {"9p", "gpfs", "beegfs", "beegfs_nodev"}
+
+
+def doubt(
+    *,
+    read_bytes: int,
+    before_bytes: int | None,
+    after_bytes: int | None,
+    share_bytes: int,
+    filesystems: Sequence[FileSystem],
+    memory: Memory,
+) -> str | None:
+    """Return a warning where less than 99 % of what was read is still resident, else None.
+
+    The figures are bytes of the share, without those files that failed, which have warnings of
+    their own; None where no method can tell, and then there is no doubt to utter, since the
+    summary says that it is unknown. `memory` is what was available before.
+    """
+    if after_bytes is None or read_bytes == 0:
+        return None
+    expected = min(share_bytes, read_bytes + (before_bytes or 0))
+    if after_bytes >= _ENOUGH * expected:
+        return None
+    found = (
+        f"{format_size(after_bytes)} of the {format_size(expected)} that were read or resident "
+        f"stayed in the page cache ({format_percent(after_bytes, expected)})"
+    )
+    return f"{found}: {_cause(expected, filesystems, memory)}"
+
+
+def _cause(expected_bytes: int, filesystems: Sequence[FileSystem], memory: Memory) -> str:
+    types = {one.type for one in filesystems}
+    in_cgroup = memory.limited_by != "host"
+    bound = f"the cgroup {memory.limited_by}" if in_cgroup else "the host"
+    if expected_bytes > memory.available_bytes:
+        return f"likely the memory limit of {bound}; --partial keeps the head"
+    if types & SMB_TYPES:
+        return (
+            "likely the SMB client dropped the pages when it closed the files, closetimeo after "
+            "their last use, or at once without a lease or oplock: mount it with a longer "
+            "closetimeo, or with cache=loose where nobody writes to the files"
+        )
+    if any(one.startswith("fuse") or one == "virtiofs" for one in types):
+        return (
+            "likely the FUSE file system drops cached pages when a file is opened again, or "
+            "reads past the cache (direct I/O); a server's own open meets the same: mount it "
+            "with kernel caching"
+        )
+    if outside := types & _OUTSIDE_THE_CACHE:
+        return (
+            f"likely {', '.join(sorted(outside))} keeps its data outside the page cache, or "
+            "drops it when a file is closed, as some mount options and direct I/O do"
+        )
+    return f"likely other processes need the memory of {bound}, or its limit changed meanwhile"

@@ -1,0 +1,30 @@
+"""What the user wants of a run, in one value."""
+
+from dataclasses import dataclass
+
+from prefetch_cli.base.words import Action, Engine, Overrule, Split
+from prefetch_cli.checkpoint.resolve import Request
+from prefetch_cli.libraries.gather import Wanted
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user wants, all of it."""
+
+    action: Action
+    request: Request
+    libraries: Wanted | None
+    rank: int | None  # None: as the launcher says
+    world_size: int | None
+    split: Split
+    overrule: Overrule
+    ram_threshold_percent: float
+    max_bytes: int | None
+    threads: int
+    block_size_bytes: int
+    engine: Engine
+    max_bytes_per_second: int | None
+    background: bool
+    beside_command: bool
+    time_limit_seconds: float | None
+    min_resident_percent: float | None

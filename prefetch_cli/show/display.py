@@ -1,0 +1,223 @@
+"""Shows a run on standard output and standard error, whatever these are."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TextIO
+
+from prefetch_cli.base.amounts import format_size
+from prefetch_cli.base.errors import PrefetchError
+from prefetch_cli.base.progress import Snapshot
+from prefetch_cli.base.text import printable
+from prefetch_cli.base.words import ProgressMode, Verbosity
+from prefetch_cli.run.document import document
+from prefetch_cli.run.outcome import Report, falls_short
+from prefetch_cli.show.bar import Bar
+from prefetch_cli.show.lines import (
+    Line,
+    each_file,
+    found_lines,
+    gathered_lines,
+    in_one_line,
+    is_decided,
+    so_far,
+    summary,
+    waiting,
+)
+from prefetch_cli.show.streams import Stream
+
+_NAME = "prefetch-cli"
+# Between lines that say what is waited for; the first one comes after a third of it.
+_HEARTBEAT_SECONDS = 30.0
+_LABEL_COLUMNS = 13
+
+_TEXT_LEAST_COLUMNS = 20  # beside the labels
+_NUMBER_WITH_UNIT = re.compile(r"(\d) ([KMGTPE]?i?B\b|bytes?\b|%|s\b)")
+_NOT_ABLE = {"", "dumb", "unknown"}  # terminfo's words for terminals of which nothing is known
+
+
+class Display:
+    """Shows a run on standard output and standard error, whatever these are."""
+
+    def __init__(
+        self,
+        progress: ProgressMode,
+        verbosity: Verbosity,
+        *,
+        json_document: bool,
+        beside_command: bool = False,
+        output: TextIO | None = None,
+        errors: TextIO | None = None,
+    ) -> None:
+        self._output = Stream(sys.stdout if output is None else output)
+        self._errors = Stream(sys.stderr if errors is None else errors)
+        self._verbosity = verbosity
+        self._json = json_document
+        # Standard output is COMMAND's then, and standard error its log.
+        self._beside = beside_command
+        self._mode = _mode(progress, verbosity, self._errors)
+        if beside_command and self._mode is ProgressMode.BAR:
+            self._mode = ProgressMode.LOG
+        self._bar: Bar | None = None
+        self._steps_said = 0
+        self._beats_said = 0
+        # Lines of several ranks meet in one log, so each says whose it is.
+        self._rank = ""
+
+    def decided(self, report: Report) -> None:
+        """Show what was found and decided, before anything is read."""
+        if report.share is not None and report.share.world_size > 1:
+            self._rank = f"rank {report.share.rank}/{report.share.world_size}"
+        self._say(found_lines(report))
+        if self._verbosity is Verbosity.VERBOSE:
+            self._say(each_file(report, report.before))
+        self._warn(report.warnings)
+
+    def gathered(self, report: Report) -> None:
+        """Show what was found of the libraries, before anything of them is read."""
+        if report.libraries is not None:
+            self._say(gathered_lines(report.libraries))
+
+    def progress(self, snapshot: Snapshot) -> None:
+        """Show how far reading has come, and what has been awaited for long."""
+        if self._mode is ProgressMode.NONE:
+            return
+        beats = int(snapshot.idle_seconds / _HEARTBEAT_SECONDS + 2 / 3)
+        if beats > self._beats_said and snapshot.longest_wait is not None:
+            self._tell(waiting(snapshot, snapshot.longest_wait))
+        self._beats_said = beats
+        if snapshot.total_bytes == 0:
+            return
+        if self._mode is ProgressMode.BAR:
+            self._bar = self._bar or Bar(self._errors)
+            self._bar.draw(snapshot)
+        else:
+            self._step(snapshot)
+
+    def finished(self, report: Report, shown: Report | None) -> None:
+        """Show what came of it; `shown` is what `decided` was given, None where an error came."""
+        self.stop_bar()
+        if report.error is not None:
+            self._document(report)
+            self._tell(f"error: {in_one_line(report.error)}")
+            return
+        self._warn(report.warnings[len(shown.warnings) if shown is not None else 0 :])
+        for path, error in report.failed:
+            self._tell(f"error: {path}: {error}")
+        if (short := falls_short(report)) is not None:
+            self._tell(f"{'warning' if self._beside else 'error'}: {short}")
+        self._document(report)
+        self._say(summary(report))
+        changed = report.result is not None or report.eviction is not None
+        if self._verbosity is Verbosity.VERBOSE and changed:
+            self._say(each_file(report, report.after))
+
+    def failed(self, report: Report, defect: BaseException | None = None) -> None:
+        """Show a run that came to nothing; the trace of a defect for whoever asks for more."""
+        if defect is not None and self._verbosity is Verbosity.VERBOSE:
+            self.stop_bar()
+            for line in "".join(traceback.format_exception(defect)).splitlines():
+                self._errors.write(printable(line) + "\n")
+        self.finished(report, None)
+
+    def stop_bar(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def warn(self, warning: str) -> None:
+        """Show what does not end the run."""
+        self._warn([warning])
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        if self._verbosity is not Verbosity.QUIET:
+            for warning in warnings:
+                self._tell(f"warning: {warning}")
+
+    def _tell(self, text: str) -> None:
+        """Write a line on standard error: above the bar, where there is one."""
+        name = f"{_NAME} {self._rank}".rstrip()
+        line = printable(f"{name}: {text}")
+        if self._bar is not None:
+            self._bar.tell(line)
+        else:
+            self._errors.write(line + "\n")
+
+    def _step(self, snapshot: Snapshot) -> None:
+        """Write a line for each tenth that has been passed since the last call."""
+        reached = 10 * snapshot.done_bytes // snapshot.total_bytes
+        for step in range(self._steps_said + 1, reached):
+            passed = format_size(snapshot.total_bytes * step // 10)
+            self._tell(f"{10 * step}% {passed} of {format_size(snapshot.total_bytes)}")
+        if reached > self._steps_said:
+            self._tell(f"{10 * reached}% {so_far(snapshot)}")
+            self._steps_said = reached
+
+    def _say(self, lines: Iterable[Line]) -> None:
+        """Write labelled lines where people read them, unless they are not to be written."""
+        if self._json or self._verbosity is Verbosity.QUIET:
+            return
+        safe = [(label, printable(text)) for label, text in lines]
+        if self._beside:
+            for label, text in safe:
+                self._tell(f"{label:<{_LABEL_COLUMNS}}{text}")
+            return
+        if self._output.isatty() and _is_able():
+            columns = shutil.get_terminal_size().columns
+            self._output.write(
+                "".join(f"{_beside_label(label, text, columns)}\n" for label, text in safe)
+            )
+            return
+        margin = f"{self._rank}  ".lstrip()
+        self._output.write(
+            "".join(f"{margin}{label:<{_LABEL_COLUMNS}}{text}\n" for label, text in safe)
+        )
+
+    def _document(self, report: Report) -> None:
+        if self._json:
+            self._output.write(json.dumps(document(_whole(report)), indent=2) + "\n")
+
+
+def _mode(asked: ProgressMode, verbosity: Verbosity, errors: Stream) -> ProgressMode:
+    """Return where progress goes; a bar that is asked for is drawn into a pipe too."""
+    if verbosity is Verbosity.QUIET:
+        return ProgressMode.NONE
+    if asked is ProgressMode.AUTO:
+        return ProgressMode.BAR if errors.isatty() and _is_able() else ProgressMode.LOG
+    return ProgressMode.LOG if asked is ProgressMode.BAR and not _is_able() else asked
+
+
+def _is_able() -> bool:
+    """Whether the terminal moves its cursor and knows colours, by what it says it is."""
+    return os.environ.get("TERM", "") not in _NOT_ABLE
+
+
+def _whole(report: Report) -> Report:
+    """Return the report as one that has a document: what ends before the decision is an error."""
+    if report.error is not None or report.signal is None or is_decided(report):
+        return report
+    name = signal.Signals(report.signal).name
+    return replace(report, error=PrefetchError(f"interrupted by {name} before anything was read"))
+
+
+def _beside_label(label: str, text: str, columns: int) -> str:
+    """Return a labelled line, its text wrapped beside the label, or below where that is narrow."""
+    # What belongs together stays together: `64 MiB`, `90 %`.
+    tied = _NUMBER_WITH_UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", text)
+    beside = columns - _LABEL_COLUMNS >= _TEXT_LEAST_COLUMNS
+    indent = _LABEL_COLUMNS if beside else 2
+    lines = textwrap.wrap(tied, max(1, columns - indent), break_on_hyphens=False)
+    head = _bold(f"{label:<{indent}}") if beside else _bold(label) + "\n" + " " * indent
+    return (head + ("\n" + " " * indent).join(lines)).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _bold(text: str) -> str:
+    return text if os.environ.get("NO_COLOR") else f"\x1b[1m{text}\x1b[0m"

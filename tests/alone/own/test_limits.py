@@ -1,0 +1,94 @@
+"""Limits of the process: fewer descriptors, threads or addresses make it slower, not wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import checkpoints, oracle
+from tests.helpers.checkpoints import BuiltCheckpoint
+from tests.helpers.command import COMMAND, Done, environment, run
+
+
+def limited(limit: str, *arguments: str) -> Done:
+    """Return a run under a limit of the shell."""
+    shell = ("bash", "-c", f'ulimit {limit} && exec "$@"', "bash")
+    return run(*arguments, command=(*shell, *COMMAND))
+
+
+def assert_all_read(done: Done, size_bytes: int) -> None:
+    """Assert that all of it was read, and none failed."""
+    assert done.code == 0, done
+    result = done.document["result"]
+    assert result["failed"] == []
+    assert result["bytes_read"] + result["bytes_already_resident"] == size_bytes
+
+
+@pytest.mark.parametrize("descriptors", [16, 12])
+def test_few_descriptors(tmp_path: Path, descriptors: int) -> None:
+    built = checkpoints.write_streamed(
+        str(tmp_path / "model"), shard_bytes=[8192] * 500, durable=False
+    )
+    os.sync()
+    oracle.evict(built.files)
+    size_bytes = sum(map(os.path.getsize, built.files))
+    flags = ("--force", "--json", "--threads", "64", "--engine", "splice")
+    assert_all_read(limited(f"-n {descriptors}", *flags, built.directory), size_bytes)
+    done = limited(f"-n {descriptors}", "--evict", "--json", "--threads", "64", built.directory)
+    assert done.code == 0, done
+    assert done.document["result"]["failed"] == []
+
+
+# As a user without other processes; what may lie where only root reads is imported before.
+_AS_STRANGER = """
+import importlib, os, pkgutil, resource, sys
+import concurrent.futures.thread, json.encoder, rich.console, rich.progress, prefetch_cli
+for found in pkgutil.walk_packages(prefetch_cli.__path__, "prefetch_cli."):
+    if found.name != "prefetch_cli.__main__":
+        importlib.import_module(found.name)
+threads = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
+os.setgroups([]); os.setgid(54321); os.setuid(54321)
+sys.argv[0] = "prefetch-cli"
+sys.modules["prefetch_cli.cli.main"].main()
+"""
+
+
+def with_threads(threads: int, built: BuiltCheckpoint, *arguments: str) -> Done:
+    """Return a run by a user who may have so many threads, in all."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become a user without processes")
+    for path in (*built.files, built.directory):
+        os.chmod(path, 0o755)
+    for folder in Path(built.directory).parents:
+        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    command = (sys.executable, "-c", _AS_STRANGER, str(threads))
+    return run(*arguments, built.directory, command=command)
+
+
+def test_few_threads(built: BuiltCheckpoint, cold: str) -> None:
+    done = with_threads(6, built, "--force", "--json", "--threads", "64", "--block-size", "64K")
+    assert_all_read(done, sum(map(os.path.getsize, built.files)))
+
+
+def test_no_threads(built: BuiltCheckpoint, cold: str) -> None:
+    done = with_threads(1, built, "--force")
+    assert done.code == 1, done
+    assert done.errors.startswith("prefetch-cli: error: expected threads to read in, found ")
+    assert done.errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("kib", [400_000, 200_000, 120_000, 100_000])
+@pytest.mark.parametrize("engine", ["auto", "read"])  # the latter takes a buffer for each thread
+def test_little_address_space(built: BuiltCheckpoint, cold: str, kib: int, engine: str) -> None:
+    flags = ("--force", "--json", "--threads", "1024", "--block-size", "64K", "--engine", engine)
+    done = limited(f"-v {kib}", *flags, cold)
+    assert_all_read(done, sum(map(os.path.getsize, built.files)))
+    # Too many threads would only fail where they happen to meet.
+    count = "from prefetch_cli.linux.threads import affordable; print(affordable(1024))"
+    line = ["sh", "-c", f'ulimit -v {kib}; exec "$@"', "sh", sys.executable, "-c", count]
+    said = subprocess.run(line, capture_output=True, check=True, env=environment()).stdout
+    assert 1 <= int(said) <= 3

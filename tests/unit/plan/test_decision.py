@@ -1,0 +1,228 @@
+"""The decision's table, row by row."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefetch_cli.base.words import Overrule
+from prefetch_cli.plan.decision import Budget, Facts, Reason, Verdict, budget, decide
+
+GIB = 1024**3
+FACTS = Facts(
+    total_bytes=10 * GIB,
+    share_bytes=10 * GIB,
+    resident_bytes=0,
+    in_memory=False,
+    bypasses_cache=False,
+    network=True,
+)
+BUDGET = budget(100 * GIB, "host", 90.0, None)
+SMALL = budget(10 * GIB, "/sys/fs/cgroup/job", 90.0, None)
+NONE, FORCE, PARTIAL = Overrule.NONE, Overrule.FORCE, Overrule.PARTIAL
+
+local = replace(FACTS, network=False)
+
+
+@pytest.mark.parametrize(
+    ("network", "fits", "overrule", "action", "reason", "warning"),
+    [
+        (True, True, NONE, Verdict.PREFETCH, Reason.NETWORK_FITS, False),
+        (True, True, FORCE, Verdict.PREFETCH, Reason.NETWORK_FITS, False),
+        (True, True, PARTIAL, Verdict.PREFETCH, Reason.NETWORK_FITS, False),
+        (True, True, FORCE | PARTIAL, Verdict.PREFETCH, Reason.NETWORK_FITS, False),
+        (True, False, NONE, Verdict.SKIP, Reason.NETWORK_TOO_BIG, True),
+        (True, False, FORCE, Verdict.PREFETCH, Reason.FORCED_TOO_BIG, True),
+        (True, False, PARTIAL, Verdict.PARTIAL, Reason.PARTIAL, False),
+        (True, False, FORCE | PARTIAL, Verdict.PARTIAL, Reason.PARTIAL, False),
+        (False, True, NONE, Verdict.SKIP, Reason.LOCAL_FITS, False),
+        (False, True, FORCE, Verdict.PREFETCH, Reason.FORCED, False),
+        (False, True, PARTIAL, Verdict.SKIP, Reason.LOCAL_FITS, False),
+        (False, True, FORCE | PARTIAL, Verdict.PREFETCH, Reason.FORCED, False),
+        (False, False, NONE, Verdict.SKIP, Reason.LOCAL_TOO_BIG, False),
+        (False, False, FORCE, Verdict.PREFETCH, Reason.FORCED_TOO_BIG, True),
+        (False, False, PARTIAL, Verdict.SKIP, Reason.LOCAL_TOO_BIG, False),
+        (False, False, FORCE | PARTIAL, Verdict.PARTIAL, Reason.PARTIAL, False),
+    ],
+)
+def test_each_row(
+    network: bool,
+    fits: bool,
+    overrule: Overrule,
+    action: Verdict,
+    reason: Reason,
+    warning: bool,
+) -> None:
+    decision = decide(replace(FACTS, network=network), BUDGET if fits else SMALL, overrule)
+    assert (decision.action, decision.reason, decision.warning) == (action, reason, warning)
+    limit = SMALL.size_bytes if action is Verdict.PARTIAL else None
+    assert decision.limit_bytes == limit
+
+
+STATES: dict[Reason, dict[str, Any]] = {
+    Reason.EMPTY_SHARE: {"share_bytes": 0},
+    Reason.IN_MEMORY_FILESYSTEM: {"in_memory": True},
+    Reason.ALREADY_RESIDENT: {"resident_bytes": 10 * GIB},
+    Reason.NO_PAGE_CACHE: {"bypasses_cache": True},
+}
+
+
+@pytest.mark.parametrize("overrule", [NONE, FORCE, PARTIAL, FORCE | PARTIAL])
+@pytest.mark.parametrize("reason", STATES)
+@pytest.mark.parametrize("network", [True, False])
+def test_where_reading_gains_nothing_it_is_skipped_under_force_too(
+    reason: Reason, overrule: Overrule, network: bool
+) -> None:
+    facts = replace(FACTS, network=network, **STATES[reason])
+    decision = decide(facts, BUDGET, overrule)
+    assert (decision.action, decision.reason) == (Verdict.SKIP, reason)
+
+
+def test_the_first_row_that_matches_wins() -> None:
+    reasons = list(STATES)
+    for number in range(len(reasons)):
+        facts = FACTS
+        for reason in reasons[number:]:
+            facts = replace(facts, **STATES[reason])
+        assert decide(facts, BUDGET, FORCE).reason is reasons[number]
+
+
+@pytest.mark.parametrize(
+    ("resident", "reason"),
+    [
+        (9_900, Reason.ALREADY_RESIDENT),
+        (9_899, Reason.NETWORK_FITS),
+        (None, Reason.NETWORK_FITS),  # unknown, or an estimate
+    ],
+)
+def test_already_resident_means_99_percent_by_an_exact_method(
+    resident: int | None, reason: Reason
+) -> None:
+    facts = replace(FACTS, share_bytes=10_000, resident_bytes=resident)
+    assert decide(facts, BUDGET, NONE).reason is reason
+
+
+def test_it_fits_up_to_the_last_byte_of_the_budget() -> None:
+    exact = replace(FACTS, total_bytes=SMALL.size_bytes)
+    assert decide(exact, SMALL, NONE).reason is Reason.NETWORK_FITS
+    above = replace(FACTS, total_bytes=SMALL.size_bytes + 1)
+    assert decide(above, SMALL, NONE).reason is Reason.NETWORK_TOO_BIG
+
+
+@pytest.mark.parametrize("overrule", [FORCE, FORCE | PARTIAL, PARTIAL])
+@pytest.mark.parametrize("network", [True, False])
+def test_max_bytes_is_never_passed(overrule: Overrule, network: bool) -> None:
+    capped = budget(100 * GIB, "host", 90.0, GIB)
+    decision = decide(replace(FACTS, network=network), capped, overrule)
+    assert decision.action is Verdict.SKIP or decision.limit_bytes == GIB
+    assert capped.limited_by == "max-bytes"
+
+
+def test_max_bytes_above_the_budget_bounds_what_is_forced() -> None:
+    capped = budget(10 * GIB, "host", 50.0, 8 * GIB)
+    assert (capped.size_bytes, capped.limited_by) == (5 * GIB, "host")
+    decision = decide(FACTS, capped, FORCE)
+    assert (decision.reason, decision.limit_bytes) == (Reason.FORCED_TOO_BIG, 8 * GIB)
+    assert decide(FACTS, capped, PARTIAL).limit_bytes == 5 * GIB
+
+
+@pytest.mark.parametrize(
+    ("facts", "budget_", "overrule", "words"),
+    [
+        (FACTS, BUDGET, NONE, ["10 GiB", "90 GiB", "90 %", "100 GiB"]),
+        (
+            FACTS,
+            SMALL,
+            NONE,
+            ["10 GiB", "9 GiB", "90 %", "--partial", "--force", "--ram-threshold"],
+        ),
+        (FACTS, SMALL, FORCE, ["10 GiB", "9 GiB", "90 %", "--partial", "memory may run out"]),
+        (FACTS, SMALL, PARTIAL, ["10 GiB", "9 GiB", "90 %", "first 9 GiB"]),
+        (local, BUDGET, NONE, ["10 GiB", "90 GiB", "90 %", "--force"]),
+        (local, SMALL, NONE, ["10 GiB", "9 GiB", "90 %", "--force", "--partial"]),
+        (local, BUDGET, FORCE, ["10 GiB", "90 GiB", "90 %", "forced"]),
+        (FACTS, budget(100 * GIB, "host", 90.0, GIB), NONE, ["10 GiB", "1 GiB", "--max-bytes"]),
+    ],
+)
+def test_each_message_names_the_sizes_the_percentage_and_the_flag_to_try(
+    facts: Facts, budget_: Budget, overrule: Overrule, words: list[str]
+) -> None:
+    message = decide(facts, budget_, overrule).message
+    assert [word for word in words if word not in message] == []
+    assert "\n" not in message
+
+
+@given(
+    st.builds(
+        Facts,
+        total_bytes=st.integers(0, 2**50),
+        share_bytes=st.integers(0, 2**50),
+        resident_bytes=st.none() | st.integers(0, 2**50),
+        in_memory=st.booleans(),
+        bypasses_cache=st.booleans(),
+        network=st.booleans(),
+    ),
+    st.integers(0, 2**50),
+    st.floats(1, 100),
+    st.none() | st.integers(1, 2**50),
+    st.sampled_from([NONE, FORCE, PARTIAL, FORCE | PARTIAL]),
+)
+def test_nothing_is_read_beyond_what_the_user_allows(
+    facts: Facts, available: int, threshold: float, most: int | None, overrule: Overrule
+) -> None:
+    limits = budget(available, "host", threshold, most)
+    decision = decide(facts, limits, overrule)
+    allowed = facts.total_bytes if decision.limit_bytes is None else decision.limit_bytes
+    if decision.action is not Verdict.SKIP:
+        if most is not None:
+            assert allowed <= most
+        if FORCE not in overrule:
+            assert allowed <= limits.size_bytes
+
+
+@pytest.mark.parametrize(
+    ("network", "limited_by", "most", "overrule", "message"),
+    [
+        (True, "host", 8, FORCE, "5 GiB, 50 % of 10 GiB available: forced, up to 8 GiB"),
+        (False, "/user.slice", 8, FORCE, "5 GiB, 50 % of 10 GiB available: forced, up to 8 GiB"),
+        (True, "user.slice", 8, FORCE, "5 GiB, 50 % of 10 GiB available: forced, up to 8 GiB"),
+        (True, "host", 4, FORCE, "the 4 GiB of --max-bytes: forced, up to that"),
+        (True, "user.slice", 4, PARTIAL, "the 4 GiB of --max-bytes: reading the first 4 GiB of it"),
+        (
+            False,
+            "host",
+            4,
+            FORCE | PARTIAL,
+            "the 4 GiB of --max-bytes: reading the first 4 GiB of it",
+        ),
+    ],
+)
+def test_what_is_too_big_is_said_with_what_bounds_it(
+    network: bool, limited_by: str, most: int, overrule: Overrule, message: str
+) -> None:
+    capped = budget(10 * GIB, limited_by, 50.0, most * GIB)
+    decision = decide(replace(FACTS, network=network), capped, overrule)
+    where = "network" if network else "local"
+    assert decision.message == f"{where} file system, but 10 GiB do not fit into {message}"
+    assert decision.warning is (overrule is FORCE)
+    assert decision.action is Verdict.PARTIAL
+    assert decision.limit_bytes == (capped.size_bytes if PARTIAL in overrule else most * GIB)
+
+
+@pytest.mark.parametrize("most", [10, 11])
+def test_max_bytes_that_hold_it_all_bound_nothing_that_is_forced(most: int) -> None:
+    decision = decide(FACTS, budget(10 * GIB, "host", 50.0, most * GIB), FORCE)
+    assert (decision.action, decision.limit_bytes) == (Verdict.PREFETCH, None)
+
+
+def test_what_bounds_the_budget_is_the_lesser_of_the_two() -> None:
+    assert budget(100, "host", 100.0, 100).limited_by == "host"
+    assert budget(100, "host", 100.0, 99).limited_by == "max-bytes"
+
+
+def test_no_flag_overrules_nothing() -> None:
+    assert not NONE
+    assert FORCE not in NONE
+    assert PARTIAL not in NONE

@@ -1,0 +1,205 @@
+"""What a survey finds, against files whose residency is known."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.files import File
+from prefetch_cli.linux import pagecache
+from prefetch_cli.linux.pagecache import PAGE_BYTES, Method
+from prefetch_cli.plan.extents import Extent, whole
+from prefetch_cli.residency.survey import Survey, survey
+from tests.helpers import oracle
+from tests.helpers.command import ROOT
+from tests.helpers.oracle import about
+
+MIB = 1024 * 1024
+
+
+def cold(folder: Path, sizes: Sequence[int]) -> list[File]:
+    files = []
+    for number, size in enumerate(sizes):
+        path = folder / f"file-{number}.bin"
+        path.write_bytes(os.urandom(size))
+        found = examine(str(path), weight=True)
+        assert isinstance(found, File)
+        files.append(found)
+    oracle.make_cold([file.path for file in files])
+    return files
+
+
+def warm(file: File, offset: int, length: int) -> None:
+    descriptor = os.open(file.path, os.O_RDONLY)
+    pagecache.read_only_what_is_asked(descriptor)
+    os.pread(descriptor, length, offset)
+    os.close(descriptor)
+
+
+def look(files: Sequence[File], *, settled: bool = True) -> Survey:
+    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    return survey(files, extents, threads=4, monitor=Monitor(), settled=settled)
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_cold_then_partly_then_wholly_resident(tmp_path: Path, settled: bool) -> None:
+    files = cold(tmp_path, [40 * MIB, MIB + 1, 1])
+    nothing = look(files, settled=settled)
+    assert nothing.resident_bytes == 0
+    assert nothing.missing == tuple(whole([40 * MIB, MIB + 1, 1], range(3)))
+
+    warm(files[0], 3 * MIB, 2 * MIB)
+    warm(files[1], MIB, 1)
+    partly = look(files, settled=settled)
+    # Cachestat counts pages: of the last one, it cannot tell how much of it is file.
+    resident = partly.resident_bytes
+    assert resident is not None
+    assert 2 * MIB + 1 <= resident <= 2 * MIB + PAGE_BYTES
+    assert sum(extent.length for extent in partly.missing) == partly.total_bytes - 2 * MIB - 1
+    assert [extent for extent in partly.missing if extent.file] == [
+        Extent(1, 0, MIB),
+        Extent(2, 0, 1),
+    ]
+    assert min(extent.offset for extent in partly.missing if extent.offset > 3 * MIB) == 5 * MIB
+    assert partly.resident_by_file == {0: 2 * MIB, 1: resident - 2 * MIB, 2: 0}
+
+    for file in files:
+        Path(file.path).read_bytes()
+    wholly = look(files, settled=settled)
+    assert (wholly.resident_bytes, wholly.missing) == (wholly.total_bytes, ())
+    assert wholly.exact_bytes == wholly.resident_bytes
+    if not settled:
+        assert wholly.method is Method.MINCORE
+
+
+def test_only_the_extents_count(tmp_path: Path) -> None:
+    files = cold(tmp_path, [4 * MIB])
+    warm(files[0], 0, 2 * MIB)
+    extents = [Extent(0, MIB, MIB), Extent(0, 3 * MIB, PAGE_BYTES)]
+    found = survey(files, extents, threads=1, monitor=Monitor())
+    assert (found.resident_bytes, found.total_bytes) == (about(MIB), MIB + PAGE_BYTES)
+    assert found.missing == (extents[1],)
+
+
+def test_a_file_that_is_gone_is_named_and_counts_as_missing(tmp_path: Path) -> None:
+    files = cold(tmp_path, [MIB, MIB])
+    os.unlink(files[0].path)
+    Path(files[1].path).read_bytes()
+    found = look(files)
+    assert found.failed == ((files[0].path, "No such file or directory"),)
+    assert (found.resident_bytes, found.missing) == (MIB, (Extent(0, 0, MIB),))
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_file_that_goes_between_two_looks_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    """Where only a sample can tell, each file is opened once more for it."""
+    files = cold(tmp_path, [MIB, MIB])
+
+    def cannot_tell(descriptor: int) -> Method:
+        # Gone from here on.
+        Path(files[0].path).unlink(missing_ok=True)
+        return Method.UNKNOWN
+
+    monkeypatch.setattr(pagecache, "exact_method", cannot_tell)
+    monkeypatch.setattr(pagecache, "sample", lambda *_: (1, 2) if tells else None)
+    found = look(files)
+    assert found.failed == ((files[0].path, "No such file or directory"),)
+    assert found.missing == (Extent(0, 0, MIB), Extent(1, 0, MIB))
+    if tells:
+        assert (found.method, found.resident_bytes) == (Method.NOWAIT, MIB // 2)
+        assert found.resident_by_file == {0: 0, 1: MIB // 2}
+    else:
+        assert (found.method, found.resident_bytes) == (Method.UNKNOWN, None)
+        assert found.resident_by_file == {0: 0, 1: None}
+
+
+def test_an_estimate_is_of_the_extents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = cold(tmp_path, [4 * MIB])
+    monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
+    monkeypatch.setattr(pagecache, "sample", lambda *_: (2, 2))
+    found = survey(files, [Extent(0, MIB, MIB)], threads=1, monitor=Monitor())
+    assert (found.resident_bytes, found.total_bytes) == (MIB, MIB)
+
+
+def test_the_resident_bytes_of_some_files(tmp_path: Path) -> None:
+    files = cold(tmp_path, [MIB, 2 * MIB])
+    for file in files:
+        Path(file.path).read_bytes()
+    found = look(files)
+    assert found.resident_bytes_without({0}) == about(2 * MIB)
+    assert found.resident_bytes_without(()) == found.resident_bytes
+    assert replace(found, resident_bytes=None).resident_bytes_without({0}) is None
+
+
+def test_many_small_runs_are_read_as_one(tmp_path: Path) -> None:
+    pages = 9000
+    files = cold(tmp_path, [pages * PAGE_BYTES])
+    descriptor = os.open(files[0].path, os.O_RDONLY)
+    pagecache.read_only_what_is_asked(descriptor)
+    for page in range(0, pages, 2):
+        os.pread(descriptor, 1, page * PAGE_BYTES)
+    os.close(descriptor)
+    found = look(files, settled=False)
+    assert found.resident_bytes == pages // 2 * PAGE_BYTES
+    assert found.missing == (Extent(0, 0, pages * PAGE_BYTES),)
+
+
+def test_nothing_is_asked_of_an_empty_share() -> None:
+    found = survey([], [], threads=8, monitor=Monitor())
+    assert (found.resident_bytes, found.total_bytes, found.method) == (0, 0, Method.MINCORE)
+
+
+AS_NOBODY = textwrap.dedent(
+    """
+    import os, sys
+    from prefetch_cli.checkpoint.examine import examine
+    from prefetch_cli.plan.extents import whole
+    from prefetch_cli.base.progress import Monitor
+    from prefetch_cli.residency.survey import survey
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    files = [examine(path, weight=True) for path in sys.argv[1:]]
+    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    found = survey(files, extents, threads=1, monitor=Monitor())
+    print(found.method.value, found.resident_bytes, found.exact_bytes, len(found.missing))
+    """
+)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who owns nothing")
+@pytest.mark.parametrize("resident", [True, False])
+def test_what_may_not_be_known_is_an_estimate_that_is_not_false(
+    tmp_path: Path, resident: bool
+) -> None:
+    files = cold(tmp_path, [8 * MIB, 8 * MIB])
+    for path in (*tmp_path.parents, tmp_path):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    if resident:
+        for file in files:
+            Path(file.path).read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, *(file.path for file in files)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    method, found, exact, missing = done.stdout.split()
+    truth = 16 * MIB if resident else 0
+    if method == "unknown":
+        assert (found, exact) == ("None", "None")
+    elif method == "nowait":
+        # An estimate decides nothing, and all is read.
+        assert (exact, int(missing)) == ("None", 2)
+        assert 0.99 * truth <= int(found) <= truth
+    else:
+        assert (int(found), int(exact)) == (truth, truth)

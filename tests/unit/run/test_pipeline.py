@@ -1,0 +1,266 @@
+"""The stages together, where one bears on another: what is waited for, and what is doubted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.base.stop import Stop
+from prefetch_cli.base.words import Action, Engine, LoadFormat, Overrule, Split
+from prefetch_cli.checkpoint.resolve import Request
+from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.libraries.gather import Wanted
+from prefetch_cli.linux import memory, mounts
+from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
+from prefetch_cli.linux.memory import Memory
+from prefetch_cli.reading import job
+from prefetch_cli.reading.plan import Plan, ReadResult
+from prefetch_cli.run import pipeline
+from prefetch_cli.run.options import Options
+from prefetch_cli.run.outcome import Report
+from tests.helpers import oracle
+
+MIB = 1024 * 1024
+CIFS = replace(UNKNOWN, type="cifs", network=True, options=frozenset({"closetimeo=2"}))
+NFS = replace(UNKNOWN, type="nfs4", network=True)
+
+
+class Pauses(Stop):
+    """A stop that notes each pause, instead of waiting, and what was known by then."""
+
+    def __init__(self, *, interrupted_in_it: bool = False) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._interrupted_in_it = interrupted_in_it
+
+    def pause(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        if self._interrupted_in_it:
+            self.request()
+
+
+def run(path: str | Path, stop: Stop | None = None, **given: object) -> list[Report]:
+    """Return what a run publishes."""
+    options = Options(
+        action=Action.PREFETCH,
+        request=Request((str(path),), None, None, None, LoadFormat.AUTO, Filters(), False, False),
+        libraries=None,
+        rank=0,
+        world_size=1,
+        split=Split.AUTO,
+        overrule=Overrule.FORCE,
+        ram_threshold_percent=90,
+        max_bytes=None,
+        threads=2,
+        block_size_bytes=MIB,
+        engine=Engine.READ,
+        max_bytes_per_second=None,
+        background=False,
+        beside_command=False,
+        time_limit_seconds=None,
+        min_resident_percent=None,
+    )
+    reports: list[Report] = []
+    options = replace(options, **given)  # type: ignore[arg-type]
+    pipeline.run(options, {}, Monitor(), stop or Stop(), reports.append)
+    return reports
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the files lie on these file systems, in turn."""
+
+    def lie(*found: FileSystem) -> None:
+        def inspect(paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, ...]:
+            return tuple(found[number % len(found)] for number in range(len(paths)))
+
+        monkeypatch.setattr(mounts, "inspect", inspect)
+
+    return lie
+
+
+@pytest.fixture
+def afterwards(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Do something to the files and to the result, as soon as all is read."""
+    real = job.read
+
+    def let(happen: Callable[[ReadResult], ReadResult]) -> None:
+        def read(plan: Plan, targets: object, monitor: Monitor, stop: Stop) -> ReadResult:
+            return happen(real(plan, targets, monitor, stop))  # type: ignore[arg-type]
+
+        monkeypatch.setattr(job, "read", read)
+
+    return let
+
+
+def doubts(report: Report) -> list[str]:
+    return [warning for warning in report.warnings if "stayed" in warning]
+
+
+def shards(folder: Path) -> list[str]:
+    return sorted(map(str, folder.glob("*.safetensors")))
+
+
+# Libraries
+
+
+@pytest.mark.parametrize(("found", "threads"), [(NFS, 8), (replace(UNKNOWN, type="ext4"), 2)])
+def test_small_files_over_a_network_are_asked_for_by_more_threads(
+    small: Path, tmp_path: Path, on: Callable[..., None], found: FileSystem, threads: int
+) -> None:
+    on(found)
+    library = tmp_path / "lib.so"
+    library.write_bytes(bytes(MIB))
+    wanted = Wanted((str(library),), packages=(), python=None, command=(), of_command=False)
+    last = run(small, libraries=wanted)[-1]
+    assert last.libraries is not None
+    assert last.libraries.plan is not None
+    assert last.plan is not None
+    assert (last.libraries.plan.threads, last.plan.threads) == (threads, 2)
+
+
+# The late close of SMB
+
+
+def test_what_was_read_by_smb_is_looked_at_when_its_files_are_closed(
+    small: Path, on: Callable[..., None]
+) -> None:
+    on(CIFS, NFS)
+    stop = Pauses()
+    last = run(small, stop)[-1]
+    assert stop.seconds == [3.0]
+    assert last.after is not None
+
+
+@pytest.mark.parametrize("found", [NFS, replace(CIFS, in_memory=True)])
+def test_elsewhere_nothing_is_waited_for(
+    small: Path, on: Callable[..., None], found: FileSystem
+) -> None:
+    on(NFS, found)
+    stop = Pauses()
+    run(small, stop)
+    assert stop.seconds == [0.0]
+
+
+def test_where_nothing_was_read_nothing_is_waited_for(small: Path, on: Callable[..., None]) -> None:
+    on(CIFS)
+    stop = Pauses()
+    run(small, stop, action=Action.CHECK)
+    run(small, stop, action=Action.EVICT)
+    run(small, stop, action=Action.DRY_RUN)
+    assert stop.seconds == []
+
+
+def test_who_interrupts_the_wait_gets_no_proof(small: Path, on: Callable[..., None]) -> None:
+    on(CIFS)
+    reports = run(small, Pauses(interrupted_in_it=True))
+    assert reports[-1].result is not None
+    assert reports[-1].after is None
+
+
+# The doubt
+
+
+def test_what_does_not_stay_is_doubted(small: Path, afterwards: Callable[..., None]) -> None:
+    def drop(result: ReadResult) -> ReadResult:
+        oracle.evict(shards(small)[:1])
+        return result
+
+    afterwards(drop)
+    assert doubts(run(small)[-1])
+
+
+def test_a_file_that_failed_is_not_doubted(small: Path, afterwards: Callable[..., None]) -> None:
+    def fail(result: ReadResult) -> ReadResult:
+        path = shards(small)[0]
+        oracle.evict([path])
+        return replace(result, failed=((path, "Input/output error"),))
+
+    afterwards(fail)
+    last = run(small)[-1]
+    assert [path for path, _ in last.failed] == shards(small)[:1]
+    assert doubts(last) == []
+
+
+def test_a_file_that_is_gone_is_not_doubted(small: Path, afterwards: Callable[..., None]) -> None:
+    gone = shards(small)[0]
+
+    def remove(result: ReadResult) -> ReadResult:
+        Path(gone).unlink()
+        return result
+
+    afterwards(remove)
+    last = run(small)[-1]
+    assert [path for path, _ in last.failed] == [gone]
+    assert doubts(last) == []
+
+
+def test_beside_a_file_that_failed_the_others_are_doubted(
+    small: Path, afterwards: Callable[..., None]
+) -> None:
+    """What is resident of the one that failed does not make up for them."""
+
+    def fail(result: ReadResult) -> ReadResult:
+        oracle.evict(shards(small)[2:])
+        return replace(result, failed=((shards(small)[0], "Input/output error"),))
+
+    afterwards(fail)
+    assert doubts(run(small)[-1])
+
+
+def test_bytes_of_a_file_that_failed_are_not_expected_of_the_others(
+    small: Path, afterwards: Callable[..., None]
+) -> None:
+    def fail(result: ReadResult) -> ReadResult:
+        oracle.evict(shards(small)[:1])
+        return replace(result, failed=((shards(small)[0], "Input/output error"),))
+
+    afterwards(fail)
+    last = run(small, max_bytes=500_000)[-1]  # the first shard and a part of the second
+    assert last.plan is not None
+    assert last.plan.cut is not None
+    assert doubts(last) == []
+
+
+def test_cut_short_a_file_that_failed_stands_for_all_that_it_may_have_been(
+    small: Path, afterwards: Callable[..., None]
+) -> None:
+    """Of what was read, all may be of the one that failed."""
+    stop = Stop(time_limit_seconds=60)
+
+    def fail(result: ReadResult) -> ReadResult:
+        first = shards(small)[0]
+        oracle.evict(shards(small))
+        stop._deadline = 0.0  # the time is up
+        failed = ((first, "Input/output error"),)
+        return replace(result, bytes_read=Path(first).stat().st_size, failed=failed)
+
+    afterwards(fail)
+    last = run(small, stop)[-1]
+    assert last.after is not None
+    assert doubts(last) == []
+
+
+def test_a_limit_of_bytes_does_not_hide_what_bounds_the_memory(
+    small: Path, afterwards: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = "/sys/fs/cgroup/job"
+    monkeypatch.setattr(memory, "measure", lambda: Memory(200_000, 1 << 40, 200_000, job))
+    for path in shards(small):
+        Path(path).read_bytes()
+    oracle.evict(shards(small)[2:])
+
+    def drop(result: ReadResult) -> ReadResult:
+        oracle.evict(shards(small))
+        return result
+
+    afterwards(drop)
+    last = run(small, max_bytes=150_000)[-1]
+    assert last.budget is not None
+    assert last.budget.limited_by == "max-bytes"
+    assert last.result is not None
+    assert last.result.bytes_read > 0
+    [doubt] = doubts(last)
+    assert f"the memory limit of the cgroup {job}" in doubt
