@@ -21,7 +21,7 @@ from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.process.beside import Terms
 from prefetch_cli.process.command import find
 from prefetch_cli.run.options import Options
-from prefetch_cli.run.outcome import Report, exit_code
+from prefetch_cli.run.outcome import Outcome, Refused, exit_code
 from prefetch_cli.show.display import Display
 
 Values = Mapping[str, Any]  # by the name of the parameter, each of the type of its flag
@@ -200,11 +200,11 @@ def refuse(values: Values, error: PrefetchError, defect: BaseException | None) -
     The values may be some only, and exclude each other: that may be what is wrong.
     """
     wanted = [action for flag, action in _ACTIONS.items() if values.get(flag)]
-    report = Report(wanted[0] if len(wanted) == 1 else Action.PREFETCH, error=error)
+    outcome = Outcome(wanted[0] if len(wanted) == 1 else Action.PREFETCH, ending=Refused(error))
     display = Display(
         ProgressMode.NONE,
         Verbosity.VERBOSE if values.get("verbose") else Verbosity.NORMAL,
         json_document=bool(values.get("json_document")),
     )
-    display.failed(report, defect)
-    return exit_code(report)
+    display.failed(outcome, defect)
+    return exit_code(outcome)

@@ -21,7 +21,9 @@ from prefetch_cli.base.progress import Snapshot
 from prefetch_cli.plan.decision import Verdict
 from prefetch_cli.process.command import CommandError, become, find
 from prefetch_cli.process.fork import LEAVE, START, Channel, Warmer, await_end, fork
-from prefetch_cli.run.outcome import Report
+from prefetch_cli.run.outcome import Outcome
+from prefetch_cli.run.parts import CHECKPOINT, Kind
+from prefetch_cli.run.states import Decided
 from prefetch_cli.show.audience import Audience
 from prefetch_cli.show.display import Display
 
@@ -98,44 +100,42 @@ class _Beside:
         self._lead_bytes: int | None = None  # not known before the decision
         self._said = False
 
-    def decided(self, report: Report) -> None:
-        """Show the decision, and give the word where nothing is to be waited for."""
-        self._display.decided(report)
-        plan, decision = report.plan, report.decision
-        if plan is None or decision is None or decision.action is Verdict.SKIP:
-            if report.signal is None:
-                self._say(START)
+    def learned(self, outcome: Outcome, kind: Kind) -> None:
+        """Show what was decided, and start COMMAND where there is nothing to wait for."""
+        self._display.learned(outcome, kind)
+        decided = outcome.checkpoint.get(Decided)
+        if decided is None or self._lead_bytes is not None:
             return
+        if decided.decision.action is Verdict.SKIP:
+            self._say(START)
+            return
+        plan = decided.plan
         self._resident_bytes = plan.already_resident_bytes
         self._lead_bytes = self._terms.lead.of(plan.size_bytes + plan.already_resident_bytes)
         self._look(0)
 
-    def gathered(self, report: Report) -> None:
-        """Show what was found of the libraries."""
-        self._display.gathered(report)
-
     def progress(self, snapshot: Snapshot) -> None:
         """Show how far it has come, and give the word where that is far enough."""
         self._display.progress(snapshot)
-        self._look(snapshot.last_part_bytes)
+        self._look(snapshot.done_by_part.get(CHECKPOINT.name, 0))
         if snapshot.ended:
             self._start_short()
 
-    def finished(self, report: Report, shown: Report | None) -> None:
+    def finished(self, outcome: Outcome) -> None:
         """Show what came of it, unless COMMAND has ended; it starts now at the latest."""
         if self._warmer.dismissed:
             return
-        error = report.error
+        error = outcome.error
         if error is None:
-            if report.signal is None:
+            if outcome.signal is None:
                 self._start_short()
-            self._display.finished(report, shown)
+            self._display.finished(outcome)
         elif isinstance(error, CheckpointError) and self._terms.best_effort:
             hint = "" if error.hint is None else f"; {error.hint}"
             self._display.warn(f"{error.message}{hint}; COMMAND starts all the same")
             self._say(START)
         else:
-            self._display.finished(report, shown)
+            self._display.finished(outcome)
             if isinstance(error, CheckpointError):
                 self._say(int(error.exit_code))
             else:

@@ -4,29 +4,28 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TextIO
 
+from prefetch_cli.base import limits
 from prefetch_cli.base.amounts import format_size
-from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Snapshot
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import ProgressMode, Verbosity
 from prefetch_cli.run.document import document
-from prefetch_cli.run.outcome import Report, falls_short
+from prefetch_cli.run.outcome import History, Outcome, falls_short
+from prefetch_cli.run.parts import CHECKPOINT, Kind
+from prefetch_cli.run.states import Evicted, Looked, Proven, Read, Wanted
 from prefetch_cli.show.bar import Bar
 from prefetch_cli.show.lines import (
     Line,
     each_file,
-    found_lines,
-    gathered_lines,
+    facts,
+    facts_beside,
     in_one_line,
-    is_decided,
     so_far,
     summary,
     waiting,
@@ -34,10 +33,7 @@ from prefetch_cli.show.lines import (
 from prefetch_cli.show.streams import Stream
 
 _NAME = "prefetch-cli"
-# Between lines that say what is waited for; the first one comes after a third of it.
-_HEARTBEAT_SECONDS = 30.0
 _LABEL_COLUMNS = 13
-
 _TEXT_LEAST_COLUMNS = 20  # beside the labels
 _NUMBER_WITH_UNIT = re.compile(r"(\d) ([KMGTPE]?i?B\b|bytes?\b|%|s\b)")
 _NOT_ABLE = {"", "dumb", "unknown"}  # terminfo's words for terminals of which nothing is known
@@ -68,28 +64,22 @@ class Display:
         self._bar: Bar | None = None
         self._steps_said = 0
         self._beats_said = 0
+        self._shown: set[Kind] = set()
+        self._warnings_said = 0
         # Lines of several ranks meet in one log, so each says whose it is.
         self._rank = ""
 
-    def decided(self, report: Report) -> None:
-        """Show what was found and decided, before anything is read."""
-        if report.share is not None and report.share.world_size > 1:
-            self._rank = f"rank {report.share.rank}/{report.share.world_size}"
-        self._say(found_lines(report))
-        if self._verbosity is Verbosity.VERBOSE:
-            self._say(each_file(report, report.before))
-        self._warn(report.warnings)
-
-    def gathered(self, report: Report) -> None:
-        """Show what was found of the libraries, before anything of them is read."""
-        if report.libraries is not None:
-            self._say(gathered_lines(report.libraries))
+    def learned(self, outcome: Outcome, kind: Kind) -> None:
+        """Show what was found and decided of a part, once all of that is known."""
+        part = outcome.of(kind)
+        if kind not in self._shown and outcome.is_ready(part):
+            self._show(outcome, part)
 
     def progress(self, snapshot: Snapshot) -> None:
         """Show how far reading has come, and what has been awaited for long."""
         if self._mode is ProgressMode.NONE:
             return
-        beats = int(snapshot.idle_seconds / _HEARTBEAT_SECONDS + 2 / 3)
+        beats = int(snapshot.idle_seconds / limits.HEARTBEAT_SECONDS + 2 / 3)
         if beats > self._beats_said and snapshot.longest_wait is not None:
             self._tell(waiting(snapshot, snapshot.longest_wait))
         self._beats_said = beats
@@ -101,31 +91,35 @@ class Display:
         else:
             self._step(snapshot)
 
-    def finished(self, report: Report, shown: Report | None) -> None:
-        """Show what came of it; `shown` is what `decided` was given, None where an error came."""
+    def finished(self, outcome: Outcome) -> None:
+        """Show what came of the run."""
         self.stop_bar()
-        if report.error is not None:
-            self._document(report)
-            self._tell(f"error: {in_one_line(report.error)}")
+        if outcome.error is not None:
+            self._document(outcome)
+            self._tell(f"error: {in_one_line(outcome.error)}")
             return
-        self._warn(report.warnings[len(shown.warnings) if shown is not None else 0 :])
-        for path, error in report.failed:
+        if CHECKPOINT not in self._shown:
+            self._show(outcome, outcome.checkpoint)
+        self._warn_anew(outcome)
+        for path, error in outcome.failed:
             self._tell(f"error: {path}: {error}")
-        if (short := falls_short(report)) is not None:
+        if (short := falls_short(outcome)) is not None:
             self._tell(f"{'warning' if self._beside else 'error'}: {short}")
-        self._document(report)
-        self._say(summary(report))
-        changed = report.result is not None or report.eviction is not None
-        if self._verbosity is Verbosity.VERBOSE and changed:
-            self._say(each_file(report, report.after))
+        self._document(outcome)
+        self._say(summary(outcome))
+        part = outcome.checkpoint
+        wanted, proven = part.get(Wanted), part.get(Proven)
+        changed = part.get(Read) or part.get(Evicted)
+        if self._verbosity is Verbosity.VERBOSE and changed and wanted and proven:
+            self._say(each_file(wanted, proven.survey))
 
-    def failed(self, report: Report, defect: BaseException | None = None) -> None:
+    def failed(self, outcome: Outcome, defect: BaseException | None = None) -> None:
         """Show a run that came to nothing; the trace of a defect for whoever asks for more."""
         if defect is not None and self._verbosity is Verbosity.VERBOSE:
             self.stop_bar()
             for line in "".join(traceback.format_exception(defect)).splitlines():
                 self._errors.write(printable(line) + "\n")
-        self.finished(report, None)
+        self.finished(outcome)
 
     def stop_bar(self) -> None:
         """Take the bar off the terminal."""
@@ -135,12 +129,28 @@ class Display:
 
     def warn(self, warning: str) -> None:
         """Show what does not end the run."""
-        self._warn([warning])
-
-    def _warn(self, warnings: Iterable[str]) -> None:
         if self._verbosity is not Verbosity.QUIET:
-            for warning in warnings:
-                self._tell(f"warning: {warning}")
+            self._tell(f"warning: {warning}")
+
+    def _warn_anew(self, outcome: Outcome) -> None:
+        """Show the warnings that have not been shown."""
+        for warning in outcome.warnings[self._warnings_said :]:
+            self.warn(warning)
+        self._warnings_said = len(outcome.warnings)
+
+    def _show(self, outcome: Outcome, part: History) -> None:
+        """Show what was found and decided of a part."""
+        self._shown.add(part.kind)
+        if part.kind != CHECKPOINT:
+            self._say(facts_beside(outcome, part))
+            return
+        wanted, looked = part.get(Wanted), part.get(Looked)
+        if wanted is not None and wanted.share.world_size > 1:
+            self._rank = f"rank {wanted.share.rank}/{wanted.share.world_size}"
+        self._say(facts(outcome))
+        if self._verbosity is Verbosity.VERBOSE and wanted and looked:
+            self._say(each_file(wanted, looked.survey))
+        self._warn_anew(outcome)
 
     def _tell(self, text: str) -> None:
         """Write a line on standard error: above the bar, where there is one."""
@@ -181,9 +191,9 @@ class Display:
             "".join(f"{margin}{label:<{_LABEL_COLUMNS}}{text}\n" for label, text in safe)
         )
 
-    def _document(self, report: Report) -> None:
+    def _document(self, outcome: Outcome) -> None:
         if self._json:
-            self._output.write(json.dumps(document(_whole(report)), indent=2) + "\n")
+            self._output.write(json.dumps(document(outcome), indent=2) + "\n")
 
 
 def _mode(asked: ProgressMode, verbosity: Verbosity, errors: Stream) -> ProgressMode:
@@ -198,14 +208,6 @@ def _mode(asked: ProgressMode, verbosity: Verbosity, errors: Stream) -> Progress
 def _is_able() -> bool:
     """Whether the terminal moves its cursor and knows colours, by what it says it is."""
     return os.environ.get("TERM", "") not in _NOT_ABLE
-
-
-def _whole(report: Report) -> Report:
-    """Return the report as one that has a document: what ends before the decision is an error."""
-    if report.error is not None or report.signal is None or is_decided(report):
-        return report
-    name = signal.Signals(report.signal).name
-    return replace(report, error=PrefetchError(f"interrupted by {name} before anything was read"))
 
 
 def _beside_label(label: str, text: str, columns: int) -> str:

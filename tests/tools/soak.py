@@ -44,6 +44,7 @@ _ALONE = """
 import gc, json, os, resource, sys, threading
 from prefetch_cli.cli import meaning
 from prefetch_cli.run import pipeline
+from prefetch_cli.run.outcome import Outcome, folded
 from prefetch_cli.cli.main import command
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
@@ -57,11 +58,11 @@ for line in sys.stdin:
     typed = {word[2:].replace("-", "_") for word in words if word.startswith("--")}
     values = meaning.settled(context.params, typed)
     options = meaning.to_options(values, typed, (), os.environ)
-    reports = []
+    events = []
     stop = Stop(options.time_limit_seconds)
-    pipeline.run(options, os.environ, Monitor(), stop, reports.append)
-    failed = [list(one) for one in reports[-1].failed]
-    del reports
+    pipeline.run(options, os.environ, Monitor(), stop, events.append)
+    failed = [list(one) for one in folded(Outcome(options.action), events).failed]
+    del events
     print(json.dumps([failed, *look()]), flush=True)
 """
 
