@@ -1,4 +1,4 @@
-"""What is under way right now: the one value that is written and read by several threads."""
+"""What is under way: the one value that several threads write and read."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Wait:
-    """A call into the storage that has not come back yet."""
+    """A call into the storage that has not returned yet."""
 
     path: str
     offset: int | None  # bytes; None for a look-up, which has no offset
@@ -26,10 +26,10 @@ class Snapshot:
     done_files: int
     elapsed_seconds: float
     longest_wait: Wait | None
-    idle_seconds: float  # since anything came back from the storage, while something is awaited
+    idle_seconds: float  # since the storage last answered, while any thread waits for it
     ended: bool = False  # reading is over, however far it came
     done_by_part: Mapping[str, int] = field(default_factory=dict)  # bytes
-    part_seconds: float = 0.0  # since the part that is being read began
+    part_seconds: float = 0.0  # since the current part began
 
     @property
     def bytes_per_second(self) -> float:
@@ -44,12 +44,11 @@ class Snapshot:
 
 
 class Monitor:
-    """The observer that the stages are handed: they report to it, the main thread polls it."""
+    """The observer of a run: the stages report to it, the main thread polls it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # What each thread waits for: path, offset, since when. The last is the call itself, the
-        # ones before it are what it belongs to.
+        # Per thread, the nested calls it waits in: path, offset, start. The innermost is last.
         self._waits: dict[int, list[tuple[str, int | None, float]]] = {}
         self._last_arrival = 0.0
         self._started: float | None = None
@@ -62,7 +61,7 @@ class Monitor:
 
     @contextmanager
     def waiting(self, path: str, offset: int | None = None) -> Iterator[None]:
-        """Say that the storage is being asked for this, until it answers."""
+        """Report a call into the storage, until it returns."""
         thread = threading.get_ident()
         now = time.monotonic()
         with self._lock:
@@ -78,13 +77,13 @@ class Monitor:
                 waits = self._waits[thread]
                 waits.pop()
                 if waits:
-                    # Something has answered, so the wait for the whole begins anew.
+                    # The storage has answered: the outer call starts waiting again now.
                     waits[-1] = (*waits[-1][:2], now)
                 else:
                     del self._waits[thread]
 
     def announce(self, parts: Mapping[str, tuple[int, int]]) -> None:
-        """Say which parts will be read, and how many bytes and files of each."""
+        """Report which parts will be read, with the bytes and files of each."""
         with self._lock:
             self._total_bytes = sum(size_bytes for size_bytes, _ in parts.values())
             self._total_files = sum(files for _, files in parts.values())
@@ -92,7 +91,7 @@ class Monitor:
 
     @contextmanager
     def reading_part(self, name: str) -> Iterator[None]:
-        """Say that one of the announced parts is being read, until that is over."""
+        """Report that an announced part is being read, until the block ends."""
         with self._lock:
             self._part, self._part_started = name, time.monotonic()
             self._started = self._started or self._part_started
@@ -103,12 +102,12 @@ class Monitor:
                 self._stopped = time.monotonic()
 
     def advance(self, size_bytes: int) -> None:
-        """Say that so many more bytes of the part have been read."""
+        """Report that more of the current part has been read."""
         with self._lock:
             self._done_by_part[self._part] = self._done_by_part.get(self._part, 0) + size_bytes
 
     def finish_file(self) -> None:
-        """Say that one more file needs no more reading."""
+        """Report that a file is finished."""
         with self._lock:
             self._done_files += 1
 
@@ -118,7 +117,7 @@ class Monitor:
         return self._started is not None
 
     def snapshot(self) -> Snapshot:
-        """Return the progress as it is now."""
+        """Return the current progress."""
         with self._lock:
             now = time.monotonic()
             waits = (waits[-1] for waits in self._waits.values())

@@ -1,4 +1,4 @@
-"""The main thread: starts the pipeline in another, renders, answers signals, and ends in time."""
+"""The main thread: runs the pipeline in another thread, renders, and answers signals in time."""
 
 import queue
 import signal
@@ -32,7 +32,7 @@ _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class _Run:
-    """The pipeline in its thread, and what it has published so far."""
+    """The pipeline in its thread, and the outcome so far."""
 
     def __init__(self, options: Options, environ: Mapping[str, str], stop: Stop) -> None:
         self.monitor = Monitor()
@@ -48,9 +48,9 @@ class _Run:
         spawn(self._work, "pipeline")
 
     def news(self, seconds: float) -> Iterator[State]:
-        """Yield the states that have been published, waiting so long for the first.
+        """Yield newly published states, waiting up to `seconds` for the first.
 
-        Raises what a defect in the pipeline raised.
+        Re-raises an unexpected exception of the pipeline.
         """
         while not self.ended:
             try:
@@ -69,21 +69,21 @@ class _Run:
 
     @property
     def hangs_in_proof(self) -> bool:
-        """Whether a storage whose reads failed has not answered the proof for long."""
+        """Whether reads failed and the storage has not answered the proof for too long."""
         reads = (part.get(Read) for part in self.outcome.parts)
         if not any(read.result.failed for read in reads if read is not None):
             return False
         return self.monitor.snapshot().idle_seconds > limits.PROOF_IDLE_SECONDS
 
     def outcome_by(self, received: int | None) -> Outcome:
-        """Return the outcome as far as it is known, of a run that a signal may have ended."""
+        """Return the outcome as far as known, after a signal or None."""
         outcome = self.outcome
         if outcome.error is not None:
             return outcome
         if received is not None:
             outcome = fold(outcome, Interrupted(received))
         if self.ended or outcome.checkpoint.get(Read) or outcome.checkpoint.get(Evicted):
-            return outcome  # or its proof hangs
+            return outcome  # if it has not ended, only its proof hangs
         if self.monitor.reading:
             return cut_short(outcome, self.monitor.snapshot())
         if outcome.action is Action.EVICT and outcome.is_ready(outcome.checkpoint):
@@ -101,40 +101,39 @@ class _Run:
         try:
             run(self._options, self._environ, self.monitor, self._stop, self._events.put)
         except PrefetchError as error:
-            if not self._stop.interrupted:  # else it may be of the interruption
+            if not self._stop.interrupted:  # else the interruption may have caused it
                 self._events.put(Refused(error))
-        except BaseException as error:  # noqa: BLE001 - a defect: raised again by the main thread
+        except BaseException as error:  # noqa: BLE001 - a defect: the main thread re-raises it
             self._events.put(error)
         finally:
             self._events.put(None)
 
 
 class _Signals:
-    """Turns signals into a stop; a second one, or a hung output, ends the process at once."""
+    """Turns a signal into a stop. A second signal, or output that hangs, ends the process."""
 
     def __init__(self, stop: Stop) -> None:
         self.received: int | None = None
         self._since = 0.0
         self._stop = stop
-        # What the parent ignores (nohup) stays ignored.
+        # A signal that the parent ignores (nohup) stays ignored.
         self._awaited = {
             number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
         }
-        # Blocked in this thread and in all that it starts, so that they go to the one that waits
-        # for them. A handler of Python's would run in the main thread, which may be on its way
-        # into a write that never returns.
+        # Block the signals here and in every thread started later; one thread waits for them. A
+        # Python handler would run in the main thread, which may be stuck in a write.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
         try:
             spawn(self._await, "signals")
         except RuntimeError:
-            # No thread for them: each ends the process, as it would without this class.
+            # No thread to wait in: let each signal end the process by default.
             for number in self._awaited:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._awaited)
 
     @property
     def waited_seconds(self) -> float:
-        """Seconds since the signal; zero while there was none."""
+        """Seconds since the signal; zero if there was none."""
         return 0.0 if self.received is None else time.monotonic() - self._since
 
     def _await(self) -> None:
@@ -150,12 +149,12 @@ class _Signals:
 
 
 def supervise(options: Options, environ: Mapping[str, str], display: Audience) -> int:
-    """Return the exit code of a run that has been shown in full.
+    """Return the exit code of a run, after showing all of it.
 
-    The storage is touched by other threads only, so that a mount that hangs cannot keep this
-    one from rendering, from ending at the time limit or within a second after a signal. Some of
-    those threads may still hang then: end the process by `leave`. Raises RuntimeError where no
-    thread can be started, and whatever a defect in the pipeline raised.
+    Only other threads touch the storage, so a hung mount cannot stop this one from rendering or
+    from ending at the time limit or within a second of a signal. Those threads may still hang:
+    end the process with `leave`. Raises RuntimeError where no thread can be started, and
+    re-raises an unexpected exception of the pipeline.
     """
     stop = Stop(options.time_limit_seconds)
     signals = _Signals(stop)
@@ -167,12 +166,12 @@ def supervise(options: Options, environ: Mapping[str, str], display: Audience) -
 
 
 def _follow(job: _Run, stop: Stop, signals: _Signals, display: Audience) -> int:
-    """Show the run from its start to its end, and return its exit code."""
+    """Return the exit code of a run, after showing it from start to end."""
     job.start()
     while not job.ended:
         _tell(job, display, limits.POLL_SECONDS)
         snapshot = job.monitor.snapshot()
-        _tell(job, display, 0)  # nothing is shown as read before it is shown as decided
+        _tell(job, display, 0)  # show each decision before any progress that follows from it
         display.progress(snapshot)
         if signals.waited_seconds > limits.PIPELINE_GRACE_SECONDS or job.hangs_in_proof:
             break

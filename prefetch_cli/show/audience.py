@@ -1,4 +1,4 @@
-"""Who is told how a run goes."""
+"""The interface between a run and whoever watches it."""
 
 from typing import Protocol
 
@@ -8,16 +8,16 @@ from prefetch_cli.run.parts import Kind
 
 
 class Audience(Protocol):
-    """Who is told how a run goes."""
+    """Whoever watches a run."""
 
     def learned(self, outcome: Outcome, kind: Kind) -> None:
-        """Take what has become known of one part, several times before it is read."""
+        """Take a new state of one part, which `outcome` includes."""
 
     def progress(self, snapshot: Snapshot) -> None:
-        """Take how far reading has come; what has been read was learned of before."""
+        """Take the progress. The decisions behind it have been learned before."""
 
     def finished(self, outcome: Outcome) -> None:
-        """Take what came of the run."""
+        """Take the final outcome."""
 
     def stop_bar(self) -> None:
-        """Take the bar off the terminal."""
+        """Erase the bar."""

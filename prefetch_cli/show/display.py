@@ -1,4 +1,4 @@
-"""Shows a run on standard output and standard error, whatever these are."""
+"""Shows a run on standard output and standard error."""
 
 import json
 import os
@@ -36,11 +36,11 @@ _NAME = "prefetch-cli"
 _LABEL_COLUMNS = 13
 _TEXT_LEAST_COLUMNS = 20  # beside the labels
 _NUMBER_WITH_UNIT = re.compile(r"(\d) ([KMGTPE]?i?B\b|bytes?\b|%|s\b)")
-_NOT_ABLE = {"", "dumb", "unknown"}  # terminfo's words for terminals of which nothing is known
+_PLAIN_TERMINALS = {"", "dumb", "unknown"}  # terminfo: no known capabilities
 
 
 class Display:
-    """Shows a run on standard output and standard error, whatever these are."""
+    """Shows a run: results on standard output, progress and warnings on standard error."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Display:
         self._errors = Stream(sys.stderr if errors is None else errors)
         self._verbosity = verbosity
         self._json = json_document
-        # Standard output is COMMAND's then, and standard error its log.
+        # Beside COMMAND, standard output belongs to it and standard error is its log.
         self._beside = beside_command
         self._mode = _mode(progress, verbosity, self._errors)
         if beside_command and self._mode is ProgressMode.BAR:
@@ -66,17 +66,17 @@ class Display:
         self._beats_said = 0
         self._shown: set[Kind] = set()
         self._warnings_said = 0
-        # Lines of several ranks meet in one log, so each says whose it is.
+        # Several ranks write to one log, so each line carries its rank.
         self._rank = ""
 
     def learned(self, outcome: Outcome, kind: Kind) -> None:
-        """Show what was found and decided of a part, once all of that is known."""
+        """Show the facts and the decision of a part, once, when both are known."""
         part = outcome.of(kind)
         if kind not in self._shown and outcome.is_ready(part):
             self._show(outcome, part)
 
     def progress(self, snapshot: Snapshot) -> None:
-        """Show how far reading has come, and what has been awaited for long."""
+        """Show how far reading has come, and any file that has not answered for long."""
         if self._mode is ProgressMode.NONE:
             return
         beats = int(snapshot.idle_seconds / limits.HEARTBEAT_SECONDS + 2 / 3)
@@ -92,7 +92,7 @@ class Display:
             self._step(snapshot)
 
     def finished(self, outcome: Outcome) -> None:
-        """Show what came of the run."""
+        """Show the result."""
         self.stop_bar()
         if outcome.error is not None:
             self._document(outcome)
@@ -100,7 +100,7 @@ class Display:
             return
         if CHECKPOINT not in self._shown:
             self._show(outcome, outcome.checkpoint)
-        self._warn_anew(outcome)
+        self._warn_of_new(outcome)
         for path, error in outcome.failed:
             self._tell(f"error: {path}: {error}")
         if (short := falls_short(outcome)) is not None:
@@ -114,7 +114,7 @@ class Display:
             self._say(each_file(wanted, proven.survey))
 
     def failed(self, outcome: Outcome, defect: BaseException | None = None) -> None:
-        """Show a run that came to nothing; the trace of a defect for whoever asks for more."""
+        """Show a run that never started; with --verbose, the traceback of a defect."""
         if defect is not None and self._verbosity is Verbosity.VERBOSE:
             self.stop_bar()
             for line in "".join(traceback.format_exception(defect)).splitlines():
@@ -122,24 +122,24 @@ class Display:
         self.finished(outcome)
 
     def stop_bar(self) -> None:
-        """Take the bar off the terminal."""
+        """Erase the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def warn(self, warning: str) -> None:
-        """Show what does not end the run."""
+        """Show a warning."""
         if self._verbosity is not Verbosity.QUIET:
             self._tell(f"warning: {warning}")
 
-    def _warn_anew(self, outcome: Outcome) -> None:
-        """Show the warnings that have not been shown."""
+    def _warn_of_new(self, outcome: Outcome) -> None:
+        """Show the warnings that are new."""
         for warning in outcome.warnings[self._warnings_said :]:
             self.warn(warning)
         self._warnings_said = len(outcome.warnings)
 
     def _show(self, outcome: Outcome, part: History) -> None:
-        """Show what was found and decided of a part."""
+        """Show the facts and the decision of a part."""
         self._shown.add(part.kind)
         if part.kind != CHECKPOINT:
             self._say(facts_beside(outcome, part))
@@ -150,10 +150,10 @@ class Display:
         self._say(facts(outcome))
         if self._verbosity is Verbosity.VERBOSE and wanted and looked:
             self._say(each_file(wanted, looked.survey))
-        self._warn_anew(outcome)
+        self._warn_of_new(outcome)
 
     def _tell(self, text: str) -> None:
-        """Write a line on standard error: above the bar, where there is one."""
+        """Write a line to standard error, above the bar if there is one."""
         name = f"{_NAME} {self._rank}".rstrip()
         line = printable(f"{name}: {text}")
         if self._bar is not None:
@@ -162,7 +162,7 @@ class Display:
             self._errors.write(line + "\n")
 
     def _step(self, snapshot: Snapshot) -> None:
-        """Write a line for each tenth that has been passed since the last call."""
+        """Write a line for each 10 % passed since the last call."""
         reached = 10 * snapshot.done_bytes // snapshot.total_bytes
         for step in range(self._steps_said + 1, reached):
             passed = format_size(snapshot.total_bytes * step // 10)
@@ -172,7 +172,7 @@ class Display:
             self._steps_said = reached
 
     def _say(self, lines: Iterable[Line]) -> None:
-        """Write labelled lines where people read them, unless they are not to be written."""
+        """Write labelled lines, unless --json or --quiet suppresses them."""
         if self._json or self._verbosity is Verbosity.QUIET:
             return
         safe = [(label, printable(text)) for label, text in lines]
@@ -180,10 +180,10 @@ class Display:
             for label, text in safe:
                 self._tell(f"{label:<{_LABEL_COLUMNS}}{text}")
             return
-        if self._output.isatty() and _is_able():
+        if self._output.isatty() and _has_cursor():
             columns = shutil.get_terminal_size().columns
             self._output.write(
-                "".join(f"{_beside_label(label, text, columns)}\n" for label, text in safe)
+                "".join(f"{_wrapped(label, text, columns)}\n" for label, text in safe)
             )
             return
         margin = f"{self._rank}  ".lstrip()
@@ -197,22 +197,22 @@ class Display:
 
 
 def _mode(asked: ProgressMode, verbosity: Verbosity, errors: Stream) -> ProgressMode:
-    """Return where progress goes; a bar that is asked for is drawn into a pipe too."""
+    """Return where progress goes; `--progress bar` draws into a pipe too."""
     if verbosity is Verbosity.QUIET:
         return ProgressMode.NONE
     if asked is ProgressMode.AUTO:
-        return ProgressMode.BAR if errors.isatty() and _is_able() else ProgressMode.LOG
-    return ProgressMode.LOG if asked is ProgressMode.BAR and not _is_able() else asked
+        return ProgressMode.BAR if errors.isatty() and _has_cursor() else ProgressMode.LOG
+    return ProgressMode.LOG if asked is ProgressMode.BAR and not _has_cursor() else asked
 
 
-def _is_able() -> bool:
-    """Whether the terminal moves its cursor and knows colours, by what it says it is."""
-    return os.environ.get("TERM", "") not in _NOT_ABLE
+def _has_cursor() -> bool:
+    """Whether the terminal can move its cursor, according to TERM."""
+    return os.environ.get("TERM", "") not in _PLAIN_TERMINALS
 
 
-def _beside_label(label: str, text: str, columns: int) -> str:
-    """Return a labelled line, its text wrapped beside the label, or below where that is narrow."""
-    # What belongs together stays together: `64 MiB`, `90 %`.
+def _wrapped(label: str, text: str, columns: int) -> str:
+    """Return a labelled line, wrapped beside its label, or below it on a narrow terminal."""
+    # Keep a number and its unit on one line.
     tied = _NUMBER_WITH_UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", text)
     beside = columns - _LABEL_COLUMNS >= _TEXT_LEAST_COLUMNS
     indent = _LABEL_COLUMNS if beside else 2

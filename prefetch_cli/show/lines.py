@@ -17,13 +17,13 @@ from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.outcome import History, Outcome
 from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
 
-_MOST_NAMES = 3  # of distributions: the rest is counted
+_MOST_NAMES = 3  # names of a part; the rest is counted
 
 Line = tuple[str, str]  # a label and a text
 
 
 def facts(outcome: Outcome) -> Iterator[Line]:
-    """Yield what is shown first of the checkpoint, as far as it is known."""
+    """Yield the facts and the decision about the checkpoint, as far as they are known."""
     part = outcome.checkpoint
     wanted = part.get(Wanted)
     if wanted is None:
@@ -96,7 +96,7 @@ def _plan(plan: Plan) -> str:
 
 
 def facts_beside(outcome: Outcome, part: History) -> Iterator[Line]:
-    """Yield what is shown first of a part beside the checkpoint."""
+    """Yield the facts about a part beside the checkpoint."""
     wanted, looked, decided = part.get(Wanted), part.get(Looked), part.get(Decided)
     if wanted is None or looked is None:
         return
@@ -115,7 +115,7 @@ def facts_beside(outcome: Outcome, part: History) -> Iterator[Line]:
 
 
 def summary(outcome: Outcome) -> Iterator[Line]:
-    """Yield what came of the run."""
+    """Yield the result of the run."""
     for part in outcome.beside:
         yield from _summary_beside(part)
     part = outcome.checkpoint
@@ -203,7 +203,7 @@ def so_far(snapshot: Snapshot) -> str:
 
 
 def waiting(snapshot: Snapshot, wait: Wait) -> str:
-    """Return what is waited for, and how long."""
+    """Return which file has not answered, and for how long."""
     at = "" if wait.offset is None else f" at offset {wait.offset:,}"
     return (
         f"nothing has arrived for {coarse(int(snapshot.idle_seconds))}: "
@@ -212,7 +212,7 @@ def waiting(snapshot: Snapshot, wait: Wait) -> str:
 
 
 def coarse(seconds: float) -> str:
-    """Return a duration to the second: that of a forecast or a wait is no finer."""
+    """Return a duration in whole seconds, for forecasts and waits."""
     whole = math.ceil(seconds)
     return f"{whole} s" if whole < 60 else format_duration(whole)
 
