@@ -7,6 +7,8 @@ STAMP := $(VENV)/.made-for-$(shell $(PYTHON) -c 'import sys; print(sys.implement
 
 # From the command line these reach the recipes through the environment, with any character.
 export CHECKPOINT PREFIX
+MAN_PAGES := man1/prefetch-cli.1 man5/prefetch-cli-json.5 \
+	man7/prefetch-cli-caching.7 man7/prefetch-cli-recipes.7
 BENCH ?=
 FUZZ ?=
 MUTANTS ?=
@@ -85,23 +87,27 @@ coverage: $(STAMP) ## Run all tests, and list the branches that none takes
 	$(BIN)/python -m coverage report
 
 .PHONY: man
-man: $(STAMP) ## Write the man page, and README's tables, from the command
+man: $(STAMP) ## Write man/prefetch-cli.1 and README's tables from the command
 	$(BIN)/python -m man.generate
 
 .PHONY: install
-install: ## Install command and man page below PREFIX=/usr/local
+install: ## Install command and man pages below PREFIX=/usr/local
 	@case "$$PREFIX" in /*) ;; *) echo "PREFIX: expected an absolute path, found '$$PREFIX'" >&2; exit 2;; esac
 	$(PYTHON) -m venv --clear "$$PREFIX/lib/prefetch-cli"
 	"$$PREFIX/lib/prefetch-cli/bin/python" -m pip install --quiet .
-	mkdir -p "$$PREFIX/bin" "$$PREFIX/share/man/man1"
+	mkdir -p "$$PREFIX/bin"
 	ln -sf ../lib/prefetch-cli/bin/prefetch-cli "$$PREFIX/bin/"
-	ln -sf ../../../lib/prefetch-cli/share/man/man1/prefetch-cli.1 "$$PREFIX/share/man/man1/"
+	set -e; for page in $(MAN_PAGES); do \
+		mkdir -p "$$PREFIX/share/man/$${page%/*}"; \
+		ln -sf "../../../lib/prefetch-cli/share/man/$$page" "$$PREFIX/share/man/$$page"; \
+	done
 	"$$PREFIX/bin/prefetch-cli" --version
 
 .PHONY: uninstall
 uninstall: ## Remove what `make install` put below PREFIX
 	rm -rf "$$PREFIX/lib/prefetch-cli"
-	rm -f "$$PREFIX/bin/prefetch-cli" "$$PREFIX/share/man/man1/prefetch-cli.1"
+	rm -f "$$PREFIX/bin/prefetch-cli"
+	for page in $(MAN_PAGES); do rm -f "$$PREFIX/share/man/$$page"; done
 
 .PHONY: dist
 dist: $(STAMP) ## Build wheel and sdist into dist/

@@ -13,9 +13,18 @@ PAGES = (
     "prefetch-cli-recipes.7",
     "prefetch-cli-caching.7",
 )
-# What a page must write so that a reader can paste the text into a shell.
-_ESCAPES = {r"\-": "-", r"\e": "\\", r"\&": "", r"\(aq": "'", r"\(ga": "`", r"\(ti": "~"}
-_ESCAPE = re.compile(r"\\(?:\(..|f(?:\[[^]]*\]|.)|.)")
+# What a page writes so that a reader can paste the text into a shell, and the bullet of a list.
+_ESCAPES = {
+    r"\-": "-",
+    r"\e": "\\",
+    r"\&": "",
+    r"\(aq": "'",
+    r"\(bu": "*",
+    r"\(ga": "`",
+    r"\(ti": "~",
+}
+_COMMENT = re.compile(r'^\.\\".*\n', re.MULTILINE)
+_ESCAPE = re.compile(r"\\(?:\(..|f.|.)")
 _BLOCK = re.compile(
     r'(?:^\.\\" recipe: (?P<name>[a-z-]+) (?P<language>[a-z]+)\n)?^\.EX\n(?P<text>.*?)^\.EE$',
     re.MULTILINE | re.DOTALL,
@@ -55,9 +64,10 @@ def fenced(text: str, language: str) -> list[str]:
 
 
 def plain(roff: str) -> str:
-    """Return man(7) source without its escapes; one that is not known is a KeyError."""
+    """Return man(7) source without its comments and escapes; an unknown escape is a KeyError."""
     return _ESCAPE.sub(
-        lambda match: "" if match[0].startswith(r"\f") else _ESCAPES[match[0]], roff
+        lambda match: "" if match[0].startswith(r"\f") else _ESCAPES[match[0]],
+        _COMMENT.sub("", roff),
     )
 
 

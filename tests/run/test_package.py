@@ -18,12 +18,14 @@ from dataclasses import dataclass
 import pytest
 
 from prefetch_cli import __version__
+from tests.helpers import documents
 from tests.helpers.checkpoints import write_sharded
 from tests.helpers.command import ROOT
 
 RUNTIME = {"click", "psutil", "rich", "humanfriendly"}
 INFO = f"prefetch_cli-{__version__}.dist-info"
-MAN_PAGE = f"prefetch_cli-{__version__}.data/data/share/man/man1/prefetch-cli.1"
+# Each page, and where it is installed below a prefix.
+MAN_PAGES = {name: f"share/man/man{name[-1]}/{name}" for name in documents.PAGES}
 
 # Builds and installations take longer than any other test, the more so side by side.
 pytestmark = pytest.mark.timeout(600)
@@ -80,9 +82,23 @@ def content(built: Built, name: str) -> str:
         return wheel.read(name).decode()
 
 
+def in_wheel(path: str) -> str:
+    """Return the name of a file that a wheel installs below the prefix."""
+    return f"prefetch_cli-{__version__}.data/data/{path}"
+
+
 def in_tree(*parts: str) -> str:
-    with open(os.path.join(ROOT, *parts), encoding="utf-8") as file:
+    return text_of(os.path.join(ROOT, *parts))
+
+
+def text_of(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
         return file.read()
+
+
+def assert_man_pages_below(prefix: str) -> None:
+    for name, path in MAN_PAGES.items():
+        assert text_of(os.path.join(prefix, path)) == in_tree("man", name)
 
 
 # What is in them
@@ -97,11 +113,17 @@ def test_wheel_has_the_modules_and_nothing_else(names: set[str]) -> None:
     assert {name for name in names if name.startswith("prefetch_cli/")} == modules
     assert "prefetch_cli/py.typed" in names
     rest = {name for name in names if not name.startswith(("prefetch_cli/", f"{INFO}/"))}
-    assert rest == {MAN_PAGE}
+    assert rest == {in_wheel(path) for path in MAN_PAGES.values()}
 
 
-def test_wheel_carries_the_man_page(built: Built) -> None:
-    assert content(built, MAN_PAGE) == in_tree("man", "prefetch-cli.1")
+def test_every_man_page_of_the_tree_is_installed() -> None:
+    found = glob.glob("*.[0-9]", root_dir=os.path.join(ROOT, "man"))
+    assert set(found) == MAN_PAGES.keys()
+
+
+def test_wheel_carries_the_man_pages(built: Built) -> None:
+    for name, path in MAN_PAGES.items():
+        assert content(built, in_wheel(path)) == in_tree("man", name)
 
 
 def test_wheel_is_for_each_platform(built: Built) -> None:
@@ -180,9 +202,7 @@ def test_wheel_installs_into_a_fresh_environment(built: Built, tmp_path: str) ->
     found = run([python, "-c", "import prefetch_cli; print(prefetch_cli.__file__)"])
     assert found.startswith(packages)
     assert run([python, "-m", "prefetch_cli", "--version"]).split()[-1] == __version__
-    page = os.path.join(place, "share", "man", "man1", "prefetch-cli.1")
-    with open(page, encoding="utf-8") as file:
-        assert file.read() == in_tree("man", "prefetch-cli.1")
+    assert_man_pages_below(place)
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +266,8 @@ def test_pipx_install(tree: str, tmp_path: str) -> None:
         PIPX_MAN_DIR=man,
     )
     assert_works(os.path.join(bin_, "prefetch-cli"))
+    for path in MAN_PAGES.values():
+        assert os.path.exists(os.path.join(man, os.path.relpath(path, "share/man")))
 
 
 @pytest.mark.usefixtures("index")
@@ -290,9 +312,7 @@ def test_make_install(tree: str, tmp_path: str) -> None:
     make = ["make", f"PYTHON={sys.executable}", f"PREFIX={prefix}"]
     run([*make, "install"], cwd=tree)
     assert_works(os.path.join(prefix, "bin", "prefetch-cli"))
-    page = os.path.join(prefix, "share", "man", "man1", "prefetch-cli.1")
-    with open(page, encoding="utf-8") as file:
-        assert file.read() == in_tree("man", "prefetch-cli.1")
+    assert_man_pages_below(prefix)
     run([*make, "install"], cwd=tree)  # over itself
     run([*make, "uninstall"], cwd=tree)
     assert not any(files for _, _, files in os.walk(prefix))
