@@ -1,4 +1,4 @@
-"""Documents against the program: what they say is what it does."""
+"""Options, exit codes, decisions and messages: the documents say what the program does."""
 
 import ast
 import errno
@@ -197,7 +197,7 @@ def test_man_page_and_readme_have_each_exit_code(readme: str, man_page: str) -> 
 
 
 def facts(found: str) -> Facts:
-    """Return the facts that a row of the table describes, of a share of 60 GiB."""
+    """Return the facts that a row of the table describes, for a share of 60 GiB."""
     return Facts(
         total_bytes=(200 if "does not fit" in found else 60) * GIB,
         share_bytes=0 if "nothing in" in found else 60 * GIB,
@@ -242,7 +242,7 @@ def test_commands_of_the_man_page_can_be_given() -> None:
 
 
 def texts_of_source() -> str:
-    """Return all texts in the source, with a mark between what is not one text."""
+    """Return all string literals in the source, separated by NUL."""
     return "\0".join(
         node.value
         for path in glob.glob(os.path.join(ROOT, "prefetch_cli", "*", "*.py"))
