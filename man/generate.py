@@ -390,7 +390,10 @@ SEE_ALSO = (
     "mincore(2)",
     "posix_fadvise(2)",
     "sendfile(2)",
+    "prefetch-cli-json(5)",
     "cgroups(7)",
+    "prefetch-cli-caching(7)",
+    "prefetch-cli-recipes(7)",
     "vmtouch(8)",
 )
 
@@ -637,7 +640,7 @@ def _examples() -> Iterator[str]:
         yield ".PP"
         yield ".RS 4"
         yield ".EX"
-        yield _escaped(line)
+        yield _escaped(line).replace("'", r"\(aq")
         yield ".EE"
         yield ".RE"
 
