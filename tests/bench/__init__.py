@@ -1,1 +1,1 @@
-"""The figures of this folder's README: prefetch-cli and its peers, side by side in one run."""
+"""The figures of this folder's README: prefetch-cli beside its peers in one run."""

@@ -19,31 +19,31 @@ from tests.bench.throttle import ThrottleError, own_disk
 from tests.helpers import oracle
 
 PARTS = ("throughput", "memory", "resident", "start", "dry-run", "scale", "spared")
-# Not by themselves: they install a server with what it imports, about 1 GB, below build/.
+# Only on request: they install a server and its imports, about 1 GB, below build/.
 SERVER_PARTS = ("overlap", "libraries")
-_RATE = 400 << 20  # as a share of many clients gives one of them
-_SMALLEST_BYTES = 128 << 20  # below it a run is over before fio's jobs have begun
+_RATE = 400 << 20  # what one of many clients of a network share gets
+_SMALLEST_BYTES = 128 << 20  # a smaller run ends before fio's jobs have begun
 
 
 @dataclass(frozen=True)
 class Options:
     """What to measure, where, and how often."""
 
-    size_bytes: int  # of the weights in each layout
+    size_bytes: int  # weights in each layout
     resident_bytes: int
     rounds: int
     parts: tuple[str, ...]
     layouts: tuple[str, ...]
-    contenders: tuple[str, ...]  # parts of their names; none means all
+    contenders: tuple[str, ...]  # substrings of names; none means all
     directory: str
-    read_ahead_bytes: int | None  # of a disk made for the throughput; None: of the directory's own
+    read_ahead_bytes: int | None  # of a disk made for throughput; None: use the directory's disk
     json_path: str
-    rates: tuple[int, ...]  # bytes a second that `overlap` is measured at, beside the disk's own
+    rates: tuple[int, ...]  # bytes a second; the disk is also measured without a limit
     torch: str  # what pip installs for the server
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 where everything that was asked for ran, 1 where something failed.
+    """Return 0 if everything asked for ran, 1 if something failed.
 
     A missed target is a finding, not a failure.
     """
@@ -154,7 +154,7 @@ def _choose(options: Options) -> Iterator[Contender]:
 
 
 def _check_room(options: Options) -> None:
-    """End with one line where disk or memory cannot hold what is to be measured."""
+    """Exit with one line if the disk or memory is too small for the measurements."""
     sizes = {
         "throughput": options.size_bytes,
         "memory": min(options.size_bytes, figures.MEMORY_BYTES),
@@ -235,7 +235,7 @@ def _measure_server(options: Options, place: str) -> Iterator[overlap.Comparison
 
 
 def _clear(place: str) -> None:
-    """Free the room of one part before the next begins."""
+    """Free one part's disk space before the next begins."""
     shutil.rmtree(place)
     os.mkdir(place)
 

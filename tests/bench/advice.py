@@ -1,4 +1,4 @@
-"""What the combinations reached -> which flags to use: pure functions."""
+"""Which flags to use, given what each combination reached: pure functions."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from tests.bench.throughput import GB
 
 @dataclass(frozen=True)
 class Sample:
-    """One piece read by one combination; `error` says why it does not count, None where it does."""
+    """One piece read by one combination; `error` says why it does not count, or is None."""
 
     combination: Combination
     round: int  # from 1
     size_bytes: int
     wall_seconds: float
     cpu_seconds: float  # of this process, all threads
-    resident_share: float | None  # of the piece afterwards, 0 to 1; None: nobody can tell
-    engine: str  # as used: another where the one asked for was refused
+    resident_share: float | None  # of the piece afterwards, 0 to 1; None: unknown
+    engine: str  # as used: another if the requested one was refused
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """The pieces of one combination: medians, with the slowest and fastest beside them."""
+    """One combination's pieces: medians, with the slowest and fastest."""
 
     combination: Combination
     runs: int
@@ -38,19 +38,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Advice:
-    """The flags to use: none where the tool's own values are as good."""
+    """The flags to use: none if the defaults are as good."""
 
     combination: Combination
     message: str
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What to give to the tool."""
+        """The flags for the tool's command line."""
         return self.combination.flags
 
 
 def rows(samples: Sequence[Sample]) -> list[Row]:
-    """Return one row for each combination with a sample that counts, the fastest first."""
+    """Return one row for each combination with a sample that counts, fastest first."""
     found = []
     for combination in dict.fromkeys(sample.combination for sample in samples):
         own = [one for one in samples if one.combination == combination and one.error is None]
@@ -76,9 +76,9 @@ def rows(samples: Sequence[Sample]) -> list[Row]:
 
 
 def advise(found: Sequence[Row]) -> Advice | None:
-    """Return the flags to use: the fastest, or what cannot be told from it and needs fewer.
+    """Return the fewest flags among the combinations as fast as the best, within the noise.
 
-    The tool's own values need none. None: they could not be measured, or nothing else was.
+    The defaults need no flags. None if they could not be measured, or nothing else was.
     """
     best = max(found, key=lambda row: row.gb_per_second, default=None)
     own = next((row for row in found if row.combination == DEFAULT), None)

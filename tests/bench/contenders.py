@@ -1,4 +1,4 @@
-"""Who is measured: the tool, its engines, the peers, and the disk's own limit."""
+"""The contenders: the tool, its engines, the peers, and the disk's own limit."""
 
 import enum
 import functools
@@ -23,7 +23,7 @@ _FIO_BLOCK_BYTES = 4 << 20
 
 
 class Role(enum.Enum):
-    """What a contender is in the comparison."""
+    """A contender's role in the comparison."""
 
     OURS = "ours"
     ENGINE = "engine"
@@ -33,10 +33,10 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True)
 class Timed:
-    """One run as it counts in the table, and what the contender says of itself."""
+    """One run's times for the table, and the contender's own note."""
 
     wall_seconds: float
-    reading_seconds: float | None = None  # without its start and end, where it knows
+    reading_seconds: float | None = None  # without start-up and exit, if it reports that
     note: str = ""
 
 
@@ -46,7 +46,7 @@ def _whole_process(usage: Usage, checkpoint: BuiltCheckpoint) -> Timed:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of reading a checkpoint: its command line, and how its run is timed."""
+    """One way of reading a checkpoint: its command line and how its run is timed."""
 
     name: str
     role: Role
@@ -66,7 +66,7 @@ class Contender:
 
 
 def contenders() -> list[Contender]:
-    """Return everyone, installed or not, in the order of the table."""
+    """Return all contenders, installed or not, in table order."""
     return [
         _prefetch(PREFETCH, Role.OURS, "auto"),
         *(_prefetch(f"  --engine {engine}", Role.ENGINE, engine) for engine in ENGINES),
@@ -100,7 +100,7 @@ def contenders() -> list[Contender]:
 
 
 def missing_programs(wanted: Iterable[Contender]) -> dict[str, str]:
-    """Return, by the name of each contender that cannot run here, why."""
+    """Return the names of the contenders that cannot run here, each with the reason."""
     found = {}
     tool_error = run(tool("--version")).error
     for contender in wanted:
@@ -138,7 +138,7 @@ def _fio(checkpoint: BuiltCheckpoint) -> tuple[str, ...]:
 
 def _fio_options(engine: str) -> tuple[str, ...]:
     return (
-        # Buffers of small pages make direct requests of many pieces: half the throughput.
+        # Buffers of small pages split direct requests into many pieces and halve throughput.
         *("env", "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"),
         "fio",
         "--readonly",
@@ -152,7 +152,7 @@ def _fio_options(engine: str) -> tuple[str, ...]:
 
 
 def _fio_job(checkpoint: BuiltCheckpoint) -> Iterator[str]:
-    """Yield one job that reads file after file with a queue of eight blocks."""
+    """Yield one job that reads file after file with a queue depth of eight blocks."""
     yield f"--iodepth={_FIO_PARALLEL}"
     yield "--file_service_type=sequential"
     yield "--name=limit"
@@ -160,7 +160,7 @@ def _fio_job(checkpoint: BuiltCheckpoint) -> Iterator[str]:
 
 
 def _fio_jobs(checkpoint: BuiltCheckpoint) -> Iterator[str]:
-    """Yield eight jobs without a queue, or one a file, that read every block once together."""
+    """Yield eight jobs without a queue, or one per file, that together read every block once."""
     parts = max(1, _FIO_PARALLEL // len(checkpoint.weight_files))
     for path in checkpoint.weight_files:
         blocks = os.path.getsize(path) // _FIO_BLOCK_BYTES
@@ -174,7 +174,7 @@ def _fio_jobs(checkpoint: BuiltCheckpoint) -> Iterator[str]:
 
 
 def _fio_name(path: str) -> str:
-    return path.replace(":", "\\:")  # a colon parts two names
+    return path.replace(":", "\\:")  # fio separates names by colons
 
 
 @functools.cache
@@ -191,6 +191,6 @@ def _fio_timed(usage: Usage, checkpoint: BuiltCheckpoint) -> Timed:
     # fio starts slowly: only its own clock shows the disk's limit.
     report = json.loads(usage.stdout)
     read = report["jobs"][0]["read"]
-    scale = checkpoint.weight_bytes / read["io_bytes"]  # it leaves out a last part block
+    scale = checkpoint.weight_bytes / read["io_bytes"]  # fio skips a partial last block
     seconds = read["runtime"] / 1000 * scale
     return Timed(seconds, seconds, f"its own clock, {report['global options']['ioengine']}")

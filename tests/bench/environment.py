@@ -1,4 +1,4 @@
-"""An environment of its own for the stand-in server, whose files nobody else has open."""
+"""A virtual environment for the stand-in server, whose files no other process has open."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ _SERVER = os.path.join(ROOT, "tests", "bench", "server.py")
 _REQUIRED = ("numpy", "safetensors", "scipy")
 _STAMP = "made-of.json"
 _ERROR_CHARACTERS = 300
-# Gigabytes that only serve another kind of machine: torch is then left out.
+# Gigabytes of use only on machines with a GPU: leave torch out if it requires any.
 _TOO_MUCH = ("nvidia-", "cuda-", "triton")
 
 
@@ -31,11 +31,11 @@ class EnvironmentFailureError(Exception):
 
 @dataclass(frozen=True)
 class ServerEnvironment:
-    """Where the server is installed, and what a cold start of it reads."""
+    """Where the server is installed, and what its cold start reads."""
 
     directory: str
-    packages: tuple[str, ...]  # what was asked for, as pip has it
-    note: str  # why torch is missing, empty where it is not
+    packages: tuple[str, ...]  # what pip installed, as `name==version`
+    note: str  # why torch is missing, else empty
 
     @property
     def python(self) -> str:
@@ -44,16 +44,16 @@ class ServerEnvironment:
 
     @property
     def server(self) -> str:
-        """The script of the server, which the distribution of that name owns."""
+        """The server's script, owned by the distribution of the same name."""
         return os.path.join(self.directory, "bin", NAME)
 
     @property
     def heaviest(self) -> tuple[str, str]:
-        """A distribution and a module that take long to import."""
+        """A distribution and its module that take long to import."""
         return ("scipy", "scipy.stats") if self.note else ("torch", "torch")
 
     def files(self) -> list[str]:
-        """Return the path of each regular file in it; not the interpreter, which others run."""
+        """Return its regular files; not the interpreter, which other processes run."""
         return [
             path
             for folder, _, names in os.walk(self.directory)
@@ -63,9 +63,9 @@ class ServerEnvironment:
 
 
 def make(directory: str, say: Say, *, torch: str = TORCH) -> ServerEnvironment:
-    """Return the environment at `directory`, made anew where it is not of this server.
+    """Return the environment at `directory`, rebuilt unless it was made for this server.
 
-    Needs a package index. Raises EnvironmentFailureError where pip cannot install it.
+    Needs a package index. Raises EnvironmentFailureError if pip cannot install it.
     """
     stamp = os.path.join(directory, _STAMP)
     with open(_SERVER, "rb") as file:
@@ -87,7 +87,7 @@ def make(directory: str, say: Say, *, torch: str = TORCH) -> ServerEnvironment:
         wheel = write_wheel(directory, file.read(), required)
     _run(found.python, "-m", "pip", "install", "--quiet", wheel)
     os.unlink(wheel)
-    _run(found.server)  # writes what is still to be compiled
+    _run(found.server)  # writes any bytecode still missing
     frozen = _run(found.python, "-m", "pip", "freeze").splitlines()
     packages = tuple(one for one in frozen if "==" in one)  # not the server itself
     with open(stamp, "w", encoding="utf-8") as file:
@@ -96,7 +96,7 @@ def make(directory: str, say: Say, *, torch: str = TORCH) -> ServerEnvironment:
 
 
 def _objection(python: str, torch: str) -> str:
-    """Return why torch is to be left out, empty where it is not."""
+    """Return why torch must be left out, else an empty string."""
     try:
         found = _run(python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", "-", torch)
     except EnvironmentFailureError as error:
@@ -107,7 +107,7 @@ def _objection(python: str, torch: str) -> str:
 
 
 def write_wheel(directory: str, source: str, required: Sequence[str]) -> str:
-    """Return the path of a wheel with the server, its script and what it requires."""
+    """Return the path of a wheel with the server, its script and its requirements."""
     info = f"{_MODULE}-1.dist-info"
     requires = "".join(f"Requires-Dist: {one}\n" for one in required)
     parts = {

@@ -1,4 +1,4 @@
-"""Each figure with its target, and the runs that measure those beyond throughput."""
+"""The figures and their targets, and the runs for those beyond throughput."""
 
 import enum
 import json
@@ -19,18 +19,18 @@ MIB = 1 << 20
 _CPU_LAYOUT = "4-files"
 _MEMORY_ENGINES = ("splice", "advise")
 _MEMORY_THREADS = 64
-MEMORY_BYTES = 2 << 30  # two extents of the default size for each thread
+MEMORY_BYTES = 2 << 30  # two default extents per thread
 _REPEATS = 5
 _START_REPEATS = 20
 _SHARDS = 200
-_SHARD_BYTES = 4_500_000_000  # as large models are cut
+_SHARD_BYTES = 4_500_000_000  # a usual shard size of large models
 _MANY_FILES = 10_000
 _TINY_SHARD_BYTES = 2048
-_LINEAR = 2.2  # times as long for twice as many files; 4 would be quadratic
+_LINEAR = 2.2  # most allowed for twice as many files; quadratic would be 4
 
 
 class Bound(enum.Enum):
-    """On which side of its target a figure must lie."""
+    """Which side of its target a figure must be on."""
 
     AT_MOST = "<="
     AT_LEAST = ">="
@@ -38,7 +38,7 @@ class Bound(enum.Enum):
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure against its target; `value` None where it could not be measured."""
+    """One figure against its target; `value` is None if it was not measured."""
 
     name: str
     value: float | None
@@ -49,7 +49,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None where nothing was measured."""
+        """Whether the target is met; None if nothing was measured."""
         if self.value is None:
             return None
         if self.bound is Bound.AT_MOST:
@@ -58,7 +58,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """Met or missed, and by how many percent of the target."""
+        """Met or missed, and by what percentage of the target."""
         if self.value is None:
             return "not measured"
         percent = 100 * abs(self.value - self.target) / self.target
@@ -67,7 +67,7 @@ class Figure:
 
 
 def throughput_figures(results: Sequence[LayoutResult]) -> Iterator[Figure]:
-    """Yield the tool against the best peer on each layout, and its CPU against vLLM's loop."""
+    """Yield the tool against the best peer on each layout, and its CPU time against vLLM's loop."""
     for result in results:
         ours, peer, vllm = result.find(PREFETCH), result.best_peer(), result.find(VLLM)
         ratio, detail = None, "needs the tool and a peer"
@@ -93,7 +93,7 @@ def throughput_figures(results: Sequence[LayoutResult]) -> Iterator[Figure]:
 
 
 def memory_figures(directory: str, size_bytes: int, say: Say) -> Iterator[Figure]:
-    """Yield the peak memory of the whole process with 64 threads, for two engines, cold."""
+    """Yield the whole process's peak memory in cold runs with 64 threads, for two engines."""
     say("memory: writing the checkpoint")
     checkpoint = write_streamed(
         os.path.join(directory, "memory"), shard_bytes=[min(size_bytes, MEMORY_BYTES) // 4] * 4
@@ -115,7 +115,7 @@ def memory_figures(directory: str, size_bytes: int, say: Say) -> Iterator[Figure
 
 
 def resident_figures(directory: str, size_bytes: int, say: Say) -> Iterator[Figure]:
-    """Yield the time of a second run over a checkpoint that is resident already, in all."""
+    """Yield the total time of a second run over a checkpoint that is already resident."""
     say(f"resident: writing {size_bytes / GB:.2f} GB")
     checkpoint = write_streamed(
         os.path.join(directory, "resident"), shard_bytes=[size_bytes // 4] * 4
@@ -136,7 +136,7 @@ def resident_figures(directory: str, size_bytes: int, say: Say) -> Iterator[Figu
 
 
 def start_figures(say: Say) -> Iterator[Figure]:
-    """Yield the time of `--help` as a multiple of the interpreter's own start, in turns."""
+    """Yield the time of `--help` as a multiple of a bare interpreter's, run alternately."""
     say("start: --help and python -c pass")
     helps, bares = [], []
     for _ in range(_START_REPEATS):
@@ -148,7 +148,7 @@ def start_figures(say: Say) -> Iterator[Figure]:
 
 
 def dry_run_figures(directory: str, say: Say) -> Iterator[Figure]:
-    """Yield the time of `--dry-run` over many files, and whether it grows with their number."""
+    """Yield the time of `--dry-run` over many files, and how it grows with their number."""
     tiny, half_files = [_TINY_SHARD_BYTES], _MANY_FILES // 2
     for name, shard_bytes, fill in (
         (f"--dry-run, {_SHARDS} shards", tiny * _SHARDS, Fill.RANDOM),
@@ -192,7 +192,7 @@ def _dry_run(
 def _figure(
     name: str, value: float, unit: str, usages: Sequence[Usage], *, target: float, detail: str
 ) -> Figure:
-    """Return a figure that must stay below its target; unmeasured where a run failed."""
+    """Return a figure that must stay below its target; unmeasured if a run failed."""
     error = next((usage.error for usage in usages if usage.error), None)
     if error is not None:
         return Figure(name, None, unit, Bound.AT_MOST, target, error)

@@ -1,7 +1,7 @@
-"""Run one command and print its time, CPU and peak memory as JSON; a process of its own.
+"""Run one command and print its time, CPU and peak memory as JSON.
 
-A child starts with the peak memory of the process that it was forked from, so the one that forks
-must be small: `python -I -S launch.py SPEC`, and no import beyond these.
+A child inherits the peak memory of the process that forks it. So this is a small process of its
+own, `python -I -S launch.py SPEC`, and imports nothing more.
 """
 
 import json

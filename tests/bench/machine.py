@@ -1,4 +1,4 @@
-"""The shape of the machine: figures mean nothing without it."""
+"""The shape of the machine, without which figures mean nothing."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ import re
 import subprocess
 
 _QUEUE_SETTINGS = ("scheduler", "nr_requests", "max_sectors_kb", "read_ahead_kb", "rotational")
-_VERSIONS = {  # the program and what makes it say its version
+_VERSIONS = {  # each program, and the command that shows its version
     "vmtouch": ("vmtouch", "-h"),
     "fio": ("fio", "--version"),
     "cat": ("cat", "--version"),
@@ -15,7 +15,7 @@ _VERSIONS = {  # the program and what makes it say its version
 
 
 def machine_shape(directory: str) -> dict[str, str]:
-    """Return, by name, what the figures depend on; `directory` is where the files will lie."""
+    """Return by name what the figures depend on; the files will be in `directory`."""
     return {
         "cores": f"{len(os.sched_getaffinity(0))} ({_cpu_model()})",
         "memory": f"{_meminfo('MemTotal') / 2**30:.1f} GiB, "
@@ -40,7 +40,7 @@ def _meminfo(name: str) -> int:
 
 
 def _file_system(directory: str) -> str:
-    """Return the type of the file system, and its options where mountinfo lists the device."""
+    """Return the file system's type, and its options if mountinfo lists the device."""
     name = _output("stat", "--file-system", "--format=%T", directory).strip()
     device = _device(directory)
     for line in _read("/proc/self/mountinfo").splitlines():
@@ -55,7 +55,7 @@ def _file_system(directory: str) -> str:
 def _disk_queue(directory: str) -> str:
     place = os.path.realpath(f"/sys/dev/block/{_device(directory)}")
     if not os.path.isdir(os.path.join(place, "queue")):
-        place = os.path.dirname(place)  # a partition has none of its own
+        place = os.path.dirname(place)  # a partition has no queue of its own
     settings = []
     for name in _QUEUE_SETTINGS:
         if value := _read(os.path.join(place, "queue", name)).strip():

@@ -1,4 +1,4 @@
-"""A server's whole start, cold: alone, behind the warming, and beside it."""
+"""A server's whole cold start: alone, after the warming, and beside it."""
 
 import json
 import os
@@ -28,7 +28,7 @@ WARM = "  server X, all warm"
 _TITLE = "a server's start"
 _LOCAL = "the disk as it is"
 _SHARDS = 4
-_SLACK = 1.1  # of the goal: at most so many times the longer of the two, and the load
+_SLACK = 1.1  # goal: at most this times the longer of imports and warming, plus the load
 _HEAVY = {"numpy", "safetensors", "scipy", "torch"}
 _READ_BYTES = 16 << 20
 
@@ -39,20 +39,20 @@ class Entrant:
 
     name: str
     command: tuple[str, ...]
-    cold: bool = True  # else all is read before
-    before: tuple[str, ...] = ()  # a command that runs first and does not count
+    cold: bool = True  # False: everything is read beforehand
+    before: tuple[str, ...] = ()  # a command that runs first, untimed
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where everything lies, and how fast that is; without a rate, as fast as it can."""
+    """Where everything lies, and how fast that is; no rate means unlimited."""
 
     name: str
     rate: int | None = None  # bytes a second
-    paths: tuple[str, ...] = ()  # on the disks that the rate holds for
+    paths: tuple[str, ...] = ()  # the rate limits the disks of these
 
     def limited(self) -> AbstractContextManager[tuple[str, ...]]:
-        """Return a context whose value starts the command line of a process that is limited."""
+        """Return a context that yields the command prefix of a limited process."""
         if self.rate is None:
             return nullcontext(())
         return throttled(self.paths, self.rate)
@@ -60,21 +60,21 @@ class Storage:
 
 @dataclass(frozen=True)
 class Start:
-    """The runs of one entrant: medians, with the fastest and slowest beside them."""
+    """One entrant's runs: medians, with the fastest and slowest."""
 
     name: str
     runs: int
     seconds: float
     seconds_min: float
     seconds_max: float
-    import_seconds: float | None  # as the server itself has it, without the interpreter's start
+    import_seconds: float | None  # as the server reports it, without the interpreter's start
     load_seconds: float | None
-    error: str | None  # of a run that does not count
+    error: str | None  # why a run does not count
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everyone on one storage."""
+    """All entrants on one storage."""
 
     title: str
     storage: str
@@ -82,7 +82,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def find(self, name: str) -> Start | None:
-        """Return the entrant of this name, None where no run of it counts."""
+        """Return the entrant of this name, None if no run of it counts."""
         return next((one for one in self.starts if one.name == name and one.runs), None)
 
 
@@ -103,12 +103,12 @@ def overlap_comparisons(
     rounds: int,
     rates: Sequence[int],
 ) -> Iterator[Comparison]:
-    """Yield the start of the server on several storages.
+    """Yield the server's start on several storages.
 
-    The disk as it is; then, at each rate of bytes a second, the weights on a disk of their own,
-    as on a share, and everything on one disk. Each run begins with the checkpoint and the
-    server's own files proven cold. What the kernel keeps of their directories stays warm, as do
-    the system's interpreter and the tool itself.
+    First the disk as it is; then, for each rate in bytes a second, the weights on a disk of their
+    own, as on a share, and everything on one disk. Each run begins with the checkpoint and the
+    server's own files proven cold. Cached directory entries, the system's interpreter and the
+    tool itself stay warm.
     """
     say(f"overlap: writing {size_bytes / GB:.2f} GB")
     shards = [size_bytes // _SHARDS] * _SHARDS
@@ -160,7 +160,7 @@ def _compare(
 
 
 def _brought(server: ServerEnvironment) -> int:
-    """Return how many bytes of the server's own files its imports bring into the page cache."""
+    """Return how many bytes of its own files the server's imports bring into the page cache."""
     files = server.files()
     _make_cold(files)
     run((server.server,))
@@ -170,7 +170,7 @@ def _brought(server: ServerEnvironment) -> int:
 def overlap_entrants(
     server: ServerEnvironment, checkpoint: str, *, libraries: bool
 ) -> list[Entrant]:
-    """Return the ways of starting, and what they are made of, in the order of the table."""
+    """Return the ways of starting, and the steps they consist of, in table order."""
     start = (server.server, checkpoint)
     warm = tool("--force", "--progress", "none", "--quiet", checkpoint)
     both = f"{shlex.join(warm)} && exec {shlex.join(start)}"
@@ -193,7 +193,7 @@ def overlap_entrants(
 def library_comparisons(
     server: ServerEnvironment, say: Say, *, rounds: int, rates: Sequence[int]
 ) -> Iterator[Comparison]:
-    """Yield the time of one import, cold, after `--package` and warm, on each storage."""
+    """Yield the time of one import on each storage: cold, after `--package`, and warm."""
     package, module = server.heaviest
     title = f"python -c 'import {module}'"
     if not knows("--package"):
@@ -220,10 +220,10 @@ def library_comparisons(
 
 
 def overlap_figures(comparisons: Sequence[Comparison]) -> Iterator[Figure]:
-    """Yield the goal of each storage: the start beside the warming against what it is made of."""
+    """Yield each storage's goal: the start beside the warming against its steps alone."""
     for comparison in comparisons:
-        # Its load is that of pages which the warming brought in: on a virtual machine the first
-        # touch of those takes longer than of pages which were copied before.
+        # Take the load time from the start after the warming, not from the warm one: on a virtual
+        # machine, pages that the warming brought in are slower to touch first than copied ones.
         beside, imports, warming, warm = (
             comparison.find(name) for name in (BESIDE, IMPORT_ALONE, WARM_ALONE, BEHIND)
         )
@@ -266,7 +266,7 @@ def _run(entrant: Entrant, files: Sequence[str], storage: Storage) -> Usage:
         _make_cold(files)
     else:
         _read_all(files)
-    # A group for each run: what one has asked for and left must not hold the next one up.
+    # One cgroup per run: reads that a run left in the queue must not delay the next run.
     with storage.limited() as prefix:
         if entrant.before:
             first = run((*prefix, *entrant.before))
@@ -304,7 +304,7 @@ def _loads(entrant: Entrant) -> bool:
 
 
 def _wrong(usage: Usage, loaded: BuiltCheckpoint | None) -> str | None:
-    """Return what is wrong with a run of the server that ended well, None where nothing is."""
+    """Return what is wrong with a server run that exited with 0, else None."""
     if loaded is None:
         return None
     size_bytes = json.loads(usage.stdout)["size_bytes"]
@@ -314,7 +314,7 @@ def _wrong(usage: Usage, loaded: BuiltCheckpoint | None) -> str | None:
 
 
 def _make_cold(files: Sequence[str]) -> None:
-    # Less memory than `run_cold` touches, which would take longer than the run.
+    # Touch less memory than `run_cold`: as much would take longer than the run.
     oracle.make_cold(files)
     oracle.pretouch(sum(map(os.path.getsize, files)))
 

@@ -1,4 +1,4 @@
-"""What one's own storage showed, as a table for people, and as one JSON document."""
+"""The results on the user's own storage, as a table and as one JSON document."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ _LITTLE_STAYED = 0.9
 
 @dataclass(frozen=True)
 class OwnReport:
-    """Everything that one run found; no deal where too little is cold."""
+    """Everything one run found; `deal` is None if too little is cold."""
 
     machine: Mapping[str, str]
     storage: Storage
@@ -122,7 +122,7 @@ def _table(deal: Deal, rows: Sequence[Row]) -> Table:
 
 
 def _notes(deal: Deal, report: OwnReport) -> Iterator[str]:
-    """Yield what is needed to read the table."""
+    """Yield the notes below the table."""
     everyone = GRIDS[0].combinations()
     missing = [one for one in everyone if one not in deal.combinations]
     if deal.grid in GRIDS and missing:

@@ -1,4 +1,4 @@
-"""One measured run of one command, and the state of the page cache around it."""
+"""One measured run of one command, from a known state of the page cache."""
 
 import json
 import os
@@ -14,12 +14,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 _LAUNCH = os.path.join(ROOT, "tests", "bench", "launch.py")
 _ERROR_CHARACTERS = 400
 _TIME_LIMIT_SECONDS = 1800
-_TOUCHED_PER_FILLED = 3  # the allocator may choose other free pages than those just touched
+_TOUCHED_PER_FILLED = 3  # the allocator may pick free pages other than those just touched
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one process cost, its waited-for children included; `stdout` as it printed it."""
+    """What one process cost, children it waited for included; `stdout` as printed."""
 
     wall_seconds: float
     cpu_seconds: float  # user and system
@@ -30,7 +30,7 @@ class Usage:
 
     @property
     def error(self) -> str | None:
-        """Why the run does not count, in one line; None where it does."""
+        """Why the run does not count, in one line; None if it does."""
         if self.exit_code == 0:
             return None
         text = " ".join((self.stderr or self.stdout).split())
@@ -38,7 +38,7 @@ class Usage:
 
 
 def run(command: Sequence[str], *, input_text: str = "", discard_output: bool = False) -> Usage:
-    """Return what `command` cost, measured from its start to its end by a small process.
+    """Return what `command` cost from start to exit, measured by a small process.
 
     `discard_output` connects its standard output to /dev/null, as `> /dev/null` would.
     """
@@ -73,18 +73,18 @@ def run_cold(
     input_text: str = "",
     discard_output: bool = False,
 ) -> Usage:
-    """Return what `command` cost while `files` were proven cold and memory had been touched.
+    """Return what `command` cost with `files` proven cold and memory touched beforehand.
 
-    Raises oracle.OracleError where they cannot be made cold.
+    Raises oracle.OracleError if they cannot be made cold.
     """
     oracle.make_cold(files)
-    # Last, and at once before the run: a host may take freed pages back after two seconds.
+    # Do this last, right before the run: a host may take freed pages back after two seconds.
     oracle.pretouch(sum(os.path.getsize(path) for path in files) * _TOUCHED_PER_FILLED)
     return run(command, input_text=input_text, discard_output=discard_output)
 
 
 def tool(*arguments: str) -> tuple[str, ...]:
-    """Return the command line of the tool under measure, run by this interpreter."""
+    """Return the command line that runs the measured tool with this interpreter."""
     return (sys.executable, "-m", "prefetch_cli", *arguments)
 
 

@@ -1,4 +1,4 @@
-"""What many files, bytes, threads and ranks cost: time and memory, and whether both are linear."""
+"""What many files, bytes, threads and ranks cost in time and memory, and whether it is linear."""
 
 import json
 import os
@@ -23,7 +23,7 @@ _THREADS = 1024
 _THREADS_BYTES = 1024 * _MIB
 _RANKS = 4096
 _REPEATS = 3
-# Times as much for twice as many; 4 would be quadratic. Memory has a part that does not grow.
+# Most allowed for twice as many; quadratic would be 4. A part of the memory does not grow.
 _LINEAR = 2.2
 _PARTITION = """
 import sys, time
@@ -39,7 +39,7 @@ print((time.perf_counter() - began) / 3)
 
 
 def scale_figures(directory: str, say: Say) -> Iterator[Figure]:
-    """Yield the figures of each kind of size."""
+    """Yield the figures for files, bytes, threads and ranks."""
     yield from _files(directory, say)
     yield from _bytes(directory, say)
     yield from _threads(directory, say)
@@ -66,7 +66,7 @@ def _files(directory: str, say: Say) -> Iterator[Figure]:
 
 
 def _write_nested(place: str, count: int) -> None:
-    """Write a checkpoint whose index names files in folders of folders."""
+    """Write a checkpoint whose index names files in nested folders."""
     header = json.dumps({"w": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}}).encode()
     content = len(header).to_bytes(8, "little") + header + bytes(8)
     weight_map = {}

@@ -1,7 +1,8 @@
-"""A stand-in for an inference server: heavy imports, then a safetensors checkpoint, lazily.
+"""A stand-in for an inference server: heavy imports, then a lazily loaded safetensors checkpoint.
 
-Installed by environment.py into an environment of its own, whose files a run finds cold; it
-imports nothing of this repository. `prefetch-bench-server [DIRECTORY]` prints one JSON document.
+environment.py installs it into a separate environment, whose files are cold when a run starts, so
+it imports nothing from this repository. `prefetch-bench-server [DIRECTORY]` prints one JSON
+document.
 """
 
 import glob
@@ -12,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-# What a server imports before it opens a weight: many small modules, and large shared libraries.
+# What a server imports before it opens any weights: many small modules and large libraries.
 MODULES = (
     "numpy",
     "safetensors",
@@ -40,7 +41,7 @@ _PAGE_BYTES = 4096
 
 
 def main() -> None:
-    """Import, load what the command line names, and print how long each took."""
+    """Import, load the folders on the command line, and print how long each took."""
     began = time.monotonic()
     missing = _import_all()
     imported = time.monotonic()
@@ -74,9 +75,9 @@ def _import_all() -> list[str]:
 
 
 def _load(path: str, torch: Any) -> tuple[int, int]:
-    """Return the bytes of a file's tensors, and the sum of the first byte of each page of them.
+    """Return the bytes of a file's tensors, and the sum of the first byte of each of their pages.
 
-    With torch a tensor is a mapping of the file, read as it is touched; without it, a copy.
+    With torch a tensor maps the file and is read when touched; without torch it is a copy.
     """
     from safetensors import safe_open  # noqa: PLC0415 - `_import_all` measures the imports
 

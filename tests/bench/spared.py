@@ -1,7 +1,7 @@
-"""What a run leaves to others: --background beside a reader, and how --max-rate keeps its rate.
+"""What a run leaves for others: --background beside a reader, and how --max-rate keeps its rate.
 
-The reader reads single pages of a cold file at random, as a server that faults them in. What
---background gives it is the scheduler's: each of those that the disk has is measured.
+The reader reads random single pages of a cold file, like a server that faults them in. The I/O
+scheduler decides what --background gives it, so each scheduler that the disk offers is measured.
 """
 
 import os
@@ -43,7 +43,7 @@ print(count / float(sys.argv[2]))
 
 
 def spared_figures(directory: str, size_bytes: int, say: Say) -> Iterator[Figure]:
-    """Yield what a reader keeps of its rate, by scheduler, and how far --max-rate is missed."""
+    """Yield how much of its rate a reader keeps, by scheduler, and how far --max-rate is missed."""
     say("spared: writing")
     checkpoint = write_streamed(os.path.join(directory, "spared"), shard_bytes=[size_bytes])
     reader = write_streamed(os.path.join(directory, "reader"), shard_bytes=[_READER_BYTES])
@@ -70,13 +70,13 @@ def _beside(
             100 * rate / alone,
             "%",
             Bound.AT_LEAST,
-            1,  # as found: no promise is made of it
+            1,  # reported only: nothing is promised
             f"{rate:.0f} of {alone:.0f} pages/s, medians of {_ROUNDS}",
         )
 
 
 def _reads(checkpoint: BuiltCheckpoint, reader: BuiltCheckpoint, how: str, number: int) -> float:
-    """Return how many pages a second the reader gets."""
+    """Return the reader's rate in pages a second."""
     oracle.make_cold((*checkpoint.files, *reader.files))
     oracle.pretouch(sum(map(os.path.getsize, (*checkpoint.files, *reader.files))))
     words = ("--force", "--progress", "none", *(["--background"] if how == "background" else []))
@@ -116,7 +116,7 @@ def _read_bytes(pid: int) -> int:
 
 
 def _rate(checkpoint: BuiltCheckpoint, say: Say) -> Iterator[Figure]:
-    """Yield by how much --max-rate is missed in the worst of all windows."""
+    """Yield by how much --max-rate is missed in the worst window."""
     say("spared: --max-rate")
     oracle.make_cold(checkpoint.files)
     rate = min(_RATE, int(checkpoint.weight_bytes / _RATE_SECONDS))
@@ -144,7 +144,7 @@ def _rate(checkpoint: BuiltCheckpoint, say: Say) -> Iterator[Figure]:
 
 @contextmanager
 def _scheduled(directory: str, scheduler: str) -> Iterator[bool]:
-    """Yield whether the disk of a folder has this scheduler for a while."""
+    """Yield whether the folder's disk now uses this scheduler; restore the old one afterwards."""
     number = os.stat(directory).st_dev
     device = os.path.realpath(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
     if os.path.exists(f"{device}/partition"):

@@ -1,4 +1,4 @@
-"""The results as tables for people, and as one JSON document."""
+"""The results as tables and as one JSON document."""
 
 import enum
 import json
@@ -20,11 +20,11 @@ _ROLE_STYLES = {Role.OURS: "bold", Role.ENGINE: "", Role.PEER: "", Role.LIMIT: "
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run of the bench found."""
+    """Everything one run of the bench found."""
 
     machine: Mapping[str, str]
     options: Mapping[str, object]
-    missing: Mapping[str, str]  # by the contender's name: why it did not run
+    missing: Mapping[str, str]  # why each contender did not run, by name
     layouts: Sequence[LayoutResult]
     figures: Sequence[Figure]
     comparisons: Sequence[Comparison] = ()

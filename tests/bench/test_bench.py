@@ -1,4 +1,4 @@
-"""The arithmetic of the bench: what counts, in which order, against which target."""
+"""The bench's arithmetic: what counts, in which order, against which target."""
 
 import pytest
 

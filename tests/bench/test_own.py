@@ -1,4 +1,4 @@
-"""Choosing flags on one's own storage: what is dealt out, what is read, and what is advised."""
+"""Choosing flags on the user's own storage: what is dealt out, read and advised."""
 
 import json
 import os
@@ -36,7 +36,7 @@ from tests.helpers.command import ROOT, Done, environment, unprivileged
 FAST = Combination(Engine.ADVISE, 32, 1 * MIB)
 NEAR = Combination(Engine.SPLICE, DEFAULT.threads, DEFAULT.block_bytes)
 GAP_BYTES = 16 * MIB
-# Two combinations, three pieces of 1 MiB each, far enough apart for any read-ahead here.
+# Two combinations with three 1 MiB pieces each, too far apart for read-ahead to connect.
 QUICK = ("--piece", "1MiB", "--engine", "splice", "--threads", "1", "--block-size", "1MiB")
 
 
@@ -60,7 +60,7 @@ def _read(path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, built: BuiltCheckpoint) -> BuiltCheckpoint:
-    """Enough for six pieces with room between them, on the disk of the other checkpoint."""
+    """A checkpoint with room for six separate pieces, on the same disk as `built`."""
     folder = tmp_path_factory.mktemp("own") / "model"
     return checkpoints.write_streamed(str(folder), shard_bytes=[72 * MIB] * 3)
 
@@ -103,7 +103,7 @@ def test_a_cold_checkpoint_is_measured_and_stays_as_it_was(
     assert document["flags"] in ([], wanted)
     assert document["message"] in " ".join(done.output.split())
     assert "the defaults" in done.output
-    # What it read is warm, and nothing else is: it went on reading ahead at most.
+    # Only what it read is warm, and at most some read-ahead.
     read = oracle.resident_bytes(model.weight_files)
     assert 5.9 * MIB <= read < model.weight_bytes
     assert {path: os.stat(path).st_mtime_ns for path in model.files} == before
@@ -274,7 +274,7 @@ def _row(combination: Combination, low: float, middle: float, high: float, cpu: 
         ([_row(DEFAULT, 2, 3, 4), _row(FAST, 1, 2, 3)], ()),
         ([_row(FAST, 3.9, 5, 6), _row(DEFAULT, 2, 3, 4)], ()),
         ([_row(FAST, 4.1, 5, 6), _row(DEFAULT, 2, 3, 4)], FAST.flags),
-        # Beside the fastest, what needs fewer flags; among those, the least of the processor.
+        # Among those as fast as the fastest, the fewest flags win, then the least CPU time.
         (
             [_row(FAST, 4.1, 5, 6), _row(NEAR, 4, 4.9, 5), _row(DEFAULT, 2, 3, 4)],
             ("--engine", "splice"),

@@ -1,7 +1,7 @@
-"""A slow disk out of a fast one: the kernel's own limit on what a group of processes may read.
+"""A slow disk made from a fast one: the kernel limits what a group of processes may read.
 
-It holds for reads through the page cache, read-ahead included, of all processes of the group
-together: cgroup v1's `blkio.throttle.read_bps_device` (block/blk-throttle.c).
+The limit covers the reads of all processes in the group together, through the page cache and
+read-ahead included: cgroup v1's `blkio.throttle.read_bps_device` (block/blk-throttle.c).
 """
 
 import os
@@ -25,10 +25,10 @@ class ThrottleError(Exception):
 
 @contextmanager
 def throttled(paths: Sequence[str], bytes_per_second: int) -> Iterator[tuple[str, ...]]:
-    """Yield the start of a command line whose process reads the disks of `paths` at this rate.
+    """Yield a command prefix under which a process reads the disks of `paths` at this rate.
 
-    Its children are bound with it: each disk gives all of them together no more. Raises
-    ThrottleError where that cannot be had.
+    The process shares the limit of each disk with its children. Raises ThrottleError if the limit
+    cannot be set.
     """
     group = os.path.join(_CONTROLLER, f"prefetch-bench-{os.getpid()}")
     disks = sorted({_disk(path) for path in paths})
@@ -50,10 +50,10 @@ def throttled(paths: Sequence[str], bytes_per_second: int) -> Iterator[tuple[str
 def own_disk(
     directory: str, size_bytes: int, *, read_ahead_bytes: int | None = None
 ) -> Iterator[str]:
-    """Yield a folder on a disk of its own, which lies in a file below `directory`.
+    """Yield a folder on a disk of its own, backed by a file below `directory`.
 
-    It is read past the page cache of that file, so that nothing is cached twice, and the kernel
-    reads ahead as far as is given. Raises ThrottleError where that cannot be had.
+    Its reads bypass the page cache of that file, so nothing is cached twice. With
+    `read_ahead_bytes` the kernel reads that far ahead. Raises ThrottleError if there can be none.
     """
     missing = [name for name in _PROGRAMS if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
@@ -88,7 +88,7 @@ def _run(*command: str) -> str:
 
 
 def _disk(path: str) -> str:
-    """Return the numbers of the whole disk below a path, as `8:0`."""
+    """Return the device number of the whole disk below a path, as `8:0`."""
     device = os.stat(path).st_dev
     place = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
     if os.path.exists(os.path.join(place, "partition")):
@@ -109,7 +109,7 @@ def _limit(group: str, disk: str, bytes_per_second: int) -> None:
 
 
 def _remove(group: str) -> None:
-    """Remove the group as soon as its last process, which may be ending, has left it."""
+    """Remove the group once its last process, which may still be exiting, has left it."""
     until = time.monotonic() + _LONGEST_SECONDS
     while True:
         try:

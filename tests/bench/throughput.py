@@ -1,4 +1,4 @@
-"""Rounds of cold runs over one layout, and what they come to."""
+"""Rounds of cold runs over one layout, and their summary."""
 
 import json
 import os
@@ -21,7 +21,7 @@ Entrant = TypeVar("Entrant")
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of one contender; `error` says why it does not count, None where it does."""
+    """One run of one contender; `error` says why it does not count, or is None."""
 
     contender: str
     role: Role
@@ -30,14 +30,14 @@ class Sample:
     cpu_seconds: float
     peak_rss_bytes: int
     resident_share: float  # of the weight files afterwards, by the oracle, 0 to 1
-    reading_seconds: float | None  # without start and end, where the contender tells
+    reading_seconds: float | None  # without start-up and exit, if the contender reports it
     note: str
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The runs of one contender: medians, with the fastest and slowest run beside them."""
+    """One contender's runs: medians, with the fastest and slowest run."""
 
     contender: str
     role: Role
@@ -51,7 +51,7 @@ class Summary:
     cpu_seconds_per_gb: float
     peak_rss_bytes: int  # the largest of all runs
     resident_share: float  # the smallest of all runs
-    reading_gb_per_second: float | None  # without start and end, where the contender tells
+    reading_gb_per_second: float | None  # without start-up and exit, if reported
     note: str
 
 
@@ -63,14 +63,14 @@ class LayoutResult:
     files: int
     weight_bytes: int
     samples: tuple[Sample, ...]
-    summaries: tuple[Summary, ...]  # of those with at least one run that counts
+    summaries: tuple[Summary, ...]  # of contenders with a run that counts
 
     def find(self, name: str) -> Summary | None:
-        """Return the summary of the contender with this name, None where it did not run."""
+        """Return the summary of the contender with this name, None if it did not run."""
         return next((one for one in self.summaries if one.contender == name), None)
 
     def best_peer(self) -> Summary | None:
-        """Return the peer with the highest median throughput, None where no peer ran."""
+        """Return the peer with the highest median throughput, None if no peer ran."""
         peers = [one for one in self.summaries if one.role is Role.PEER]
         return max(peers, key=lambda one: one.gb_per_second, default=None)
 
@@ -86,8 +86,8 @@ def measure_layout(
 ) -> LayoutResult:
     """Return what each contender reached on a checkpoint of `size_bytes` in this layout.
 
-    Every run starts with the checkpoint proven cold. Raises oracle.OracleError where that cannot
-    be reached.
+    Every run starts with the checkpoint proven cold. Raises oracle.OracleError if it cannot
+    be made cold.
     """
     count = LAYOUTS[layout]
     say(f"{layout}: writing {size_bytes / GB:.2f} GB")
@@ -110,7 +110,7 @@ def measure_layout(
 
 
 def in_turn(contenders: Sequence[Entrant], number: int, rounds: int) -> list[Entrant]:
-    """Return the order of one round: nobody always goes first, or after the same neighbour."""
+    """Return one round's order: no contender always goes first or follows the same neighbour."""
     step = max(1, len(contenders) // max(1, rounds))
     shift = (number - 1) * step % max(1, len(contenders))
     order = [*contenders[shift:], *contenders[:shift]]
@@ -174,7 +174,7 @@ def _measure(contender: Contender, checkpoint: BuiltCheckpoint, number: int) -> 
         wall_seconds=timed.wall_seconds,
         cpu_seconds=usage.cpu_seconds,
         peak_rss_bytes=usage.peak_rss_bytes,
-        resident_share=min(1.0, resident_share),  # the last page may be a part of one
+        resident_share=min(1.0, resident_share),  # the last page may reach beyond the file
         reading_seconds=timed.reading_seconds,
         note=timed.note,
         error=error,

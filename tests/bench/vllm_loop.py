@@ -1,4 +1,4 @@
-"""vLLM's way of warming, as a process of its own: 8 threads, 16 MiB blocks, a file per task."""
+"""vLLM's warming loop as a separate process: 8 threads, 16 MiB blocks, one file per task."""
 
 import concurrent.futures
 import sys
@@ -14,7 +14,7 @@ def _warm(path: str) -> None:
 
 
 def main() -> None:
-    """Warm the files that the command line names."""
+    """Warm the files named on the command line."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=THREADS) as executor:
         for future in [executor.submit(_warm, path) for path in sys.argv[1:]]:
             future.result()
