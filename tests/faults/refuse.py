@@ -1,9 +1,9 @@
-"""A command to which the kernel refuses system calls, as the profiles of containers do.
+"""Run a command to which the kernel refuses system calls, as container profiles do.
 
     python -m tests.faults.refuse CALL=ERROR... -- COMMAND [ARG]...
 
-The filter is seccomp's own (seccomp(2)), which the command inherits and cannot leave. Source of the
-numbers: the kernel's tables, include/uapi/linux/seccomp.h and include/uapi/linux/bpf_common.h.
+The filter is seccomp's (seccomp(2)): the command inherits it and cannot remove it. The numbers come
+from the kernel's tables, include/uapi/linux/seccomp.h and include/uapi/linux/bpf_common.h.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ _NUMBERS = {
         "sendfile": 71,
     },
 }
-CALLS = _NUMBERS.get(os.uname().machine)  # None: the numbers of this machine are not known
+CALLS = _NUMBERS.get(os.uname().machine)  # None: not known for this machine
 _NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
 _LOAD_NUMBER, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
@@ -41,7 +41,7 @@ class _Program(ctypes.Structure):
 
 
 def main() -> None:
-    """Refuse, then become the command."""
+    """Install the filter, then exec the command."""
     split = sys.argv.index("--")
     rules = dict(argument.split("=") for argument in sys.argv[1:split])
     code = struct.pack("=HBBI", _LOAD_NUMBER, 0, 0, 0)

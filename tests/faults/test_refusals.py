@@ -1,4 +1,4 @@
-"""System calls that the kernel, or the profile of a container, refuses."""
+"""System calls that the kernel or a container profile refuses."""
 
 import sys
 from typing import Any
@@ -13,19 +13,19 @@ from tests.helpers.command import COMMAND, Done, run
 pytestmark = pytest.mark.skipif(
     refuse.CALLS is None, reason="needs a machine whose system calls tests/faults/refuse.py numbers"
 )
-# Docker's profile answers EPERM, an old kernel ENOSYS.
+# Docker's profile returns EPERM, an old kernel ENOSYS.
 ERRORS = ("EPERM", "ENOSYS")
 
 
 def refused(*arguments: str, **rules: str) -> Done:
-    """Return a run to which these calls are refused by these errors."""
+    """Return a run in which each of these calls fails with its error."""
     words = [f"{call}={error}" for call, error in rules.items()]
     command = (sys.executable, "-m", "tests.faults.refuse", *words, "--", *COMMAND)
     return run(*arguments, command=command)
 
 
 def assert_read(done: Done, built: BuiltCheckpoint, **residency: Any) -> None:
-    """Assert that all is read, and what is said of residency."""
+    """Assert that everything was read, and what is reported of residency."""
     assert done.code == 0, done
     assert done.document["result"]["complete"] is True
     assert done.document["result"]["failed"] == []
@@ -62,7 +62,7 @@ def test_all_residency(built: BuiltCheckpoint, cold: str, error: str) -> None:
 def test_advice(built: BuiltCheckpoint, cold: str, engine: str, error: str) -> None:
     done = refused("--force", "--json", "--engine", engine, cold, fadvise64=error)
     assert_read(done, built)
-    # Behind the bound of --max-bytes nothing may be read ahead, which only advice can prevent.
+    # Nothing beyond --max-bytes may be read ahead, which only advice can prevent.
     oracle.evict(built.files)
     done = refused("--force", "--json", "--max-bytes", "4M", cold, fadvise64=error)
     assert done.code == 0, done

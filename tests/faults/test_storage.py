@@ -1,4 +1,4 @@
-"""Storage that fails under a run: what it is told by, and what is read all the same."""
+"""Storage that fails during a run: what is reported, and what is read nevertheless."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import Done, Running, run
 from tests.helpers.passthrough import mounted
 
-# One after the other, so that the last shard is still closed at the first tenth.
+# Reads one shard after the other, so that the last one is not open yet at 10 %.
 FLAGS = ("--force", "--json", "--threads", "1", "--block-size", "1M", "--engine", "splice")
 SIZES = (6 * MIB, 11 * MIB, 3 * MIB)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> BuiltCheckpoint:
-    """A cold checkpoint that a test may spoil."""
+    """A cold checkpoint that a test may damage."""
     built = checkpoints.write_sharded(str(tmp_path / "model"), shard_bytes=SIZES)
     oracle.evict(built.files)
     return built
@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> BuiltCheckpoint:
 
 @contextmanager
 def passed_through(model: BuiltCheckpoint, *options: str) -> Iterator[str]:
-    """Yield the checkpoint's folder on a mount of FUSE."""
+    """Yield the checkpoint's folder on a FUSE mount."""
     point = f"{os.path.dirname(model.directory)}/mount"
     os.mkdir(point)
     try:
@@ -40,10 +40,10 @@ def passed_through(model: BuiltCheckpoint, *options: str) -> Iterator[str]:
 
 
 def spoiled(folder: str, spoil: Callable[[], object], *flags: str) -> Done:
-    """Return a run under which something happens when a tenth is read."""
+    """Return a run in which `spoil` is called once a tenth is read."""
     with Running.start(*FLAGS, "--max-rate", "10M", *flags, folder) as running:
         running.await_line("10%")
-        # Nothing else happens until the fault is there, however slow this machine is.
+        # Halt the run until the fault is in place, however slow this machine is.
         running.send(signal.SIGSTOP)
         spoil()
         running.send(signal.SIGCONT)
@@ -51,14 +51,14 @@ def spoiled(folder: str, spoil: Callable[[], object], *flags: str) -> Done:
 
 
 def failures(done: Done) -> dict[str, str]:
-    """Return each file that failed, by its name, with its error."""
+    """Return the error of each file that failed, by name."""
     return {
         os.path.basename(one["path"]): one["error"] for one in done.document["result"]["failed"]
     }
 
 
 def assert_failed(done: Done, *messages: tuple[str, str]) -> None:
-    """Assert that these files alone failed, by these errors, each said in one line."""
+    """Assert that only these files failed, with these errors, each reported on one line."""
     assert done.code == 1, done
     assert failures(done) == dict(messages)
     assert done.document["result"]["complete"] is False
@@ -71,7 +71,7 @@ def assert_failed(done: Done, *messages: tuple[str, str]) -> None:
 
 
 def assert_all_read(done: Done, total_bytes: int) -> None:
-    """Assert that nothing failed, and that so much was read."""
+    """Assert that nothing failed and `total_bytes` were read."""
     assert done.code == 0, done
     assert failures(done) == {}
     result = done.document["result"]
@@ -80,12 +80,12 @@ def assert_all_read(done: Done, total_bytes: int) -> None:
 
 
 def total_bytes(model: BuiltCheckpoint) -> int:
-    """Return the bytes of all files."""
+    """Return the size of all files."""
     return sum(map(os.path.getsize, model.files))
 
 
 def resident(*paths: str) -> int:
-    """Return how much of the files is resident."""
+    """Return how many bytes of the files are resident."""
     return oracle.resident_bytes(paths)
 
 
@@ -95,7 +95,7 @@ def test_eio_in_the_middle(model: BuiltCheckpoint) -> None:
         done = run("--force", "--json", "-t", "2", "-b", "1M", root)
         assert_failed(done, (second, "Input/output error"))
         read = done.document["result"]["bytes_read"]
-    # What lies around it in the same request of the kernel may be lost with it, and no more.
+    # Only bytes in the same kernel request as the bad one may be lost with it.
     lost = total_bytes(model) - read - done.document["result"]["bytes_already_resident"]
     assert 0 < lost <= 2 * MIB
     assert first not in done.errors
@@ -121,11 +121,11 @@ def test_a_directory_that_vanishes(model: BuiltCheckpoint) -> None:
     first, *_ = model.weight_files
     away = f"{model.directory}-away"
     done = spoiled(model.directory, lambda: os.rename(model.directory, away))
-    # A server would find none of them, also of those that were read.
+    # A server would find none of the files, not even those that were read.
     names = map(os.path.basename, model.files)
     assert_failed(done, *((name, "No such file or directory") for name in names))
     assert done.document["residency"]["after_bytes"] == 0
-    # The file that was being read was open: it was read to its end.
+    # The file being read was open, so it was read to its end.
     moved = f"{away}/{os.path.basename(first)}"
     assert resident(moved) == oracle.about(os.path.getsize(moved))
     assert done.document["result"]["bytes_read"] >= SIZES[0]
@@ -173,16 +173,16 @@ def test_a_shard_that_is_replaced(model: BuiltCheckpoint) -> None:
 
     done = spoiled(model.directory, replace)
     assert_all_read(done, total_bytes(model))
-    assert resident(last) == oracle.about(os.path.getsize(last))  # what is there now
+    assert resident(last) == oracle.about(os.path.getsize(last))  # the new file
 
 
 def test_reads_that_return_short(model: BuiltCheckpoint) -> None:
-    # Through the cache, as the other engines read, the kernel takes a short answer of a FUSE
-    # server for the end of the file.
+    # The other engines read through the cache, where the kernel takes a FUSE server's short
+    # answer for the end of the file.
     name = os.path.basename(model.weight_files[0])
     point = f"{os.path.dirname(model.directory)}/mount"
     os.mkdir(point)
-    options = ("--direct-io", "--short", "100000")  # of no page's size
+    options = ("--direct-io", "--short", "100000")  # not a multiple of the page size
     try:
         with mounted(model.directory, point, *options) as root:
             done = run("--force", "--json", "--engine", "read", f"{root}/{name}")

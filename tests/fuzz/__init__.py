@@ -1,1 +1,1 @@
-"""Mutated input for all that reads what somebody else has written: `make fuzz`."""
+"""Mutated input for all code that reads what somebody else wrote: `make fuzz`."""

@@ -1,7 +1,7 @@
-"""Fuzz each way in for its part of the time, in a process of its own: `make fuzz`.
+"""Fuzz each way in for its share of the time, in a separate process: `make fuzz`.
 
-A case fails by any exception that is not an error of the command's own, by taking longer than it
-may, by memory, and by an assertion of its target. It is printed with what it takes to repeat it.
+A case fails if it raises anything but one of the command's own errors, takes too long, uses too
+much memory, or breaks an assertion of its target. It is printed with the command to repeat it.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from prefetch_cli.base.errors import PrefetchError
 from tests.fuzz.mutations import mutated
 from tests.fuzz.targets import Run, Target, targets
 
-_CASE_SECONDS = 10  # of a case: far more than any took, on a machine with other work
+_CASE_SECONDS = 10  # per case: far more than any took, even on a busy machine
 _MOST_BYTES = 100 * 1024 * 1024
-_START_SECONDS = 60  # of a process beyond its part of the time
+_START_SECONDS = 60  # for a process on top of its share of the time
 
 
 class TooLongError(Exception):
-    """A case that does not end."""
+    """A case that took too long."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 where no case failed, else 1."""
+    """Return 0 if no case failed, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     names = [target.name for target in targets()]
     parser.add_argument("--only", action="append", choices=names, help="this way in; repeatable")
@@ -93,7 +93,7 @@ def _inside(target: Target, seed: int, seconds: float, case: str | None) -> int:
 
 
 def _passes(target: Target, run: Run, content: bytes) -> bool | None:
-    """Return whether it was taken, False where it was refused, None where the case fails."""
+    """Return True if the input was taken, False if it was refused, None if the case fails."""
     signal.alarm(_CASE_SECONDS)
     try:
         run(content)
@@ -101,7 +101,7 @@ def _passes(target: Target, run: Run, content: bytes) -> bool | None:
         if str(error).isprintable():
             return False
         print(f"{target.name}: a message with characters that a terminal would act on: {error!r}")
-    except BaseException:  # noqa: BLE001 - whatever it is, it is the finding
+    except BaseException:  # noqa: BLE001 - any exception is a finding
         traceback.print_exc()
     else:
         return True

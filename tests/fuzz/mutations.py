@@ -1,9 +1,9 @@
-"""Bytes -> other bytes that are nearly right, which get further than random ones."""
+"""Bytes -> nearly valid bytes, which get further than random ones."""
 
 import random
 from collections.abc import Callable, Sequence
 
-_MOST_BYTES = 256 * 1024  # a text that grows without end would only slow the rest down
+_MOST_BYTES = 256 * 1024  # ever-growing texts would only slow the fuzzing down
 _MOST_TIMES = 200
 _TELLING = (
     *(b"\x00", b"\xff", b"\n", b"\r", b"\t", b" ", b"\\", b'"', b"'", b"/", b"..", b"../../", b","),

@@ -1,4 +1,4 @@
-"""A little of each way in, always the same; `make fuzz` goes on for as long as it is told to."""
+"""A short, fixed run of each way in; `make fuzz` runs for as long as it is told to."""
 
 import random
 from pathlib import Path

@@ -1,8 +1,7 @@
-"""Run the tests on each Python that this machine has: `make test-pythons`.
+"""Run the tests on each Python on this machine: `make test-pythons`.
 
-Looks on PATH and among pyenv's versions. What is there may still not run (pyenv's shims), so each
-is tried; of several with the same minor version the first is taken. Needs the standard library
-only.
+Looks on PATH and among pyenv's versions, and tries each one, since some do not run (pyenv's shims).
+Of several with the same minor version it takes the first. Needs only the standard library.
 """
 
 import argparse
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _ENVIRONMENTS = os.path.join(_ROOT, "build", "pythons")
 _OLDEST = (3, 10)
-_LONGEST_SECONDS = 20  # for an interpreter to say what it is
-# Prints what counts, for Python 2 as well; `ensurepip` is a package of its own on Debian.
+_LONGEST_SECONDS = 20  # for an interpreter to describe itself
+# Must run on Python 2 too. Debian packages `ensurepip` separately.
 _ASK = """
 import json, platform, sys
 missing = []
@@ -34,16 +33,16 @@ print(json.dumps([platform.python_implementation(), list(sys.version_info[:4]), 
 
 @dataclass(frozen=True)
 class Found:
-    """An interpreter: what it is, and why it is not tested, if it is not."""
+    """An interpreter, and why it is not tested, if it is not."""
 
     path: str
-    version: str  # "3.12.1", or "?" where it does not run
+    version: str  # "3.12.1", or "?" if it does not run
     minor: str  # "3.12"
     refusal: str | None
 
 
 def main() -> int:
-    """Return 0 where the tests passed on at least one interpreter, and on each that can be used."""
+    """Return 0 if there is a usable interpreter and the tests passed on every usable one."""
     parser = argparse.ArgumentParser(prog="tests/tools/pythons.py", description=__doc__)
     parser.add_argument(
         "--but",
@@ -84,11 +83,11 @@ def main() -> int:
     if not codes:
         print("expected a Python of at least 3.10, found none", file=sys.stderr)
         return 1
-    return int(any(codes))  # a signal's code is negative
+    return int(any(codes))  # a signal gives a negative code
 
 
 def _find() -> Iterator[Found]:
-    """Yield each interpreter once, those to be tested in the order of their versions."""
+    """Yield each interpreter once, those to test last and in version order."""
     known: dict[str, Found] = {}
     for path in _candidates():
         found = _ask(path)
@@ -103,7 +102,7 @@ def _find() -> Iterator[Found]:
 
 
 def _candidates() -> Iterator[str]:
-    """Yield the paths of what may be interpreters, each once."""
+    """Yield each possible interpreter's path once."""
     names = ("python3", "python", *(f"python3.{minor}" for minor in range(_OLDEST[1], 40)))
     directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
     paths = [
@@ -146,7 +145,7 @@ def _ask(path: str) -> Found:
 
 
 def _test(found: Found) -> int:
-    """Return the exit code of the tests, or of what failed before them."""
+    """Return the exit code of the tests, or of the step that failed before them."""
     environment = os.path.join(_ENVIRONMENTS, found.version)
     python = os.path.join(environment, "bin", "python")
     try:
@@ -161,7 +160,7 @@ def _test(found: Found) -> int:
 
 
 def _is_fresh(environment: str) -> bool:
-    """Whether the environment was made from the pyproject.toml that is there now."""
+    """Whether the environment was made from the current pyproject.toml."""
     try:
         with open(_stamp(environment), encoding="utf-8") as stamp:
             return stamp.read() == _project()
@@ -188,7 +187,7 @@ def _run(*command: str) -> None:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Return the environment without what would lead one interpreter to another's modules."""
+    """Return the environment without what would point one interpreter at another's modules."""
     names: Sequence[str] = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
     return {name: value for name, value in os.environ.items() if name not in names}
 

@@ -1,11 +1,10 @@
-"""Many at once on one checkpoint for a long time: `make soak`.
+"""Many runs on one checkpoint at once, for a long time: `make soak`.
 
-Up to 16 processes warm, check, evict and are interrupted at random, some of them in a cgroup that
-cannot hold them and the checkpoint, while a squeezer drops random pages. What must hold all the
-time: exit codes that exist, no traceback, a document where one is due. What must hold at the end:
-no process, no file and no shared memory is left, a process that has run all stages many times has
-no more descriptors, threads and memory than at first, and what is said of residency is what fincore
-says.
+Up to 16 processes warm, check, evict and are interrupted at random, some of them in a cgroup too
+small for them and the checkpoint, while a squeezer drops random pages. Throughout: only known exit
+codes, no traceback, and a document wherever one is due. At the end: no process, file or shared
+memory is left; a process that has run all stages many times holds no more descriptors, threads or
+memory than at first; and the reported residency is what fincore reports.
 """
 
 import argparse
@@ -32,14 +31,14 @@ from tests.helpers.command import COMMAND, environment
 _MIB = 1024 * 1024
 _MOST_PROCESSES = 16
 _SHARDS = (24 * _MIB, 40 * _MIB, 1 * _MIB, 63 * _MIB, 30 * _MIB, 2 * _MIB)
-_CGROUP_BYTES = 400 * _MIB  # of seven processes, each of which takes 25 to 50 by itself
+_CGROUP_BYTES = 400 * _MIB  # for seven processes of 25 to 50 MiB each
 _MOST_MEMORY_BYTES = 100 * _MIB
 _PACKAGE = "/prefetch_cli/"
-_RUN_SECONDS = 120  # of one process: it ends far earlier, or hangs
+_RUN_SECONDS = 120  # per process: it ends far earlier, or hangs
 _LEAVE_SECONDS = 20
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 _CODES = {0, *(128 + number for number in _ENDINGS), *(-number for number in _ENDINGS)}
-_ALONE_RUNS = 40  # of the process that runs the stages again and again, before it is looked at
+_ALONE_RUNS = 40  # before the process that runs all stages is first measured
 _ALONE = """
 import gc, json, os, resource, sys, threading
 from prefetch_cli.cli import meaning
@@ -69,7 +68,7 @@ for line in sys.stdin:
 
 @dataclass
 class Findings:
-    """What the runs came to."""
+    """The results of all runs."""
 
     runs: Counter[str] = field(default_factory=Counter)
     codes: Counter[int] = field(default_factory=Counter)
@@ -79,14 +78,14 @@ class Findings:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def blame(self, what: str) -> None:
-        """Note something that must not be."""
+        """Record a violation."""
         with self.lock:
             self.wrong.append(what)
             print(f"soak: {what}", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 where all that must hold did, else 1."""
+    """Return 0 if nothing was violated, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=1800, help="how long (1800)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="to repeat a run")
@@ -139,7 +138,7 @@ def _soak(
 
 
 def _arguments(built: BuiltCheckpoint, chance: random.Random) -> tuple[str, list[str]]:
-    """Return an action and the options of one run."""
+    """Return the action and options of one run."""
     action = chance.choice(("warm", "warm", "warm", "check", "evict", "dry-run", "ranks"))
     words = ["--json", "--threads", str(chance.choice((1, 2, 8, 64)))]
     if action in {"warm", "ranks"}:
@@ -169,7 +168,7 @@ def _run_one(
             stderr=errors,
             env=environment(),
         )
-        # Not by Popen, which would look for the end first, and take the usage away.
+        # Not Popen.kill(): it polls first, which would reap the process and lose its usage.
         watchdog = threading.Timer(_RUN_SECONDS, os.kill, (process.pid, signal.SIGKILL))
         watchdog.start()
         sent = None
@@ -192,10 +191,10 @@ def _run_one(
     line = " ".join(words)
     if seconds > _RUN_SECONDS:
         findings.blame(f"did not end: {line}")
-    # In the interpreter's own start, before any line of the tool, SIGINT is Python's.
+    # While the interpreter starts, before any line of the tool, Python itself handles SIGINT.
     if sent is signal.SIGINT and "KeyboardInterrupt" in complaints and _PACKAGE not in complaints:
         return
-    # Pages that another one reads at the time stay, and it is said.
+    # Pages that another process is reading stay, and the run reports that.
     in_use = action == "evict" and process.returncode == 1 and " stay: " in complaints
     expected = process.returncode in _CODES and (sent is not None or process.returncode == 0)
     if not (expected or in_use):
@@ -223,7 +222,7 @@ def _judge(action: str, line: str, document: dict[str, object], findings: Findin
 def _run_alone(
     built: BuiltCheckpoint, chance: random.Random, until: float, findings: Findings
 ) -> None:
-    """Run all stages in one process again and again, and compare what it holds."""
+    """Run all stages in one process again and again, and compare what it holds over time."""
     with subprocess.Popen(
         [sys.executable, "-c", _ALONE],
         stdin=subprocess.PIPE,
@@ -239,7 +238,7 @@ def _run_alone(
         while time.monotonic() < until:
             _, words = _arguments(built, chance)
             if "--time-limit" in words:
-                continue  # what hangs then is left to the end of the process
+                continue  # a hanging thread would stay until the process exits
             process.stdin.write(json.dumps(words) + "\n")
             process.stdin.flush()
             failed, *found = json.loads(process.stdout.readline())
@@ -258,7 +257,7 @@ def _run_alone(
 
 
 def _squeeze(built: BuiltCheckpoint, chance: random.Random) -> None:
-    """Drop a part of a file, as another's need of memory would."""
+    """Drop a part of a file, as memory pressure would."""
     path = chance.choice(built.files)
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -299,7 +298,7 @@ def _at_the_end(built: BuiltCheckpoint, findings: Findings) -> None:
 
 @contextlib.contextmanager
 def _small_cgroup() -> Iterator[str | None]:
-    """Yield a cgroup whose memory is far smaller than the checkpoint, or None without the right."""
+    """Yield a cgroup too small for its processes and the checkpoint, or None without permission."""
     for root, limit in (
         ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
         ("/sys/fs/cgroup", "memory.max"),
@@ -327,7 +326,7 @@ def _small_cgroup() -> Iterator[str | None]:
 
 
 def _processes(directory: str) -> list[str]:
-    """Return the command lines of the tool that name the checkpoint, and what it left behind."""
+    """Return the processes that name the checkpoint, and those that the tool left behind."""
     found = []
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
