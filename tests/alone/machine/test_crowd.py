@@ -1,4 +1,4 @@
-"""Many at once on one checkpoint, and one that is killed: none waits twice, nothing stays."""
+"""Many runs on one checkpoint at once, and one that is killed: nothing is read twice or left."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from tests.helpers import checkpoints, oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import COMMAND, Running, environment
 
-_BLOCK_BYTES = 512  # of ru_inblock
+_BLOCK_BYTES = 512  # unit of ru_inblock
 
 
 def together(lines: Sequence[Sequence[str]]) -> list[tuple[int, str, int]]:
-    """Return exit code, output and bytes from the disk of runs that go on at the same time."""
+    """Return the exit code, output and bytes read from disk of each of these concurrent runs."""
     running = [
         subprocess.Popen(
             [*COMMAND, *line], stdout=subprocess.PIPE, env=environment(), stdin=subprocess.DEVNULL
@@ -42,12 +42,12 @@ def test_two_warmers(tmp_path: Path) -> None:
     assert [code for code, _, _ in found] == [0, 0]
     for _, output, _ in found:
         document = json.loads(output)
-        if document["result"] is None:  # it came when the other had ended
+        if document["result"] is None:  # it started after the other had ended
             assert document["decision"]["reason"] == "already-resident"
         else:
             assert document["result"]["failed"] == []
         assert document["residency"]["after_bytes"] == oracle.about(built.weight_bytes)
-    # Who comes second to a page finds it there, or on its way.
+    # The second run to reach a page finds it resident or on its way.
     from_disk = sum(size_bytes for _, _, size_bytes in found)
     assert from_disk < 1.1 * built.weight_bytes
 
@@ -60,7 +60,7 @@ def test_sixty_four_ranks(built: BuiltCheckpoint, cold: str) -> None:
     for _, output, _ in found:
         document = json.loads(output)
         result = document["result"]
-        if result is None:  # what others had read ahead was all of its share, or it has none
+        if result is None:  # others had read ahead its whole share, or it has none
             assert document["decision"]["reason"] in {"already-resident", "empty-share"}
             handled += document["share"]["bytes"]
         else:

@@ -29,7 +29,7 @@ def spawned(*arguments: str, columns: int = 80, **env: str | None) -> "pexpect.s
 
 
 def shown(*arguments: str, columns: int = 80, code: int = 0, **env: str | None) -> str:
-    """Return all that a run writes on a terminal, which carries both of its streams."""
+    """Return everything a run writes to a terminal that carries both of its streams."""
     child = spawned(*arguments, columns=columns, **env)
     child.expect(pexpect.EOF)
     text = before(child)
@@ -40,7 +40,7 @@ def shown(*arguments: str, columns: int = 80, code: int = 0, **env: str | None) 
 
 
 def before(child: "pexpect.spawn[str]") -> str:
-    """Return what came before the last thing that was expected."""
+    """Return what came before the last match."""
     return child.before or ""
 
 
@@ -49,7 +49,7 @@ def without_escapes(text: str) -> str:
 
 
 def drawn(text: str) -> list[str]:
-    """Return all that was ever to be seen in a line."""
+    """Return every line that was ever visible."""
     return [part.rstrip() for part in re.split(r"[\r\n]+", without_escapes(text)) if part.strip()]
 
 
@@ -146,7 +146,7 @@ def test_a_killed_run_leaves_the_cursor_visible(cold: str) -> None:
 
 
 def test_a_terminal_that_goes_away_stops_nothing(cold: str) -> None:
-    # Not its controlling terminal, so that no SIGHUP comes, as under nohup.
+    # Not its controlling terminal, so no SIGHUP arrives, as under nohup.
     ours, theirs = os.openpty()
     line = [*COMMAND, *SLOW, cold]
     with subprocess.Popen(line, stdout=theirs, stderr=theirs, env=environment()) as process:
@@ -160,7 +160,7 @@ def test_a_terminal_that_goes_away_stops_nothing(cold: str) -> None:
 
 @pytest.fixture
 def tmux() -> Iterator[list[str]]:
-    """The start of a command line for a tmux server of its own."""
+    """The command prefix for a tmux server of its own."""
     if shutil.which("tmux") is None:
         pytest.skip("needs tmux, which knows what a terminal shows in the end")
     line = ["tmux", "-L", f"prefetch-{uuid.uuid4().hex}", "-f", "/dev/null"]

@@ -1,4 +1,4 @@
-"""Limits of the process: fewer descriptors, threads or addresses make it slower, not wrong."""
+"""Process limits: fewer descriptors, threads or addresses make it slower, not wrong."""
 
 import os
 import subprocess
@@ -13,13 +13,13 @@ from tests.helpers.command import COMMAND, Done, environment, run
 
 
 def limited(limit: str, *arguments: str) -> Done:
-    """Return a run under a limit of the shell."""
+    """Return a run under a shell `ulimit`."""
     shell = ("bash", "-c", f'ulimit {limit} && exec "$@"', "bash")
     return run(*arguments, command=(*shell, *COMMAND))
 
 
 def assert_all_read(done: Done, size_bytes: int) -> None:
-    """Assert that all of it was read, and none failed."""
+    """Assert that everything was read and nothing failed."""
     assert done.code == 0, done
     result = done.document["result"]
     assert result["failed"] == []
@@ -41,7 +41,7 @@ def test_few_descriptors(tmp_path: Path, descriptors: int) -> None:
     assert done.document["result"]["failed"] == []
 
 
-# As a user without other processes; what may lie where only root reads is imported before.
+# Runs as a user without other processes; imports first what only root may be able to read.
 _AS_STRANGER = """
 import importlib, os, pkgutil, resource, sys
 import concurrent.futures.thread, json.encoder, rich.console, rich.progress, prefetch_cli
@@ -57,7 +57,7 @@ sys.modules["prefetch_cli.cli.main"].main()
 
 
 def with_threads(threads: int, built: BuiltCheckpoint, *arguments: str) -> Done:
-    """Return a run by a user who may have so many threads, in all."""
+    """Return a run by a user limited to this many threads in total."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become a user without processes")
     for path in (*built.files, built.directory):
@@ -82,12 +82,12 @@ def test_no_threads(built: BuiltCheckpoint, cold: str) -> None:
 
 
 @pytest.mark.parametrize("kib", [400_000, 200_000, 120_000, 100_000])
-@pytest.mark.parametrize("engine", ["auto", "read"])  # the latter takes a buffer for each thread
+@pytest.mark.parametrize("engine", ["auto", "read"])  # `read` takes a buffer per thread
 def test_little_address_space(built: BuiltCheckpoint, cold: str, kib: int, engine: str) -> None:
     flags = ("--force", "--json", "--threads", "1024", "--block-size", "64K", "--engine", engine)
     done = limited(f"-v {kib}", *flags, cold)
     assert_all_read(done, sum(map(os.path.getsize, built.files)))
-    # Too many threads would only fail where they happen to meet.
+    # Too many threads would only fail if they happened to allocate at once: check their number.
     count = "from prefetch_cli.linux.threads import affordable; print(affordable(1024))"
     line = ["sh", "-c", f'ulimit -v {kib}; exec "$@"', "sh", sys.executable, "-c", count]
     said = subprocess.run(line, capture_output=True, check=True, env=environment()).stdout

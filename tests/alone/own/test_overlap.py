@@ -1,4 +1,4 @@
-"""The bench of a server's start: slow storage that is slow, a server that loads, and the goal."""
+"""The bench of a server's start: the slow storage, the server's loading, and the goal."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ MIB = 1 << 20
 RATE = 32 * MIB
 _CGROUPS = Path("/sys/fs/cgroup/blkio")
 
-# In place of the heavy one, which needs a package index: it starts at once and reads everything.
+# Stands in for the heavy server, which needs a package index: starts at once, reads everything.
 _LIGHT = """
 import glob, json, os, struct, sys
 
@@ -53,7 +53,7 @@ def main():
 
 @contextmanager
 def _needed(context: AbstractContextManager[object]) -> Iterator[object]:
-    """Skip where the storage cannot be had, saying why."""
+    """Skip with the reason if the storage cannot be had."""
     try:
         value = context.__enter__()
     except ThrottleError as error:
@@ -80,7 +80,7 @@ def test_a_limit_holds_for_all_processes_of_the_group_together(tmp_path: Path) -
         oracle.make_cold([str(path) for path in paths])
         took = _seconds([(*prefix, "cat", str(path)) for path in paths])
         assert took >= 0.8 * 48 * MIB / RATE
-        # What is resident is not read, so nothing holds it up.
+        # Resident data is not read, so the limit does not slow it down.
         assert _seconds([(*prefix, "cat", str(path)) for path in paths]) < took / 2
         assert [one for one in _CGROUPS.iterdir() if one.name.endswith(f"-{os.getpid()}")]
     assert not [one for one in _CGROUPS.iterdir() if one.name.endswith(f"-{os.getpid()}")]
@@ -122,7 +122,7 @@ def test_the_server_loads_every_tensor_in_order(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> ServerEnvironment:
-    """The server's environment as pip installs it, with another server in it."""
+    """The server's environment as pip installs it, with a light server in it."""
     folder = tmp_path_factory.mktemp("light")
     place = folder / "server"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)

@@ -1,4 +1,4 @@
-"""The file system that the other tests put faults into, held against its source and fincore."""
+"""The file system with which other tests inject faults, checked against its source and fincore."""
 
 import contextlib
 import filecmp
@@ -18,7 +18,7 @@ from tests.helpers.passthrough import answered, mounted
 
 MIB = 1024 * 1024
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# The kernel believes names and attributes for one second, by a clock that lags on a busy machine.
+# The kernel caches names and attributes for one second, by a clock that lags on a busy machine.
 BELIEVED_SECONDS = 2
 SIZES = (0, 1, 4096, 4097, 3_000_001)
 
@@ -27,7 +27,7 @@ Mount = Callable[..., str]
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder with files of several sizes, one of them in a nested folder, and symlinks."""
+    """A folder with files of several sizes, one in a nested folder, and symlinks."""
     folder = tmp_path / "source"
     (folder / "outer" / "inner").mkdir(parents=True)
     for size in SIZES:
@@ -42,7 +42,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mount(tmp_path: Path, source: Path) -> Iterator[Mount]:
-    """Mounts the source, with the options given, until the end of the test."""
+    """Mounts the source with the given options until the end of the test."""
     with contextlib.ExitStack() as stack:
 
         def mounting(*options: str) -> str:
@@ -57,7 +57,7 @@ def mount(tmp_path: Path, source: Path) -> Iterator[Mount]:
 
 
 def python(script: str, *arguments: str) -> str:
-    """Return what a script prints, run in a process that may hang without harm."""
+    """Return what a script prints when run in a process that may safely hang."""
     return answered(sys.executable, "-c", textwrap.dedent(script), *arguments)
 
 
@@ -160,7 +160,7 @@ def test_only_with_keep_cache_do_pages_outlive_the_next_open(
     path = mount(*filter(None, [option])) + "/3000001"
     assert resident_bytes(path) == 0
     python(READ_AND_HOLD, path)
-    # The oracle opens the file to look: without --keep-cache that drops what it looks for.
+    # The oracle has to open the file: without --keep-cache that drops its pages.
     assert resident_bytes(path) == (oracle.about(3_000_001) if kept else 0)
 
 
@@ -245,7 +245,7 @@ def test_a_read_beyond_the_offset_hangs_and_those_before_return(
         assert reader.stdout.readline() == f"{MIB}\n"
         with pytest.raises(subprocess.TimeoutExpired):
             reader.wait(0.5)
-        # What ends before the offset is served beside it, and so is the rest of the tree.
+        # Meanwhile reads that end before the offset are served, and so is the rest of the tree.
         answered("cmp", f"{folder}/4097", str(tmp_path / "source" / "4097"))
         answered("umount", "--force", "--lazy", folder)
         assert reader.wait(10) == 1  # an error, not a hang
@@ -289,7 +289,7 @@ DELAYED = """
 def test_delayed_reads_wait_side_by_side(mount: Mount) -> None:
     path = mount("--delay", "0.3") + "/3000001"
     assert 0.3 <= float(python(DELAYED, path, "1")) < 0.6
-    assert 0.3 <= float(python(DELAYED, path, "24")) < 1.2  # one after the other: 7 seconds
+    assert 0.3 <= float(python(DELAYED, path, "24")) < 1.2  # in sequence: 7 seconds
 
 
 def test_a_read_ahead_beyond_the_bound_waits(mount: Mount) -> None:
@@ -395,7 +395,7 @@ def test_wrong_arguments_are_no_reason_to_skip(tmp_path: Path, source: Path) -> 
 
 @contextlib.contextmanager
 def hanging(folder: str, *line: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run what may hang in the mount; at the end the mount goes first, or the end would hang."""
+    """Run a command that may hang in the mount; unmount before ending it, or its end would hang."""
     reader = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True
     )

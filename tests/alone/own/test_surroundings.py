@@ -15,7 +15,7 @@ from tests.helpers.command import COMMAND, ROOT, Done, run
 
 
 def inside(preparation: str, *arguments: str) -> Done:
-    """Return a run in a mount namespace of its own, after these commands of a shell."""
+    """Return a run in a mount namespace of its own, prepared by these shell commands."""
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("needs unshare (util-linux)")
@@ -29,7 +29,7 @@ def inside(preparation: str, *arguments: str) -> Done:
 
 
 def assert_all_read(done: Done, built: BuiltCheckpoint) -> None:
-    """Assert that it is all warm, and that nothing failed."""
+    """Assert that everything is warm and nothing failed."""
     assert done.code == 0, done
     assert done.document["result"]["complete"] is True
     assert oracle.resident_bytes(built.weight_files) == oracle.about(built.weight_bytes)
@@ -91,7 +91,7 @@ def test_locale_c(built: BuiltCheckpoint, tmp_path: Path, name: str) -> None:
     missing = run(str(folder / "none"), env=LOCALE_C)
     assert missing.code == 3
     assert missing.errors.isascii()
-    # With streams that know less than the names of files do.
+    # Streams whose encoding cannot represent the file names.
     narrow = run("--force", str(folder), env={"PYTHONUTF8": "1", "PYTHONIOENCODING": "ascii"})
     assert narrow.code == 0
     assert narrow.output.isascii()
@@ -99,7 +99,7 @@ def test_locale_c(built: BuiltCheckpoint, tmp_path: Path, name: str) -> None:
 
 
 def test_names_that_files_of_text_hold_in_locale_c(tmp_path: Path) -> None:
-    """An index of shards, and a RECORD: both are UTF-8, whatever the locale is."""
+    """A shard index and a RECORD are UTF-8, whatever the locale is."""
     model, site = tmp_path / "model", tmp_path / "site"
     info = site / "lib-1.0.dist-info"
     for folder in (model, site / "größe", info):
