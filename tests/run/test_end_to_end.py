@@ -1,4 +1,4 @@
-"""The whole command on real checkpoints on this machine's disk, proven by fincore."""
+"""The whole command on real checkpoints on this machine's disk, checked by fincore."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_the_ranks_of_a_node_read_each_byte_once(checkpoint: Path, split: str) -
     ]
     assert sum(one["share"]["bytes"] for one in read) == total(paths(checkpoint))
     assert oracle.resident_bytes(paths(checkpoint)) == about(pages(paths(checkpoint)))
-    # 9 MiB are far above the mean of 5.25: by files would be uneven.
+    # 9 MiB is far above the mean of 5.25 MiB: a split by files would be uneven.
     assert {one["share"]["split"] for one in read} == {"bytes" if split == "auto" else split}
 
 
@@ -168,7 +168,7 @@ def test_the_time_limit_ends_it_with_exit_0(checkpoint: Path) -> None:
     [
         (("--min-resident", "50", "--check"), 4),
         (("--min-resident", "0", "--check"), 0),
-        (("--min-resident", "50"), 4),  # skipped by decision: not reached either
+        (("--min-resident", "50"), 4),  # skipped by decision, so not reached
         (("--min-resident", "99", "--force"), 0),
         (("--min-resident", "50", "--force", "--max-bytes", "1M"), 4),
     ],
@@ -200,7 +200,7 @@ def test_an_in_memory_file_system_is_skipped_under_force_too() -> None:
     try:
         checkpoints.write_sharded(str(folder), shard_bytes=[MIB])
         found = run("--force", folder)
-        # An exact method finds it all resident, but where it lies comes first.
+        # An exact method finds it all resident, but the check for memory file systems comes first.
         assert found["decision"]["reason"] == "in-memory-filesystem"
         assert found["filesystems"][0]["type"] == "tmpfs"
     finally:

@@ -49,7 +49,7 @@ def several(schema: Schema) -> Schema:
 
 
 def document(action: str, **changed: Schema) -> Schema:
-    """Return the schema of a whole document, with the keys that differ by action and decision."""
+    """Return a whole document's schema; the `changed` keys differ by action and decision."""
     keys: dict[str, Schema] = {
         "schema_version": {"const": 1},
         "version": {"const": __version__},
@@ -178,7 +178,7 @@ ERROR = record(
 
 
 def documented(schema: Schema, *arguments: str, code: int = 0, **env: str) -> dict[str, Any]:
-    """Return the document of a run, which has this shape and this exit code."""
+    """Return the document of a run, checked against this schema and exit code."""
     done = run("--json", *arguments, env=env)
     assert done.code == code, done
     found = done.document

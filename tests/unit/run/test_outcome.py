@@ -1,4 +1,4 @@
-"""What published states come to: folded, cut short, as exit code and document."""
+"""Published states, folded and cut short, become an exit code and a document."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The stages together, where one bears on another: what is waited for, and what is doubted."""
+"""The stages together, where one affects another: what is waited for, and what is doubted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,7 +31,7 @@ NFS = replace(UNKNOWN, type="nfs4", network=True)
 
 
 class Pauses(Stop):
-    """A stop that notes each pause, instead of waiting, and what was known by then."""
+    """A stop that records each pause instead of waiting."""
 
     def __init__(self, *, interrupted_in_it: bool = False) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Pauses(Stop):
 
 
 def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
-    """Return what a run comes to."""
+    """Return the outcome of a run."""
     options = Options(
         action=Action.PREFETCH,
         request=Request((str(path),), None, None, None, LoadFormat.AUTO, Filters(), False, False),
@@ -73,7 +73,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let the files lie on these file systems, in turn."""
+    """Put the files on these file systems, in turn."""
 
     def lie(*found: FileSystem) -> None:
         def inspect(paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, ...]:
@@ -86,7 +86,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def afterwards(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Do something to the files and to the result, as soon as all is read."""
+    """Change the files and the result as soon as everything is read."""
     real = job.read
 
     def let(happen: Callable[[ReadResult], ReadResult]) -> None:
@@ -201,7 +201,7 @@ def test_a_file_that_is_gone_is_not_doubted(small: Path, afterwards: Callable[..
 def test_beside_a_file_that_failed_the_others_are_doubted(
     small: Path, afterwards: Callable[..., None]
 ) -> None:
-    """What is resident of the one that failed does not make up for them."""
+    """The resident bytes of the failed file do not make up for the others."""
 
     def fail(result: ReadResult) -> ReadResult:
         oracle.evict(shards(small)[2:])
@@ -219,7 +219,7 @@ def test_bytes_of_a_file_that_failed_are_not_expected_of_the_others(
         return replace(result, failed=((shards(small)[0], "Input/output error"),))
 
     afterwards(fail)
-    last = run(small, max_bytes=500_000)  # the first shard and a part of the second
+    last = run(small, max_bytes=500_000)  # the first shard and part of the second
     decided = last.checkpoint.get(Decided)
     assert decided is not None
     assert decided.plan.cut is not None
@@ -229,7 +229,7 @@ def test_bytes_of_a_file_that_failed_are_not_expected_of_the_others(
 def test_cut_short_a_file_that_failed_stands_for_all_that_it_may_have_been(
     small: Path, afterwards: Callable[..., None]
 ) -> None:
-    """Of what was read, all may be of the one that failed."""
+    """Everything that was read may belong to the failed file."""
     stop = Stop(time_limit_seconds=60)
 
     def fail(result: ReadResult) -> ReadResult:

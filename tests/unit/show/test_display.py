@@ -1,4 +1,4 @@
-"""The words, the lines and the bar: crafted snapshots, no time passes."""
+"""The words, the lines and the bar, from crafted snapshots: no time passes."""
 
 import io
 import itertools
@@ -40,7 +40,7 @@ def snapshot(
 
 
 class Terminal(io.StringIO):
-    """A terminal, by its own account."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -169,7 +169,7 @@ def test_a_stall_is_told_while_nothing_is_read_yet() -> None:
 def test_a_name_is_escaped_and_never_read_as_markup() -> None:
     for errors in (io.StringIO(), Terminal()):
         shown = display(errors)
-        shown.progress(snapshot(1 * MIB))  # so that a bar stands below
+        shown.progress(snapshot(1 * MIB))  # draws a bar
         name = "/m/[red]x\n\x1b]0;title\x07\udcff.safetensors"
         shown.progress(snapshot(1 * MIB, wait=Wait(name, 0, 31), idle_seconds=31))
         assert "/m/[red]x\\n\\x1b]0;title\\x07\\xff.safetensors at offset 0" in errors.getvalue()
@@ -184,7 +184,7 @@ def test_lines_come_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     shown.progress(stalled(31))
     erased, _, after = errors.getvalue().rpartition("\x1b[2K")[0].rpartition("\x1b[2K")
     assert after.startswith("prefetch-cli: nothing has arrived for 31 s")
-    assert "30%" in after.split("\n")[-1]  # the bar, drawn anew below
+    assert "30%" in after.split("\n")[-1]  # the bar, redrawn below
     assert "30%" in erased
 
 
@@ -286,7 +286,7 @@ def test_an_error_is_one_line_with_its_hint() -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, which only the test moves on."""
+    """The clock, which only the test advances."""
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or gone: the warming goes on, the exit code stays."""
+"""Standard streams that are closed, full or gone: warming goes on and the exit code stays."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ LINE = " ".join(COMMAND)
 
 
 def shell(redirected: str) -> "subprocess.CompletedProcess[str]":
-    """Return a shell that ran `prefetch-cli` with these arguments and redirections."""
+    """Return the result of a shell that ran `prefetch-cli` with these redirections."""
     return subprocess.run(
         ["bash", "-c", f'set -o pipefail; prefetch-cli() {{ {LINE} "$@"; }}; {redirected}'],
         capture_output=True,
