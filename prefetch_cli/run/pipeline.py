@@ -8,7 +8,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Action, Overrule, Split
 from prefetch_cli.checkpoint import resolve
-from prefetch_cli.checkpoint.files import File
+from prefetch_cli.checkpoint.files import File, each_once
 from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.libraries import gather
 from prefetch_cli.libraries.gather import Located
@@ -193,11 +193,10 @@ def _with_libraries(report: Report, located: Located, options: Options, monitor:
     """Add the libraries, which have been through all stages up to the plan."""
     small = _for_small_files(options, located, monitor)
     found = gather.gather(located, monitor, small.threads)
-    known = {(file.device, file.inode) for file in _files(report)}
-    files = tuple(file for file in found.files if (file.device, file.inode) not in known)
+    files = each_once(found.files, known=_files(report))
     part = Report(
         options.action,
-        checkpoint=Checkpoint((), files, found.failed, ()),
+        checkpoint=Checkpoint(files, found.failed, warnings=(), sources=()),
         names=found.names,
         warnings=found.warnings,
     )

@@ -578,7 +578,7 @@ def test_an_index_without_a_single_shard(tmp_path: Path) -> None:
     write(tmp_path, ["config.json"], index={HF_INDEX: shards(2)})
     assert "2 files missing or cut short" in refusal(tmp_path).message
     error = refusal(tmp_path, allow_incomplete=True)
-    assert "expected weight files that can be read, found none: " in error.message
+    assert "expected readable weight files, found none: " in error.message
 
 
 def test_many_missing_shards_are_counted(tmp_path: Path) -> None:
@@ -640,7 +640,7 @@ def test_an_index_that_is_not_wholly_there(tmp_path: Path, way: str, weights_onl
     allowed = resolved(tmp_path, allow_incomplete=True, weights_only=weights_only)
     assert names(allowed, tmp_path) == shards(2)
     if way == "pointer":
-        assert "found a file that is not wholly there" in refusal(index).message
+        assert "found an incomplete file" in refusal(index).message
 
 
 def test_a_layout_that_is_not_wholly_there(tmp_path: Path) -> None:
@@ -801,7 +801,7 @@ def test_nothing_but_a_fifo(tmp_path: Path) -> None:
     with within(20):
         message = refusal(tmp_path).message
     assert message == (
-        f"{tmp_path}: expected weight files that can be read, found none: "
+        f"{tmp_path}: expected readable weight files, found none: "
         f"{tmp_path}/model.safetensors: left out: {FIFO}"
     )
 
@@ -873,7 +873,7 @@ def test_an_index_that_may_not_be_read(public: Path) -> None:
     (public / HF_INDEX).chmod(0)
     message, hint = as_nobody(public)["error"]
     assert message == (
-        f"{public}/{HF_INDEX}: expected a file that can be read, found: Permission denied"
+        f"{public}/{HF_INDEX}: expected a readable file, found: Permission denied"
     )
     assert hint == "check its permissions"
 

@@ -19,7 +19,7 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.libraries import distributions
-from prefetch_cli.libraries.gather import Libraries, Wanted, gather, locate
+from prefetch_cli.libraries.gather import Libraries, Request, gather, locate
 from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import COMMAND, Running, refused, run, unprivileged
 from tests.helpers.oracle import about, evict, resident_bytes
@@ -69,12 +69,12 @@ def env(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "env")
 
 
-def wanted(*packages: str, **changes: Any) -> Wanted:
+def wanted(*packages: str, **changes: Any) -> Request:
     given: dict[str, Any] = {"paths": (), "python": None, "command": (), "of_command": False}
-    return Wanted(packages=packages, **{**given, **changes})
+    return Request(packages=packages, **{**given, **changes})
 
 
-def gathered(asked: Wanted) -> Libraries:
+def gathered(asked: Request) -> Libraries:
     monitor = Monitor()
     located = locate(asked, os.environ, monitor, Stop())
     return gather(located, monitor, 4)
