@@ -117,7 +117,7 @@ class _Names:
     folders: tuple[str, ...]
 
 
-def _scan(path: str, shown: str) -> _Names:
+def _list(path: str, shown: str) -> _Names:
     """Return the names in a folder; raises CheckpointError if it cannot be listed."""
     files: set[str] = set()
     specials: list[str] = []
@@ -160,7 +160,7 @@ class _FolderReader:
         self._load_format = load_format
         self._filters = filters
         self._monitor = monitor
-        self._found = _scan(self._path, shown)
+        self._found = _list(self._path, shown)
         self._unusable: list[str] = []  # index and layout files
         self.names = self._found.files
 

@@ -49,7 +49,7 @@ def parse_index(path: str, pieces: Iterable[bytes]) -> Index:
     Raises CheckpointError if the content is not JSON, has no `weight_map` object of file names,
     or names a file outside its own folder.
     """
-    shards, claimed = _scanned(path, lambda: _index(path, Scanner(pieces)))
+    shards, claimed = _parsed(path, lambda: _index(path, Scanner(pieces)))
     if not shards:
         raise CheckpointError(
             f"{printable(path)}: expected an object weight_map that names the shards, found none",
@@ -65,7 +65,7 @@ def component_folders(path: str, content: bytes) -> list[str]:
     sentence-transformers' `modules.json` (a list of objects with a `path`). Raises
     CheckpointError if it is not JSON, or names a folder outside its own.
     """
-    document = _scanned(path, lambda: _layout(content))
+    document = _parsed(path, lambda: _layout(content))
     if posixpath.basename(path) == DIFFUSERS_LAYOUT:
         return _checked(path, "folders", _components(path, document))
     return _checked(path, "folders", _modules(path, document))
@@ -138,13 +138,13 @@ def _total_size(scanner: Scanner) -> int | None:
     return None
 
 
-_Scanned = TypeVar("_Scanned")
+_Parsed = TypeVar("_Parsed")
 
 
-def _scanned(path: str, scan: Callable[[], _Scanned]) -> _Scanned:
-    """Return what `scan` returns; raises CheckpointError if the text is not JSON or too large."""
+def _parsed(path: str, parse: Callable[[], _Parsed]) -> _Parsed:
+    """Return what `parse` returns; raises CheckpointError if the text is not JSON or too large."""
     try:
-        return scan()
+        return parse()
     except (NotJsonError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{printable(path)}: expected JSON, found none ({printable(str(error))})",

@@ -32,8 +32,8 @@ _ASK = (
     "found = [sys.implementation.cache_tag or '', *filter(None, sys.path)]\n"
     "sys.stdout.buffer.write(b'\\0'.join(map(os.fsencode, found)))"
 )
-_ASK_SECONDS = 120.0  # on slow storage an interpreter is slow to start
-_POLL_SECONDS = 0.05
+_ANSWER_SECONDS = 120.0  # on slow storage an interpreter is slow to start
+_ANSWER_POLL_SECONDS = 0.05
 
 _INTERPRETER = re.compile(r"(python|pypy)[0-9.]*")
 _SCRIPT_LINE_BYTES = 1024
@@ -176,7 +176,7 @@ def _ask(python: str, stop: Stop) -> list[str]:
     """Return the cache tag of an interpreter, then its search path."""
     import subprocess  # noqa: PLC0415 - 10 ms that other runs save
 
-    until = time.monotonic() + _ASK_SECONDS
+    until = time.monotonic() + _ANSWER_SECONDS
     # -B: write no .pyc files.
     line = [python, "-B", "-c", _ASK]
     said = b""
@@ -189,7 +189,7 @@ def _ask(python: str, stop: Stop) -> list[str]:
     with process:
         while process.returncode is None:
             with suppress(subprocess.TimeoutExpired):
-                said, _ = process.communicate(timeout=_POLL_SECONDS)
+                said, _ = process.communicate(timeout=_ANSWER_POLL_SECONDS)
             if stop.requested or time.monotonic() > until:
                 process.kill()
     if process.returncode != 0 or not said:

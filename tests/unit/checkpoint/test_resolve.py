@@ -872,9 +872,7 @@ def test_an_index_that_may_not_be_read(public: Path) -> None:
     write(public, shards(2), index={HF_INDEX: shards(2)})
     (public / HF_INDEX).chmod(0)
     message, hint = as_nobody(public)["error"]
-    assert message == (
-        f"{public}/{HF_INDEX}: expected a readable file, found: Permission denied"
-    )
+    assert message == (f"{public}/{HF_INDEX}: expected a readable file, found: Permission denied")
     assert hint == "check its permissions"
 
 

@@ -19,6 +19,7 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.libraries import distributions
+from prefetch_cli.libraries.distributions import Interpreter
 from prefetch_cli.libraries.gather import Libraries, Request, gather, locate
 from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import COMMAND, Running, refused, run, unprivileged
@@ -372,7 +373,11 @@ def test_nothing_is_imported_or_written(env: Environment) -> None:
     ],
 )
 def test_the_module_that_an_interpreter_runs(words: list[str], module: str | None) -> None:
-    assert distributions._module(words) == module
+    nowhere = Interpreter("/usr/bin/python3", TAG, search_path=())
+    with pytest.raises(CheckpointError) as caught:
+        distributions.owner(["python3", *words], nowhere)
+    named = caught.value.message.partition("the module ")[2].partition(" belongs to")[0]
+    assert named == (module or "")
 
 
 def test_the_interpreter_of_this_process_has_what_it_runs() -> None:
