@@ -12,7 +12,7 @@ from prefetch_cli.base.words import Hub
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
-_NAMES = {Hub.HUGGINGFACE: "Hugging Face", Hub.MODELSCOPE: "ModelScope"}
+_HUB_NAMES = {Hub.HUGGINGFACE: "Hugging Face", Hub.MODELSCOPE: "ModelScope"}
 _DOWNLOADS = {Hub.HUGGINGFACE: "hf download", Hub.MODELSCOPE: "modelscope download --model"}
 _EXCERPT_CHARACTERS = 60
 
@@ -53,16 +53,15 @@ class Query:
         )
 
     def not_cached(self, found: str = "neither", hint: str | None = None) -> CheckpointError:
-        """Return the error for a repo that is not in the cache."""
+        """Return the error for a repo that is not in the cache, which may not exist either."""
         try:
             os.listdir(self.cache)
         except FileNotFoundError:
-            found, hint = "no such path and no such cache", None
+            found = "no such path and no such cache"
         except OSError as error:
             found = f"no such path and a cache that cannot be listed: {error.strerror}"
-            hint = None
         return CheckpointError(
-            f"{self.repo_id}: expected a path that exists or a repo in the {_NAMES[self.hub]} "
+            f"{self.repo_id}: expected a path that exists or a repo in the {_HUB_NAMES[self.hub]} "
             f"cache {printable(self.cache)}, found {found}",
             hint or self.download_hint,
         )

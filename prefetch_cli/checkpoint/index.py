@@ -67,8 +67,8 @@ def component_folders(path: str, content: bytes) -> list[str]:
     """
     document = _parsed(path, lambda: _layout(content))
     if posixpath.basename(path) == DIFFUSERS_LAYOUT:
-        return _checked(path, "folders", _components(path, document))
-    return _checked(path, "folders", _modules(path, document))
+        return _names_below(path, "folders", _components(path, document))
+    return _names_below(path, "folders", _modules(path, document))
 
 
 def _components(path: str, document: object) -> list[object]:
@@ -114,7 +114,7 @@ def _index(path: str, scanner: Scanner) -> tuple[list[str], int | None]:
     for key in scanner.members():
         is_object = scanner.is_object()
         if key == "weight_map" and is_object:
-            shards = _checked(path, "file names", scanner.values())
+            shards = _names_below(path, "file names", scanner.values())
         elif key == "weight_map":
             shards = []
             scanner.value()
@@ -166,7 +166,7 @@ def _layout(content: bytes) -> Any:
     return json.loads(content)
 
 
-def _checked(path: str, noun: str, values: Iterable[object]) -> list[str]:
+def _names_below(path: str, noun: str, values: Iterable[object]) -> list[str]:
     """Return the names, normalized and each once; raises CheckpointError if one leads outside."""
     names: dict[str, None] = {}
     characters = 0

@@ -135,7 +135,7 @@ def _present(
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        yield _failed(folder, error)
+        yield _failure(folder, error)
         return
     for name in sorted(existing.intersection(names)):
         yield from _file(os.path.join(folder, name), real_folder)
@@ -159,7 +159,7 @@ def _walk(path: str, monitor: Monitor, real_folder: RealFolder) -> Iterator[File
         except FileNotFoundError:
             continue  # a link to nothing, or deleted meanwhile
         except OSError as error:
-            yield _failed(path, error)
+            yield _failure(path, error)
             continue
         pending += [os.path.join(path, name) for name in names]
         if not is_folder:
@@ -173,11 +173,11 @@ def _file(path: str, real_folder: RealFolder) -> Iterator[File | Skipped]:
     except FileNotFoundError:
         return
     except OSError as error:
-        yield _failed(path, error)
+        yield _failure(path, error)
         return
     if isinstance(found, File):
         yield found
 
 
-def _failed(path: str, error: OSError) -> Skipped:
+def _failure(path: str, error: OSError) -> Skipped:
     return Skipped(path, error.strerror or str(error), failed=True)
