@@ -144,9 +144,9 @@ def closure(
     return found
 
 
-def place(path: str) -> int:
-    """Return a file's rank in the order of warming; files that do not count have the last."""
-    return next((rank for rank, kind in enumerate(_KINDS) if kind.search(path)), len(_KINDS))
+def position(path: str) -> int:
+    """Return a file's position in the order of warming; files that do not count come last."""
+    return next((number for number, kind in enumerate(_KINDS) if kind.search(path)), len(_KINDS))
 
 
 def _of_script(path: str, environ: Mapping[str, str]) -> str | None:
@@ -280,7 +280,7 @@ def _paths(found: "metadata.Distribution", cache_tag: str) -> Iterator[str]:
     rows = _rows(record) if record else _other_rows(found)
     base = str(found.locate_file(""))
     for row in rows:
-        if os.path.isabs(row) or "\0" in row or place(row) == len(_KINDS):
+        if os.path.isabs(row) or "\0" in row or position(row) == len(_KINDS):
             continue
         path = os.path.normpath(os.path.join(base, row))
         yield path

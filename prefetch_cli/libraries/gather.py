@@ -97,7 +97,7 @@ def _of_packages(
             return list(_present(folder, names[folder], real_folder))
 
     looked = [one for part in map_threads(look, sorted(names), threads) for one in part]
-    return sorted(looked, key=lambda one: distributions.place(one.path))
+    return sorted(looked, key=lambda one: distributions.position(one.path))
 
 
 def _outermost(skipped: Sequence[Skipped]) -> Iterator[Skipped]:

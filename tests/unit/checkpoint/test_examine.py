@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
@@ -187,6 +187,7 @@ def test_a_file_longer_than_promised_is_complete(tmp_path: Path) -> None:
     assert look(path) == whole(path)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.text(max_size=300), st.integers(0, 50)), max_size=60, unique_by=lambda t: t[0]

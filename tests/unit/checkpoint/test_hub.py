@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils._validators import validate_repo_id
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import CheckpointError, ExitCode
@@ -717,6 +717,7 @@ CONTENTS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(content=CONTENTS, revision=st.none() | TEXTS, hub=st.sampled_from(Hub))
 def test_never_leaves_the_repo_folder(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, revision: str | None, hub: Hub
@@ -740,6 +741,7 @@ def test_never_leaves_the_repo_folder(
 PARTS = ["main", "v1.0", "refs", "pr", "1", "branch", "x", "..", ".", MAIN, OLDER[:8], ""]
 
 
+@settings(deadline=None)
 @given(revision=st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("/".join))
 def test_finds_whatever_huggingface_hub_finds(written: Path, revision: str) -> None:
     cache = written / "links"
