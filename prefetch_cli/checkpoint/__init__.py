@@ -1,4 +1,4 @@
-"""What the user names -> the files that a loader reads, in the order in which it does.
+"""The user's arguments -> the files that a loader reads, in its order.
 
-Directories, files, indexes and the caches of hubs; every file is looked at before it counts.
+Arguments are directories, files, indexes and repo ids; every file is examined before it counts.
 """

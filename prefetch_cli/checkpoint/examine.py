@@ -1,4 +1,4 @@
-"""One path of a checkpoint -> a file that can be read, or what is wrong with it."""
+"""One path -> a file that can be read, or what is wrong with it."""
 
 import errno
 import os
@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
 from prefetch_cli.linux import pagecache
-from prefetch_cli.linux.files import RealFolder, kind, open_to_read, real_path_of
+from prefetch_cli.linux.files import RealFolder, file_type, open_to_read, real_path_of
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 
-# What huggingface_hub appends to a file's name until its download has ended.
+# huggingface_hub appends this to a file's name until its download has ended.
 UNFINISHED_SUFFIX = ".incomplete"
 
 _UNFINISHED = "its download has not ended"
@@ -24,37 +24,47 @@ _POINTER_MOST_BYTES = 1024  # Git LFS's own bound
 _HEADER_LENGTH_BYTES = 8
 # safetensors refuses longer headers (safetensors/src/tensor.rs, MAX_HEADER_SIZE).
 _HEADER_MOST_BYTES = 100_000_000
-# Of each thread; most headers are shorter.
-_HEADER_STEP_BYTES = 128 * 1024
+_HEADER_STEP_BYTES = 128 * 1024  # of each thread; most headers are shorter
 _OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*([0-9]{1,20})\s*,\s*([0-9]{1,20})\s*\]')
-_OFFSETS_MOST_BYTES = 256  # longer than any match: what two steps overlap by
+_OVERLAP_BYTES = 256  # longer than any match of _OFFSETS
 
 
 def examine(path: str, *, weight: bool, real_folder: RealFolder = os.path.realpath) -> Finding:
     """Return the file at `path`, or why it is left out, or what is missing of it.
 
     Reads at most the header of a safetensors file, or the first bytes of what may be a Git LFS
-    pointer, and leaves the page cache as it was. Never opens anything but a regular file.
-    `real_folder` resolves the links in a folder's path, for many files the same.
+    pointer, and leaves the page cache as it was. Opens regular files only. Pass a cached
+    `real_folder` when you examine many files.
     """
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            return Skipped(path, f"expected a file, found {kind(status.st_mode)}", failed=False)
-        real_path = real_path_of(path, real_folder)
+        file = file_at(path, weight=weight, real_folder=real_folder)
     except OSError as error:
         return _unreachable(path, error)
-    file = File(path, real_path, status.st_size, weight, status.st_dev, status.st_ino)
-    if real_path.endswith(UNFINISHED_SUFFIX):
+    if isinstance(file, Skipped):
+        return file
+    if file.real_path.endswith(UNFINISHED_SUFFIX):
         return Incomplete(path, _UNFINISHED, file)
     try:
         return _looked_into(file)
     except OSError:
-        return file  # the reader meets the same error and reports it
+        return file  # reading it will fail too, and report the error
+
+
+def file_at(path: str, *, weight: bool, real_folder: RealFolder) -> File | Skipped:
+    """Return the file at `path`, unopened, or Skipped if it is not a regular one.
+
+    Raises OSError if it is missing or out of reach.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        found = file_type(status.st_mode)
+        return Skipped(path, f"expected a file, found {found}", failed=False)
+    real_path = real_path_of(path, real_folder)
+    return File(path, real_path, status.st_size, weight, status.st_dev, status.st_ino)
 
 
 def _unreachable(path: str, error: OSError) -> Skipped | Incomplete:
-    # ENOTDIR and ENAMETOOLONG: an index may name anything.
+    # An index may name anything, hence ENOTDIR and ENAMETOOLONG.
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
         return Incomplete(path, _absence(path), None)
     if error.errno == errno.ELOOP:
@@ -70,7 +80,7 @@ def _absence(path: str) -> str:
 
 
 def _looked_into(file: File) -> File | Incomplete:
-    """Return the file, or what its first bytes say is missing of it; raises OSError."""
+    """Return the file, or what is missing of it by its first bytes; raises OSError."""
     is_safetensors = file.weight and file.path.endswith(".safetensors") and file.size_bytes > 0
     if not is_safetensors and not 0 < file.size_bytes < _POINTER_MOST_BYTES:
         return file
@@ -89,7 +99,7 @@ def _looked_into(file: File) -> File | Incomplete:
 
 
 class _Glance:
-    """An open file whose reads leave the page cache as it was."""
+    """Reads an open file and leaves the page cache as it was."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -97,16 +107,16 @@ class _Glance:
         pagecache.read_only_what_is_asked(descriptor)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return the bytes of a range that begins with a page."""
+        """Return a range that begins at the start of a page."""
         cold = self._cold(offset, -(-length // PAGE_BYTES) * PAGE_BYTES)
         content = os.pread(self._descriptor, length, offset)
-        with suppress(OSError):  # refused, it stays
+        with suppress(OSError):  # then the pages stay
             for start, size in cold:
                 pagecache.drop(self._descriptor, start, size)
         return content
 
     def _cold(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """Return the runs of whole pages that are known not to be resident."""
+        """Return the runs of pages that are known to be absent from the page cache."""
         if not self._method.exact:
             return []
         resident = pagecache.resident_bytes(self._descriptor, offset, length, self._method)
@@ -114,7 +124,7 @@ class _Glance:
             return []
         if resident == 0:
             return [(offset, length)]
-        # Where mincore may not tell, it calls everything resident, and nothing is dropped.
+        # Without permission mincore reports every page as resident: nothing is dropped.
         return list(pagecache.missing(self._descriptor, offset, length))
 
 
@@ -128,12 +138,11 @@ def _glance(path: str) -> Iterator[_Glance]:
 
 
 def _promised_bytes(glance: _Glance, first: bytes) -> int:
-    """Return the size that a safetensors file has by its header.
+    """Return the size that a safetensors file should have by its header.
 
-    Source: the format's own description: 8 bytes with the header's length, little-endian, JSON
-    with `data_offsets` of each tensor, then the data. Searched rather than parsed, so that a
-    hostile header costs no memory; inside a JSON string the quotes are escaped and do not
-    match.
+    The format: the header's length in 8 bytes, little-endian; the header, JSON with the
+    `data_offsets` of each tensor; the data. We search the header instead of parsing it: a
+    hostile one costs no memory, and quotes inside a JSON string are escaped and do not match.
     """
     header_bytes = int.from_bytes(first[:_HEADER_LENGTH_BYTES], "little")
     data_start = _HEADER_LENGTH_BYTES + header_bytes
@@ -145,12 +154,12 @@ def _promised_bytes(glance: _Glance, first: bytes) -> int:
         text = kept + chunk
         for match in _OFFSETS.finditer(text):
             largest = max(largest, int(match[2]))
-        kept = text[-_OFFSETS_MOST_BYTES:]
+        kept = text[-_OVERLAP_BYTES:]
     return data_start + largest
 
 
 def _chunks(glance: _Glance, first: bytes, end: int) -> Iterator[bytes]:
-    """Yield the bytes up to `end`, or to the end of the file, of which `first` are the first."""
+    """Yield `first`, then what follows it up to `end` or the end of the file."""
     yield first[:end]
     offset = PAGE_BYTES
     while offset < end and (chunk := glance.read(offset, min(_HEADER_STEP_BYTES, end - offset))):

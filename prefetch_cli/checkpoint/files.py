@@ -1,11 +1,15 @@
-"""What is found at one path of a checkpoint."""
+"""Files of a checkpoint or of libraries, as values, and the rule for names that lead to them."""
 
+import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from prefetch_cli.base.text import file_name
 
 
 @dataclass(frozen=True)
 class File:
-    """A regular file of the checkpoint."""
+    """A regular file."""
 
     path: str  # as it is opened and shown
     real_path: str
@@ -16,26 +20,64 @@ class File:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """What tells this file from every other, whatever its paths are."""
+        """Device and inode: equal for two paths to one file."""
         return self.device, self.inode
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that cannot be read as a file, and why; the rest can."""
+    """A path that cannot be read as a file, and why; the other files can."""
 
     path: str
     reason: str
-    failed: bool  # a file that should have been read: the exit code tells
+    failed: bool  # should have been read: counts in the exit code
 
 
 @dataclass(frozen=True)
 class Incomplete:
-    """A file that is not, or not wholly, there, and why."""
+    """A file that is missing or cut short, and why."""
 
     path: str
     reason: str
-    file: File | None  # what there is of it
+    file: File | None  # the part that exists
 
 
 Finding = File | Skipped | Incomplete
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files in the order of warming, each physical file once, and what went wrong."""
+
+    files: tuple[File, ...]
+    failed: tuple[Skipped, ...]  # should be read, but even their metadata cannot be
+    warnings: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def each_once(files: Iterable[File], *, known: Iterable[File] = ()) -> tuple[File, ...]:
+    """Return each physical file once, under its first path, without those in `known`."""
+    before = {file.identity for file in known}
+    once: dict[tuple[int, int], File] = {}
+    for file in files:
+        if file.identity not in before:
+            once.setdefault(file.identity, file)
+    return tuple(once.values())
+
+
+def stays_below(name: str) -> bool:
+    """Return whether a name from a file or a flag is a path below the folder it is used in."""
+    try:
+        path = file_name(name)
+    except UnicodeEncodeError:
+        return False
+    return (
+        not name.startswith("/")
+        and ".." not in name.split("/")
+        and posixpath.normpath(name) != "."
+        and "\0" not in path
+    )

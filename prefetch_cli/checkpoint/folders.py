@@ -1,4 +1,4 @@
-"""A folder -> the paths that a loader reads there, and in the folders that it names below it."""
+"""A folder -> the manifest of its checkpoint: the paths that a loader reads there and below."""
 
 import itertools
 import os
@@ -19,116 +19,114 @@ from prefetch_cli.checkpoint.index import Index
 from prefetch_cli.checkpoint.selection import Filters, Selection
 from prefetch_cli.linux.files import open_to_read
 
-_PIECE_BYTES = 64 * 1024  # of an index that is read
-
-
-@dataclass(frozen=True)
-class Wish:
-    """Which files the user wants."""
-
-    load_format: LoadFormat
-    filters: Filters
-    weights_only: bool
+_READ_BYTES = 64 * 1024  # of an index at a time
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What a loader reads of one folder: paths, whether they are there or not."""
+    """The paths that a loader reads in one folder, whether they exist or not."""
 
     load_format: LoadFormat  # resolved
-    side: tuple[str, ...]
-    weights: tuple[str, ...]
+    side: tuple[str, ...]  # config and tokenizer files
+    weights: tuple[str, ...]  # in load order
     index: Index | None = None
-    absent: tuple[str, ...] = ()  # indexes that cannot be used, folders that are not there
-    specials: tuple[str, ...] = ()  # FIFOs, sockets and devices: looked at, so that it is said
+    absent: tuple[str, ...] = ()  # unusable indexes and missing folders
+    specials: tuple[str, ...] = ()  # FIFOs, sockets and devices: kept for their warnings
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """The folders of a checkpoint, its own first, and what is to be said of them."""
+class Manifest:
+    """The paths that a loader reads of one checkpoint."""
 
-    folders: tuple[Folder, ...]
+    root: str  # the folder that holds all others
+    folders: tuple[Folder, ...]  # `root` first
     warnings: tuple[str, ...] = ()
 
+    @property
+    def load_format(self) -> LoadFormat:
+        """The load format of the checkpoint, never AUTO."""
+        return self.folders[0].load_format
 
-def gather(root: str, shown: str, wish: Wish, monitor: Monitor) -> Gathered:
+    @property
+    def weights(self) -> list[str]:
+        """The weight files of all folders, in load order."""
+        return [path for folder in self.folders for path in folder.weights]
+
+
+def of_folder(
+    root: str, shown: str, load_format: LoadFormat, filters: Filters, monitor: Monitor
+) -> Manifest:
     """Return what the loader of the checkpoint in the folder `root` reads.
 
-    Raises CheckpointError where there is nothing to read, where it is ambiguous, or where an
-    index or a layout file is malformed.
+    Raises CheckpointError if there is nothing to read, if several models fit, or if an index or
+    a layout file is malformed.
     """
-    top = _Place(root, "", shown, wish, monitor)
-    components = [_component(root, name, wish, monitor) for name in top.components()]
-    gathered = Gathered((top.selected(), *components))
+    top = _FolderReader(root, "", shown, load_format, filters, monitor)
+    components = [top.component(name) for name in top.component_names()]
+    manifest = Manifest(root, (top.selected(), *components))
     if index.DIFFUSERS_LAYOUT in top.names and any(folder.weights for folder in components):
-        gathered = _without_single_files(gathered, wish)
-    if not any(folder.weights or folder.absent for folder in gathered.folders):
-        raise _no_weights(top, wish)
-    return gathered
+        manifest = _without_single_files(manifest, load_format)
+    if not any(folder.weights or folder.absent for folder in manifest.folders):
+        raise top.no_weights()
+    return manifest
 
 
-def gather_index(root: str, name: str, shown: str, wish: Wish, monitor: Monitor) -> Gathered:
-    """Return what a loader reads of the folder `root` by its index file `name`."""
-    place = _Place(root, "", shown, wish, monitor)
-    index = place.read_index(name)
-    if index is None:
+def of_index(
+    path: str, shown: str, load_format: LoadFormat, filters: Filters, monitor: Monitor
+) -> Manifest:
+    """Return what a loader reads given the index file at `path`; raises as `of_folder`."""
+    root, name = os.path.split(path)
+    reader = _FolderReader(root, "", shown, load_format, filters, monitor)
+    found = reader.read_index(name)
+    if found is None:
         raise CheckpointError(
-            f"{printable(shown)}: expected an index, found a file that is not wholly there",
+            f"{printable(shown)}: expected an index, found an incomplete file",
             "finish its download",
         )
-    return Gathered((place.folder(selection.select_by_index(name, index, place.want)),))
+    return Manifest(root, (reader.folder(selection.select_by_index(name, found, reader.want)),))
 
 
-def gather_file(path: str, load_format: LoadFormat, wish: Wish) -> Gathered:
-    """Return what a loader reads by one weight file: all the parts of a split GGUF."""
-    folder, name = os.path.split(path)
+def of_file(path: str, load_format: LoadFormat, filters: Filters) -> Manifest:
+    """Return what a loader reads given one weight file: all parts of a split GGUF."""
+    root, name = os.path.split(path)
     names = selection.gguf_parts(name) if load_format is LoadFormat.GGUF else [name]
-    weights = tuple(os.path.join(folder, part) for part in names if wish.filters.want(part))
-    return Gathered((Folder(load_format, (), weights),))
+    weights = tuple(os.path.join(root, part) for part in names if filters.want(part))
+    return Manifest(root, (Folder(load_format, (), weights),))
 
 
-def _component(root: str, name: str, wish: Wish, monitor: Monitor) -> Folder:
-    path = os.path.join(root, name)
-    if os.path.isdir(path):
-        return _Place(root, name, path, wish, monitor).selected()
-    # Only a folder can be found under a path that ends with a slash.
-    absent = (os.path.join(path, ""),) if wish.filters.want(os.path.join(name, "")) else ()
-    return Folder(LoadFormat.HF, (), (), absent=absent)
-
-
-def _without_single_files(gathered: Gathered, wish: Wish) -> Gathered:
+def _without_single_files(manifest: Manifest, asked: LoadFormat) -> Manifest:
     """Return a diffusers layout without the weights beside its components: nobody reads them."""
-    top, *components = gathered.folders
-    if not top.weights or wish.load_format is LoadFormat.ALL:
-        return gathered
+    top, *components = manifest.folders
+    if not top.weights or asked is LoadFormat.ALL:
+        return manifest
     warning = (
         f"{listing([os.path.basename(path) for path in top.weights])}: left out, since "
         f"{index.DIFFUSERS_LAYOUT} names folders with the weights; give the file itself to "
         "warm it too"
     )
     top = replace(top, weights=(), index=None, load_format=components[0].load_format)
-    return Gathered((top, *components), (warning,))
+    return Manifest(manifest.root, (top, *components), (warning,))
 
 
 @dataclass(frozen=True)
-class _Listing:
-    """The names in a folder, sorted."""
+class _Names:
+    """The sorted names in a folder."""
 
-    files: tuple[str, ...]  # and links, which may lead to anything
-    specials: tuple[str, ...]  # those of `files` that are FIFOs, sockets and devices
+    files: tuple[str, ...]  # and symbolic links, which may lead to anything
+    specials: tuple[str, ...]  # those of `files` that are FIFOs, sockets or devices
     folders: tuple[str, ...]
 
 
-def _listed(path: str, shown: str) -> _Listing:
-    """Return what a folder holds; raises CheckpointError where it cannot be listed."""
+def _list(path: str, shown: str) -> _Names:
+    """Return the names in a folder; raises CheckpointError if it cannot be listed."""
     files: set[str] = set()
     specials: list[str] = []
     folders: list[str] = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                # Links to folders of components have no suffix; to ask where each link leads
-                # would take a round trip for each file of a hub's snapshot.
+                # Links to component folders have no suffix. Asking where every link leads would
+                # take a round trip for each file of a hub's snapshot.
                 linked = "." not in entry.name and os.path.isdir(entry.path)
                 if linked or entry.is_dir(follow_symlinks=False):
                     folders.append(entry.name)
@@ -141,88 +139,129 @@ def _listed(path: str, shown: str) -> _Listing:
             f"{printable(shown)}: expected a directory that can be listed, found: {error.strerror}",
             "check its permissions and its mount",
         ) from None
-    return _Listing(tuple(sorted(files)), tuple(sorted(specials)), tuple(sorted(folders)))
+    return _Names(tuple(sorted(files)), tuple(sorted(specials)), tuple(sorted(folders)))
 
 
-class _Place:
-    """One folder of a checkpoint, its names, and what the user wants of it."""
+class _FolderReader:
+    """Finds what a loader reads in one folder of a checkpoint."""
 
-    def __init__(self, root: str, name: str, shown: str, wish: Wish, monitor: Monitor) -> None:
-        self.path = os.path.join(root, name) if name else root
-        self.shown = shown
-        self.listing = _listed(self.path, shown)
-        self.names = self.listing.files
-        self.unusable: list[str] = []  # index and layout files
-        self._name = name  # below `root`; empty: `root` itself
-        self._wish = wish
+    def __init__(
+        self,
+        root: str,
+        below: str,  # the folder's path below `root`; empty: `root` itself
+        shown: str,
+        load_format: LoadFormat,
+        filters: Filters,
+        monitor: Monitor,
+    ) -> None:
+        self._path = os.path.join(root, below) if below else root
+        self._below = below
+        self._shown = shown
+        self._load_format = load_format
+        self._filters = filters
         self._monitor = monitor
+        self._found = _list(self._path, shown)
+        self._unusable: list[str] = []  # index and layout files
+        self.names = self._found.files
 
     def want(self, name: str) -> bool:
-        """Whether the user's globs leave this file in."""
-        return self._wish.filters.want(os.path.join(self._name, name))
+        """Return whether the user's globs keep this file."""
+        return self._filters.want(os.path.join(self._below, name))
 
-    def components(self) -> list[str]:
+    def component_names(self) -> list[str]:
         """Return the folders that layout files name, each once."""
         layouts = (index.DIFFUSERS_LAYOUT, index.SENTENCE_TRANSFORMERS_LAYOUT)
         found = [
-            index.component_folders(os.path.join(self.path, layout), content)
+            index.component_folders(os.path.join(self._path, layout), content)
             for layout in layouts
-            if layout in self.names and (content := self._layout(layout)) is not None
+            if layout in self.names and (content := self._read_layout(layout)) is not None
         ]
         return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
+    def component(self, name: str) -> Folder:
+        """Return what a loader reads in the component folder of this name."""
+        path = os.path.join(self._path, name)
+        if os.path.isdir(path):
+            return _FolderReader(
+                self._path, name, path, self._load_format, self._filters, self._monitor
+            ).selected()
+        # With a slash at the end, the path cannot be a file.
+        absent = (os.path.join(path, ""),) if self.want(os.path.join(name, "")) else ()
+        return Folder(LoadFormat.HF, (), (), absent=absent)
+
     def read_index(self, name: str) -> Index | None:
-        """Return an index, or None where it is no usable file."""
+        """Return an index, or None if its file is unusable."""
         with self._opened(name) as file:
             if file is None:
                 return None
-            pieces = iter(lambda: file.read(_PIECE_BYTES), b"")
-            return index.parse_index(os.path.join(self.path, name), pieces)
+            pieces = iter(lambda: file.read(_READ_BYTES), b"")
+            return index.parse_index(os.path.join(self._path, name), pieces)
 
     def selected(self) -> Folder:
-        """Return what a loader reads here."""
+        """Return what a loader reads in this folder."""
         selected = selection.select(
             self.names,
-            self._wish.load_format,
+            self._load_format,
             self.want,
             self.read_index,
-            component=bool(self._name),
+            component=bool(self._below),
         )
         if selected.load_format is LoadFormat.GGUF:
             self._refuse_several(selected)
         return self.folder(selected)
 
     def folder(self, selected: Selection) -> Folder:
-        """Return the paths of what was selected here, and of what goes with it."""
+        """Return the paths of the selected weights and of the other files that go with them."""
         chosen = set(selected.weights)
-        side = [] if self._wish.weights_only else selection.side_files(self.names)
+        side = selection.side_files(self.names)
         return Folder(
             load_format=selected.load_format,
             side=self._paths([name for name in side if self.want(name) and name not in chosen]),
             weights=self._paths(selected.weights),
             index=selected.index,
-            absent=self._paths(self.unusable),
-            specials=self._paths([name for name in self.listing.specials if self.want(name)]),
+            absent=self._paths(self._unusable),
+            specials=self._paths([name for name in self._found.specials if self.want(name)]),
+        )
+
+    def no_weights(self) -> CheckpointError:
+        """Return the error for a folder without weights for the load format."""
+        shown, folders = printable(self._shown), self._found.folders
+        if not self.names and not folders:
+            return CheckpointError(
+                f"{shown}: expected a checkpoint, found an empty directory",
+                "check the path, and that its file system is mounted",
+            )
+        weights = [name for name in self.names if name.endswith(selection.WEIGHT_SUFFIXES)]
+        hint = "check the path"
+        if weights:
+            hint = "check --load-format, --include and --exclude; --load-format all takes every one"
+        elif "snapshots" in folders:
+            hint = "this is a folder of a hub cache: give its repo id, or a path in its snapshots/"
+        others = f"{counted(len(self.names), 'other file')} and {counted(len(folders), 'folder')}"
+        return CheckpointError(
+            f"{shown}: expected weight files for --load-format {self._load_format.value}, "
+            f"found {listing(weights) if weights else others}",
+            hint,
         )
 
     def _paths(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(os.path.join(self.path, name) for name in names)
+        return tuple(os.path.join(self._path, name) for name in names)
 
-    def _layout(self, name: str) -> bytes | None:
-        """Return a layout file, as far as one can be long, or None where it is no usable file."""
+    def _read_layout(self, name: str) -> bytes | None:
+        """Return a layout file up to its largest size, or None if it is unusable."""
         with self._opened(name) as file:
             return None if file is None else file.read(index.MOST_LAYOUT_BYTES + 1)
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[BinaryIO | None]:
-        """Yield a metadata file, or None, and note it, where it is no file that is all there.
+        """Yield a metadata file, or note that it is unusable and yield None.
 
-        Raises CheckpointError where it cannot be read.
+        Raises CheckpointError if it cannot be read.
         """
-        path = os.path.join(self.path, name)
+        path = os.path.join(self._path, name)
         with self._monitor.waiting(path):
             if not isinstance(examine(path, weight=False), File):
-                self.unusable.append(name)
+                self._unusable.append(name)
                 yield None
                 return
             try:
@@ -230,7 +269,7 @@ class _Place:
                     yield file
             except OSError as error:
                 raise CheckpointError(
-                    f"{printable(path)}: expected a file that can be read, found: {error.strerror}",
+                    f"{printable(path)}: expected a readable file, found: {error.strerror}",
                     "check its permissions",
                 ) from None
 
@@ -239,29 +278,7 @@ class _Place:
         if len(models) > 1:
             glob = printable(shlex.quote(next(iter(models))))
             raise CheckpointError(
-                f"{printable(self.shown)}: expected one GGUF model, found {len(models)}: "
+                f"{printable(self._shown)}: expected one GGUF model, found {len(models)}: "
                 f"{listing(list(models.values()))}",
                 f"choose one: --include {glob}, or give the file itself",
             )
-
-
-def _no_weights(place: _Place, wish: Wish) -> CheckpointError:
-    shown = printable(place.shown)
-    names, folders = place.names, place.listing.folders
-    if not names and not folders:
-        return CheckpointError(
-            f"{shown}: expected a checkpoint, found an empty directory",
-            "check the path, and that its file system is mounted",
-        )
-    weights = [name for name in names if name.endswith(selection.WEIGHT_SUFFIXES)]
-    hint = "check the path"
-    if weights:
-        hint = "check --load-format, --include and --exclude; --load-format all takes every one"
-    elif "snapshots" in folders:
-        hint = "this is a folder of a hub's cache: give its repo id, or a path in its snapshots/"
-    others = f"{counted(len(names), 'other file')} and {counted(len(folders), 'folder')}"
-    return CheckpointError(
-        f"{shown}: expected weight files for --load-format {wish.load_format.value}, "
-        f"found {listing(weights) if weights else others}",
-        hint,
-    )

@@ -1,7 +1,7 @@
-"""Names of a folder -> the names that a loader reads: pure, by vLLM's rules.
+"""The names in a folder -> those that a loader reads, by vLLM's rules: pure.
 
-Source of the rules: vllm/model_executor/model_loader (default_loader.py, weight_utils.py), read
-in release 0.33; diffusers' and sentence-transformers' own loaders for folders of components.
+The rules come from vllm/model_executor/model_loader (default_loader.py, weight_utils.py) in
+release 0.33, and for component folders from diffusers and sentence-transformers.
 """
 
 import fnmatch
@@ -19,14 +19,13 @@ from prefetch_cli.checkpoint.index import Index
 INDEX_SUFFIX = ".index.json"
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 
-# Saved beside the weights by training loops; no loader of a served model reads them.
+# Training loops save these beside the weights; no server reads them.
 _NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 _WEIGHT_INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 _SIDE_GLOBS = ("*.json", "tokenizer*", "*.model", "*.tiktoken", "*.txt", "*.jinja", "*.py")
 _SIDE = re.compile("|".join(map(fnmatch.translate, _SIDE_GLOBS)))
 
-# A hostile name must not become a list of a billion names.
-_MOST_MISSING = 10_000
+_MOST_MISSING = 10_000  # a hostile name may promise a billion parts
 
 _DIGITS = re.compile(r"([0-9]+)")
 _NUMBERED = re.compile(
@@ -51,7 +50,7 @@ class Filters:
     exclude: tuple[str, ...] = ()
 
     def want(self, path: str) -> bool:
-        """Whether the globs leave this path in."""
+        """Return whether the globs keep this path."""
         if any(fnmatch.fnmatchcase(path, pattern) for pattern in self.exclude):
             return False
         return not self.include or any(
@@ -61,7 +60,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Selection:
-    """The weight files of one folder, in load order, also those that are not there."""
+    """The weight files of one folder in load order, whether they exist or not."""
 
     load_format: LoadFormat  # resolved: never AUTO
     weights: tuple[str, ...]
@@ -70,12 +69,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class _Family:
-    """Weight files that are loaded together, and the index that may name them."""
+    """Weight files that are loaded together, and the index that may list them."""
 
     pattern: str
     index: str | None = None
-    # The same weights may lie there twice, in two layouts: of safetensors vLLM reads only what
-    # the index names, of other formats all.
+    # A folder may hold the same weights in two layouts. vLLM reads only the safetensors files
+    # that the index names, but every file of other formats.
     index_decides: bool = False
 
 
@@ -87,7 +86,7 @@ _BIN = _Family("*.bin", "pytorch_model.bin.index.json")
 _PT = _Family("*.pt")
 _GGUF = _Family("*.gguf")
 
-# The first family of a format that has files is the one that is loaded.
+# The first family of a format that has files is loaded.
 _FAMILIES = {
     LoadFormat.HF: (_SAFETENSORS, _BIN, _PT),
     LoadFormat.SAFETENSORS: (_SAFETENSORS,),
@@ -102,7 +101,7 @@ def natural_key(path: str) -> tuple[list[str | tuple[int, str]], str]:
     """Return the sort key of vLLM's order: by file name, `model-2` before `model-10`."""
     name = posixpath.basename(path)
     parts: list[str | tuple[int, str]] = [*_DIGITS.split(name)]
-    # Compared as numbers are, without the limit that int() has on digits.
+    # This compares like numbers do, without int()'s limit on digits.
     parts[1::2] = [
         (len(digits), digits) for digits in (part.lstrip("0") for part in _DIGITS.findall(name))
     ]
@@ -127,19 +126,18 @@ def select(
     *,
     component: bool,
 ) -> Selection:
-    """Return the weight files that the loader reads from one folder that has these `names`.
+    """Return the weight files that the loader reads from a folder with these `names`.
 
-    Where an index, or a name such as `model-00001-of-00004`, tells that there should be more,
-    those count too, as far as the user does `want` them. `read_index` returns the index of a
-    name that is among them, or None where it is no usable file. In the folder of a component
-    the index may have any name, and variants (`fp16`) count only where there is nothing else.
-    Raises what `read_index` raises.
+    Includes missing files that an index, or a name like `model-00001-of-00004`, promises, if
+    the user does `want` them. `read_index` gets one of `names` and returns None if that file is
+    unusable. In a component folder the index may have any name, and variants (`fp16`) count
+    only if there is nothing else. Raises what `read_index` raises.
     """
     weights: Sequence[str] = [name for name in names if _may_be_weight(name) and want(name)]
     if component and load_format is not LoadFormat.ALL:
         weights = _without_variants(weights)
-    folder = _Folder(names, weights, functools.cache(read_index), component=component)
-    load_format = _resolved(load_format, folder)
+    folder = _Candidates(names, weights, functools.cache(read_index), component=component)
+    load_format = _resolved_format(load_format, folder)
     if load_format is LoadFormat.ALL:
         return Selection(load_format, _in_load_order(filter(want, _everything(folder))), None)
     families = _FAMILIES[load_format]
@@ -150,20 +148,20 @@ def select(
 
 
 def select_by_index(name: str, index: Index, want: Want) -> Selection:
-    """Return the weight files that the index file `name` names."""
+    """Return the weight files that the index `name` lists."""
     load_format = LoadFormat.MISTRAL if name == _MISTRAL.index else LoadFormat.HF
     return Selection(load_format, _in_load_order(filter(want, index.shards)), index)
 
 
 def gguf_parts(name: str) -> list[str]:
-    """Return all the parts of the split GGUF that `name` is a part of, or just `name`."""
+    """Return all parts of the split GGUF that `name` belongs to, or just `name`."""
     return list(_in_load_order({name, *_missing_numbers([name])}))
 
 
 def gguf_models(names: Iterable[str]) -> dict[str, str]:
-    """Return the first file of each GGUF model among these, by the glob that matches all of it.
+    """Return the first file of each GGUF model, by the glob that matches all its parts.
 
-    A projector (mmproj) is loaded beside its model, it is no model of its own.
+    A projector (mmproj) is loaded beside its model and is not one itself.
     """
     models: dict[str, str] = {}
     for name in sorted(names, key=natural_key):
@@ -173,25 +171,25 @@ def gguf_models(names: Iterable[str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Folder:
-    """The names of one folder, asked about by family."""
+class _Candidates:
+    """The names in one folder, by family."""
 
     names: Collection[str]
-    weights: Sequence[str]  # those that may be weights and that the user wants
+    weights: Sequence[str]  # that may be weights and that the user wants
     read_index: ReadIndex
     component: bool
 
     def files(self, family: _Family) -> list[str]:
-        """Return the weight files of a family that are there."""
+        """Return the weight files of a family that exist."""
         return fnmatch.filter(self.weights, family.pattern)
 
     def index(self, family: _Family) -> Index | None:
-        """Return the index of a family, or None where there is none that can be used."""
+        """Return the index of a family, or None if it has no usable one."""
         name = self._index_name(family)
         return None if name is None else self.read_index(name)
 
     def has(self, family: _Family) -> bool:
-        """Whether a loader finds this family: files here, or folders in its index."""
+        """Return whether a loader finds this family: files here, or folders in its index."""
         if self.files(family):
             return True
         index = self.index(family) if family.index_decides else None
@@ -207,15 +205,15 @@ class _Folder:
 
 
 def _without_variants(names: Sequence[str]) -> Sequence[str]:
-    """Return the names without variants, or with them where there is nothing else."""
+    """Return the names that are not variants, or all if there are only variants."""
     return [name for name in names if not _VARIANT.fullmatch(name)] or names
 
 
-def _resolved(load_format: LoadFormat, folder: _Folder) -> LoadFormat:
+def _resolved_format(load_format: LoadFormat, folder: _Candidates) -> LoadFormat:
     if load_format is not LoadFormat.AUTO:
         return load_format
     if folder.component:
-        return LoadFormat.HF  # the other formats are layouts of a whole checkpoint
+        return LoadFormat.HF  # the other formats are for whole checkpoints
     if folder.files(_MISTRAL):
         return LoadFormat.MISTRAL
     families = _FAMILIES[LoadFormat.HF]
@@ -227,8 +225,8 @@ def _resolved(load_format: LoadFormat, folder: _Folder) -> LoadFormat:
     return LoadFormat.HF
 
 
-def _promised(families: Sequence[_Family], folder: _Folder) -> _Family:
-    """Return the first family of which there is an index, though none of its files."""
+def _promised(families: Sequence[_Family], folder: _Candidates) -> _Family:
+    """Return the first family that has an index, though no files."""
     return next((family for family in families if folder.index(family)), families[0])
 
 
@@ -238,8 +236,8 @@ def _loaded(family: _Family, found: Sequence[str], index: Index | None) -> Colle
     return index.shards if family.index_decides else {*found, *index.shards}
 
 
-def _everything(folder: _Folder) -> Collection[str]:
-    """Return every weight file, and what they and their indexes say that there should be."""
+def _everything(folder: _Candidates) -> Collection[str]:
+    """Return every weight file, and those that names and indexes promise."""
     found = set(folder.weights)
     loaded = {*found, *_missing_numbers(found)}
     for name in folder.names:
@@ -250,9 +248,9 @@ def _everything(folder: _Folder) -> Collection[str]:
 
 
 def _leads_to(index: Index, found: Collection[str]) -> bool:
-    """Whether an index names one of these files, or any in another folder.
+    """Return whether an index names one of these files, or any in another folder.
 
-    Of weights that were left out of a download the index is often there.
+    An index is often downloaded even when its weights are not.
     """
     return any("/" in shard or shard in found for shard in index.shards)
 
@@ -264,7 +262,7 @@ def _may_be_weight(name: str) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    # A loader's globs pass these by: `._model.safetensors` is what macOS leaves in archives.
+    # Loaders' globs skip these; macOS leaves `._model.safetensors` in archives.
     return name.startswith(".")
 
 
@@ -273,19 +271,19 @@ def _in_load_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _missing_numbers(names: Iterable[str]) -> Iterator[str]:
-    """Yield the names that `-00002-of-00004` says should be there too, no more than a bound."""
+    """Yield the missing names that ones like `-00002-of-00004` promise, up to a bound."""
     sets: dict[tuple[str, str, str], list[str]] = {}
     for name in names:
         if part := _NUMBERED.fullmatch(name):
             key = (part["base"], part["total"], part["rest"])
             sets.setdefault(key, []).append(part["number"])
-    return itertools.islice(_of_sets(sets), _MOST_MISSING)
+    return itertools.islice(_gaps(sets), _MOST_MISSING)
 
 
-def _of_sets(sets: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterator[str]:
+def _gaps(sets: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterator[str]:
     for (base, total, rest), written in sets.items():
         numbers = set(map(int, written))
-        # Some sets are numbered without zeros: `model-1-of-61`.
+        # Some sets are numbered without leading zeros: `model-1-of-61`.
         padded = any(number.startswith("0") and number != "0" for number in written)
         width = max(map(len, written)) if padded else 1
         first = 0 if 0 in numbers else 1
@@ -295,7 +293,7 @@ def _of_sets(sets: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterator[str
 
 
 def _gguf_glob(name: str) -> str:
-    """Return the glob of the model that a GGUF file is, or is a part of."""
+    """Return the glob that matches all parts of the model that a GGUF file belongs to."""
     if part := _NUMBERED.fullmatch(name):
         base, rest = glob.escape(part["base"]), glob.escape(part["rest"])
         return f"{base}*-of-{part['total']}{rest}"

@@ -16,7 +16,7 @@ from prefetch_cli.base.words import (
 )
 from prefetch_cli.checkpoint.resolve import Request
 from prefetch_cli.checkpoint.selection import Filters
-from prefetch_cli.libraries.gather import Wanted
+from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.process.beside import Terms
 from prefetch_cli.process.command import find
@@ -138,7 +138,7 @@ def to_display(values: Values, *, beside_command: bool = False) -> Display:
 
 def _libraries(
     values: Values, typed: Collection[str], command: Sequence[str], environ: Mapping[str, str]
-) -> Wanted | None:
+) -> gather.Request | None:
     """Return what is to be warmed before the checkpoint, None where that is nothing."""
     of_command = values["libraries"] and bool(command)
     packages = bool(values["package"]) or of_command
@@ -153,7 +153,7 @@ def _libraries(
                 "expected at least one CHECKPOINT, found none", "see prefetch-cli --help"
             )
         return None
-    return Wanted(
+    return gather.Request(
         paths=tuple(values["also"]),
         packages=tuple(values["package"]),
         python=values["python"],

@@ -1,4 +1,4 @@
-"""What a server opens before it reads a weight: the files of Python distributions, and folders.
+"""The files that a server opens before its first weight: Python distributions and folders.
 
-Nothing of them is imported: their RECORD is read as text.
+Nothing is imported: a distribution's RECORD is read as text.
 """

@@ -1,8 +1,8 @@
 """Names of Python distributions -> the paths of the files that importing them opens.
 
-A distribution is what a package manager installs under one name; its RECORD names its files.
-Nothing of it is imported or compiled: the interpreter whose distributions are meant is asked for
-its search path, and what lies there is read as text.
+A distribution is what a package manager installs under one name; its RECORD lists its files.
+Nothing is imported or compiled: we ask the interpreter for its search path and read what lies
+there as text.
 """
 
 import os
@@ -18,13 +18,13 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import file_name, printable
+from prefetch_cli.linux.files import read_head
 from prefetch_cli.linux.threads import map_threads
 
 if TYPE_CHECKING:
     from importlib import metadata
 
-# By what a server opens first and in the largest pieces. Headers, static libraries, tests' data
-# and the like are no part of its start.
+# Largest first. A server opens no headers, static libraries or test data when it starts.
 _KINDS = (re.compile(r"\.so(\.[0-9]+)*$"), re.compile(r"\.pyc$"), re.compile(r"\.py$"))
 
 _ASK = (
@@ -32,16 +32,16 @@ _ASK = (
     "found = [sys.implementation.cache_tag or '', *filter(None, sys.path)]\n"
     "sys.stdout.buffer.write(b'\\0'.join(map(os.fsencode, found)))"
 )
-_ASK_SECONDS = 120.0  # an interpreter on slow storage takes its time to start
-_POLL_SECONDS = 0.05
+_ANSWER_SECONDS = 120.0  # on slow storage an interpreter is slow to start
+_ANSWER_POLL_SECONDS = 0.05
 
 _INTERPRETER = re.compile(r"(python|pypy)[0-9.]*")
 _SCRIPT_LINE_BYTES = 1024
-# How pip and others write an interpreter's path that is too long for a script line, or has blanks.
+# pip and others write this if an interpreter's path is too long for `#!` or has blanks.
 _LONG_SCRIPT_LINE = re.compile(rb"#!/bin/sh\n'''exec' (?:\"([^\"\n]+)\"|(\S+)) ")
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
 _UNDER_AN_EXTRA = re.compile(r"\bextra\b")
-# Of METADATA and its like: not text, or out of reach.
+# METADATA and the like may be unreachable, or not text.
 _UNREADABLE = (OSError, UnicodeError)
 _EDITABLE = re.compile(r'"editable"\s*:\s*true')
 _SOURCE = re.compile(r'"url"\s*:\s*"file://([^"]+)"')
@@ -49,19 +49,19 @@ _SOURCE = re.compile(r'"url"\s*:\s*"file://([^"]+)"')
 
 @dataclass(frozen=True)
 class Interpreter:
-    """An interpreter, and where it looks for modules."""
+    """A Python interpreter and its search path."""
 
     path: str
-    cache_tag: str  # in the names of the .pyc files that it reads: cpython-312
+    cache_tag: str  # in the names of its .pyc files: cpython-312
     search_path: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """What is installed under one name."""
+    """One installed distribution."""
 
     name: str
-    paths: frozenset[str]  # of the files that count, there or not
+    paths: frozenset[str]  # of the files that count, whether they exist or not
     requires: tuple[str, ...]
     warning: str | None
 
@@ -69,9 +69,9 @@ class Distribution:
 def find_interpreter(
     python: str | None, command: Sequence[str], environ: Mapping[str, str], stop: Stop
 ) -> Interpreter:
-    """Return the interpreter that was named, else COMMAND's, else that of PATH.
+    """Return the interpreter `python`, else COMMAND's, else the one on PATH.
 
-    Raises CheckpointError where there is none, or where it does not answer.
+    Raises CheckpointError if there is none, or if it does not answer.
     """
     wanted = python
     if wanted is None and command:
@@ -87,9 +87,9 @@ def find_interpreter(
 
 
 def canonical(name: str, interpreter: Interpreter) -> str:
-    """Return the one spelling of an installed distribution's name.
+    """Return the normalized name of an installed distribution.
 
-    Raises CheckpointError where nothing of that name is installed.
+    Raises CheckpointError if no distribution of that name is installed.
     """
     if _REQUIREMENT.fullmatch(name) is None or _installed(name, interpreter) is None:
         raise CheckpointError(
@@ -101,15 +101,15 @@ def canonical(name: str, interpreter: Interpreter) -> str:
 
 
 def owner(command: Sequence[str], interpreter: Interpreter) -> str:
-    """Return the distribution whose RECORD has COMMAND's script, or the module that it runs.
+    """Return the distribution whose RECORD lists COMMAND's script or module.
 
-    Raises CheckpointError where none has.
+    Raises CheckpointError if there is none.
     """
-    from importlib import metadata  # noqa: PLC0415 - 20 ms that other runs need not pay
+    from importlib import metadata  # noqa: PLC0415 - 20 ms that other runs save
 
     has, what = _belonging(command)
     for found in metadata.distributions(path=list(interpreter.search_path)):
-        if has(found, _text(found, "RECORD")) and (own := _own_name(found)) is not None:
+        if has(found, _read_text(found, "RECORD")) and (own := _own_name(found)) is not None:
             return _normalized(own)
     raise CheckpointError(
         f"--libraries: expected a distribution that {printable(what)} belongs to, found none "
@@ -121,10 +121,10 @@ def owner(command: Sequence[str], interpreter: Interpreter) -> str:
 def closure(
     names: Sequence[str], interpreter: Interpreter, monitor: Monitor, threads: int
 ) -> list[Distribution]:
-    """Return these distributions, and all that they require as far as it is installed.
+    """Return these distributions and everything that they require and that is installed.
 
-    No marker is evaluated, since what is installed is what counts; what is required under an extra
-    is not.
+    Environment markers are ignored: being installed is what counts. Requirements of extras are
+    left out.
     """
 
     def look(name: str) -> Distribution | None:
@@ -144,18 +144,17 @@ def closure(
     return found
 
 
-def place(path: str) -> int:
-    """Return the place of a file in the order of warming, by its kind; the last for no kind."""
-    return next((place for place, kind in enumerate(_KINDS) if kind.search(path)), len(_KINDS))
+def position(path: str) -> int:
+    """Return a file's position in the order of warming; files that do not count come last."""
+    return next((number for number, kind in enumerate(_KINDS) if kind.search(path)), len(_KINDS))
 
 
 def _of_script(path: str, environ: Mapping[str, str]) -> str | None:
-    """Return the interpreter that runs the script, or that it is; None where it is neither."""
+    """Return `path` if it is an interpreter, else the one in its `#!` line, else None."""
     if _is_interpreter(path):
         return path
     try:
-        with open(path, "rb") as file:
-            head = file.read(_SCRIPT_LINE_BYTES)
+        head = read_head(path, _SCRIPT_LINE_BYTES) or b""
     except OSError:
         return None
     if match := _LONG_SCRIPT_LINE.match(head):
@@ -163,7 +162,7 @@ def _of_script(path: str, environ: Mapping[str, str]) -> str | None:
     line = head.partition(b"\n")[0]
     words = [os.fsdecode(word) for word in line[2:].split()] if line.startswith(b"#!") else []
     if words and os.path.basename(words[0]) == "env":
-        # Before the name stand options of env, and variables.
+        # env's options and variables stand before the name.
         words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
         words = [shutil.which(word, path=environ.get("PATH")) or word for word in words[:1]]
     return words[0] if words and _is_interpreter(words[0]) else None
@@ -174,11 +173,11 @@ def _is_interpreter(path: str) -> bool:
 
 
 def _ask(python: str, stop: Stop) -> list[str]:
-    """Return the cache tag of an interpreter, and its search path."""
-    import subprocess  # noqa: PLC0415 - 10 ms that other runs need not pay
+    """Return the cache tag of an interpreter, then its search path."""
+    import subprocess  # noqa: PLC0415 - 10 ms that other runs save
 
-    until = time.monotonic() + _ASK_SECONDS
-    # -B: even where it may, it writes nothing.
+    until = time.monotonic() + _ANSWER_SECONDS
+    # -B: write no .pyc files.
     line = [python, "-B", "-c", _ASK]
     said = b""
     try:
@@ -190,7 +189,7 @@ def _ask(python: str, stop: Stop) -> list[str]:
     with process:
         while process.returncode is None:
             with suppress(subprocess.TimeoutExpired):
-                said, _ = process.communicate(timeout=_POLL_SECONDS)
+                said, _ = process.communicate(timeout=_ANSWER_POLL_SECONDS)
             if stop.requested or time.monotonic() > until:
                 process.kill()
     if process.returncode != 0 or not said:
@@ -207,7 +206,7 @@ def _no_answer(python: str, found: str) -> CheckpointError:
 
 
 def _installed(name: str, interpreter: Interpreter) -> "metadata.Distribution | None":
-    """Return the distribution of this name that the interpreter finds first."""
+    """Return the distribution of this name that comes first on the search path."""
     from importlib import metadata  # noqa: PLC0415 - as in `owner`
 
     path = list(interpreter.search_path)
@@ -221,7 +220,7 @@ def _normalized(name: str) -> str:
 def _belonging(
     command: Sequence[str],
 ) -> tuple[Callable[["metadata.Distribution", str], bool], str]:
-    """Return a test of a distribution and its RECORD, and in words what is looked for."""
+    """Return a test of a distribution and its RECORD, and a description of its target."""
     script = command[0]
     if _is_interpreter(script):
         if (module := _module(command[1:])) is not None:
@@ -244,7 +243,7 @@ def _belonging(
 
 
 def _module(words: Sequence[str]) -> str | None:
-    """Return what an interpreter is told to run by -m, None where that is a script or a string."""
+    """Return the module that `-m` names, or None if a script or a string is run."""
     for number, word in enumerate(words):
         if word.startswith("-m"):
             return word[2:] or next(iter(words[number + 1 :]), None)
@@ -277,22 +276,22 @@ def _requirement(text: str) -> str | None:
 
 
 def _paths(found: "metadata.Distribution", cache_tag: str) -> Iterator[str]:
-    record = _text(found, "RECORD")
+    record = _read_text(found, "RECORD")
     rows = _rows(record) if record else _other_rows(found)
     base = str(found.locate_file(""))
     for row in rows:
-        if os.path.isabs(row) or "\0" in row or place(row) == len(_KINDS):
+        if os.path.isabs(row) or "\0" in row or position(row) == len(_KINDS):
             continue
         path = os.path.normpath(os.path.join(base, row))
         yield path
         if path.endswith(".py"):
-            # Not every installer that compiles says so in RECORD.
+            # Not every installer that compiles lists the result in RECORD.
             folder, name = os.path.split(path)
             yield os.path.join(folder, "__pycache__", f"{name[:-3]}.{cache_tag}.pyc")
 
 
-def _text(found: "metadata.Distribution", name: str) -> str:
-    """Return a file beside a distribution's METADATA, empty where it has none that is text."""
+def _read_text(found: "metadata.Distribution", name: str) -> str:
+    """Return a file beside a distribution's METADATA, empty if missing or not text."""
     try:
         return found.read_text(name) or ""
     except _UNREADABLE:
@@ -307,7 +306,7 @@ def _own_name(found: "metadata.Distribution") -> str | None:
 
 
 def _other_rows(found: "metadata.Distribution") -> list[str]:
-    """Return the paths that the lists of older installers name."""
+    """Return the paths that older installers list."""
     try:
         return [file_name(str(path)) for path in found.files or ()]
     except _UNREADABLE:
@@ -315,7 +314,7 @@ def _other_rows(found: "metadata.Distribution") -> list[str]:
 
 
 def _rows(record: str) -> Iterator[str]:
-    """Yield the path of each row: comma-separated values, as PEP 376 and 427 have it."""
+    """Yield the path in each row of a RECORD (CSV, PEP 376 and 427)."""
     import csv  # noqa: PLC0415 - as in `owner`
 
     with suppress(csv.Error):
@@ -323,7 +322,7 @@ def _rows(record: str) -> Iterator[str]:
 
 
 def _nothing_recorded(name: str, found: "metadata.Distribution") -> str:
-    origin = _text(found, "direct_url.json")
+    origin = _read_text(found, "direct_url.json")
     if _EDITABLE.search(origin) and (source := _SOURCE.search(origin)):
         where = f"give --also {printable(source[1])}"
         return f"{name}: it is installed in editable form, so its files lie elsewhere: {where}"

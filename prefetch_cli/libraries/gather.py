@@ -1,113 +1,107 @@
-"""What a server opens before it reads a weight -> the files, in the order of warming."""
+"""Names of distributions and paths -> the files that a server opens first, in warming order."""
 
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
-from prefetch_cli.checkpoint.files import File, Skipped
+from prefetch_cli.checkpoint.examine import file_at
+from prefetch_cli.checkpoint.files import File, Found, Skipped, each_once
 from prefetch_cli.libraries import distributions
-from prefetch_cli.libraries.distributions import Interpreter
-from prefetch_cli.linux.files import kind
+from prefetch_cli.libraries.distributions import Distribution, Interpreter
+from prefetch_cli.linux.files import RealFolder, file_type
 from prefetch_cli.linux.threads import map_threads
-
-RealFolder = Callable[[str], str]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the user asked for."""
+class Request:
+    """The libraries that the user asks for."""
 
     paths: tuple[str, ...]  # files and directories
     packages: tuple[str, ...]  # names of distributions
-    python: str | None  # whose they are; None: COMMAND's interpreter, else that of PATH
-    command: tuple[str, ...]  # what runs beside the warming, its first word as a path
-    of_command: bool  # the distribution that COMMAND belongs to, too
+    python: str | None  # their interpreter; None: COMMAND's, else the one on PATH
+    command: tuple[str, ...]  # what runs beside the warming; its first word is a path
+    of_command: bool  # include the distribution that COMMAND belongs to
 
 
 @dataclass(frozen=True)
 class Located:
-    """What is there by name; its files have not been looked for."""
+    """Paths that exist and distributions that are installed; their files are not looked up yet."""
 
     paths: tuple[str, ...]
     packages: tuple[str, ...]
-    interpreter: Interpreter | None  # None where no package was asked for
+    interpreter: Interpreter | None  # None if there are no packages
 
 
 @dataclass(frozen=True)
-class Libraries:
-    """The files, each physical one once."""
+class Libraries(Found):
+    """The files of distributions, and those below paths."""
 
-    names: tuple[str, ...]  # of the distributions, those that were asked for first
-    files: tuple[File, ...]
-    failed: tuple[Skipped, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of all files."""
-        return sum(file.size_bytes for file in self.files)
+    names: tuple[str, ...]  # of the distributions; those that were asked for come first
 
 
-def locate(wanted: Wanted, environ: Mapping[str, str], monitor: Monitor, stop: Stop) -> Located:
-    """Return where the libraries are; raises CheckpointError where one of them is not there."""
-    for path in wanted.paths:
+def locate(request: Request, environ: Mapping[str, str], monitor: Monitor, stop: Stop) -> Located:
+    """Return where the libraries are; raises CheckpointError if one of them is missing."""
+    for path in request.paths:
         with monitor.waiting(path):
-            _assert_there(path)
-    if not wanted.packages and not wanted.of_command:
-        return Located(wanted.paths, (), None)
-    with monitor.waiting(wanted.python or "the Python interpreter"):
-        found = distributions.find_interpreter(wanted.python, wanted.command, environ, stop)
-        packages = [distributions.canonical(name, found) for name in wanted.packages]
-        if wanted.of_command:
-            packages.append(distributions.owner(wanted.command, found))
-    return Located(wanted.paths, tuple(dict.fromkeys(packages)), found)
+            _assert_exists(path)
+    if not request.packages and not request.of_command:
+        return Located(request.paths, (), None)
+    with monitor.waiting(request.python or "the Python interpreter"):
+        found = distributions.find_interpreter(request.python, request.command, environ, stop)
+        packages = [distributions.canonical(name, found) for name in request.packages]
+        if request.of_command:
+            packages.append(distributions.owner(request.command, found))
+    return Located(request.paths, tuple(dict.fromkeys(packages)), found)
 
 
 def places(located: Located) -> tuple[str, ...]:
-    """Return the real paths of the folders that the libraries lie in or below, or of the files."""
+    """Return the real paths that all files of the libraries are at or below."""
     searched = () if located.interpreter is None else located.interpreter.search_path
     return tuple(map(os.path.realpath, filter(None, (*located.paths, *searched))))
 
 
 def gather(located: Located, monitor: Monitor, threads: int) -> Libraries:
     """Return the files of the distributions, shared libraries first, then those of the paths."""
-    found = []
+    packages = []
     if located.interpreter is not None:
-        found = distributions.closure(located.packages, located.interpreter, monitor, threads)
-    named: dict[str, set[str]] = {}
-    for path in (path for one in found for path in one.paths):
-        folder, name = os.path.split(path)
-        named.setdefault(folder, set()).add(name)
+        packages = distributions.closure(located.packages, located.interpreter, monitor, threads)
     real_folder = functools.cache(os.path.realpath)
-
-    def look(folder: str) -> list[File | Skipped]:
-        with monitor.waiting(folder):
-            return list(_present(folder, named[folder], real_folder))
-
-    looked = [one for part in map_threads(look, sorted(named), threads) for one in part]
-    looked.sort(key=lambda one: distributions.place(one.path))
+    looked = _of_packages(packages, monitor, threads, real_folder)
     for path in located.paths:
-        looked += _below(os.path.abspath(path), monitor, real_folder)
-    files: dict[tuple[int, int], File] = {}
-    for one in looked:
-        if isinstance(one, File):
-            files.setdefault((one.device, one.inode), one)
+        looked += _walk(os.path.abspath(path), monitor, real_folder)
     return Libraries(
-        names=tuple(one.name for one in found),
-        files=tuple(files.values()),
+        files=each_once(one for one in looked if isinstance(one, File)),
         failed=tuple(_outermost([one for one in looked if isinstance(one, Skipped)])),
-        warnings=tuple(one.warning for one in found if one.warning is not None),
+        warnings=tuple(one.warning for one in packages if one.warning is not None),
+        names=tuple(one.name for one in packages),
     )
 
 
+def _of_packages(
+    packages: Iterable[Distribution], monitor: Monitor, threads: int, real_folder: RealFolder
+) -> list[File | Skipped]:
+    """Return the files of distributions, sorted by kind."""
+    names: dict[str, set[str]] = {}
+    for path in (path for one in packages for path in one.paths):
+        folder, name = os.path.split(path)
+        names.setdefault(folder, set()).add(name)
+
+    def look(folder: str) -> list[File | Skipped]:
+        with monitor.waiting(folder):
+            return list(_present(folder, names[folder], real_folder))
+
+    looked = [one for part in map_threads(look, sorted(names), threads) for one in part]
+    return sorted(looked, key=lambda one: distributions.position(one.path))
+
+
 def _outermost(skipped: Sequence[Skipped]) -> Iterator[Skipped]:
-    """Yield what failed, less what lies below a folder that did."""
+    """Yield what failed, except what lies below a folder that failed."""
     paths = {one.path for one in skipped}
     for one in skipped:
         path, above = one.path, os.path.dirname(one.path)
@@ -117,10 +111,10 @@ def _outermost(skipped: Sequence[Skipped]) -> Iterator[Skipped]:
             yield one
 
 
-def _assert_there(path: str) -> None:
+def _assert_exists(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
-        found = kind(mode)
+        found = file_type(mode)
     except (OSError, ValueError) as error:  # ValueError: a character that no path has
         mode, found = 0, getattr(error, "strerror", None) or str(error)
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -134,21 +128,21 @@ def _assert_there(path: str) -> None:
 def _present(
     folder: str, names: Iterable[str], real_folder: RealFolder
 ) -> Iterator[File | Skipped]:
-    """Yield the files of these names that are in a folder, of which some may not be."""
+    """Yield those of these names that exist in a folder."""
     try:
-        # One question for all names: on a network each would be a round trip.
-        there = set(os.listdir(folder))
+        # One listing for all names: on a network each stat would be a round trip.
+        existing = set(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        yield _skipped(folder, error)
+        yield _failure(folder, error)
         return
-    for name in sorted(there.intersection(names)):
+    for name in sorted(existing.intersection(names)):
         yield from _file(os.path.join(folder, name), real_folder)
 
 
-def _below(path: str, monitor: Monitor, real_folder: RealFolder) -> Iterator[File | Skipped]:
-    """Yield the file, or those of the directory and of all below it; links are followed."""
+def _walk(path: str, monitor: Monitor, real_folder: RealFolder) -> Iterator[File | Skipped]:
+    """Yield the file at `path`, or all files below that directory; links are followed."""
     pending = [path]
     seen: set[tuple[int, int]] = set()
     while pending:
@@ -156,15 +150,16 @@ def _below(path: str, monitor: Monitor, real_folder: RealFolder) -> Iterator[Fil
         try:
             with monitor.waiting(path):
                 status = os.stat(path)
+                identity = (status.st_dev, status.st_ino)
                 is_folder = stat.S_ISDIR(status.st_mode)
-                if is_folder and (status.st_dev, status.st_ino) in seen:
+                if is_folder and identity in seen:
                     continue  # a link that leads back
                 names = sorted(os.listdir(path), reverse=True) if is_folder else []
-                seen.add((status.st_dev, status.st_ino))
+                seen.add(identity)
         except FileNotFoundError:
-            continue  # a link to nothing, or gone since
+            continue  # a link to nothing, or deleted meanwhile
         except OSError as error:
-            yield _skipped(path, error)
+            yield _failure(path, error)
             continue
         pending += [os.path.join(path, name) for name in names]
         if not is_folder:
@@ -172,23 +167,17 @@ def _below(path: str, monitor: Monitor, real_folder: RealFolder) -> Iterator[Fil
 
 
 def _file(path: str, real_folder: RealFolder) -> Iterator[File | Skipped]:
-    """Yield the file at a path, unless there is none, or something else."""
+    """Yield the regular file at a path, if there is one."""
     try:
-        status = os.stat(path)
-        folder, name = os.path.split(path)
-        # The links in a folder's path are resolved once for all of its files.
-        is_link = os.path.islink(path)
-        real_path = os.path.realpath(path) if is_link else os.path.join(real_folder(folder), name)
+        found = file_at(path, weight=False, real_folder=real_folder)
     except FileNotFoundError:
         return
     except OSError as error:
-        yield _skipped(path, error)
+        yield _failure(path, error)
         return
-    if stat.S_ISREG(status.st_mode):
-        yield File(
-            path, real_path, status.st_size, weight=False, device=status.st_dev, inode=status.st_ino
-        )
+    if isinstance(found, File):
+        yield found
 
 
-def _skipped(path: str, error: OSError) -> Skipped:
+def _failure(path: str, error: OSError) -> Skipped:
     return Skipped(path, error.strerror or str(error), failed=True)

@@ -1,11 +1,11 @@
-"""Regular files: how to open one safely, what else a path may lead to, where its links end."""
+"""Regular files: open one safely, name what else a path leads to, resolve its links."""
 
 import errno
 import os
 import stat
 from collections.abc import Callable
 
-_MOST_LINKS = 40  # the kernel's own bound (MAXSYMLINKS)
+_MOST_LINKS = 40  # the kernel's MAXSYMLINKS
 
 RealFolder = Callable[[str], str]
 
@@ -13,14 +13,14 @@ RealFolder = Callable[[str], str]
 def open_to_read(path: str) -> int:
     """Return a descriptor of the regular file at `path`.
 
-    Non-blocking only while it is opened: what was a file a moment ago may be a FIFO now. Raises
-    OSError where it cannot be opened, or is no regular file.
+    Opens without blocking: a FIFO may have replaced the file since somebody looked. Raises
+    OSError if the path cannot be opened or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, f"expected a file, found {kind(mode)}")
+            raise OSError(errno.EINVAL, f"expected a file, found {file_type(mode)}")
         os.set_blocking(descriptor, True)
     except BaseException:
         os.close(descriptor)
@@ -28,8 +28,26 @@ def open_to_read(path: str) -> int:
     return descriptor
 
 
-def kind(mode: int) -> str:
-    """Return in words what a mode says that something is."""
+def read_head(path: str, size_bytes: int) -> bytes | None:
+    """Return the first bytes of a regular file, or None if `path` leads to no regular file.
+
+    Raises OSError if the file exists but cannot be read.
+    """
+    try:
+        # Opening a device may act on it.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    descriptor = open_to_read(path)
+    try:
+        return os.read(descriptor, size_bytes)
+    finally:
+        os.close(descriptor)
+
+
+def file_type(mode: int) -> str:
+    """Return the name of a file type: `a file`, `a directory`, `a FIFO`."""
     kinds = {
         stat.S_IFREG: "a file",
         stat.S_IFDIR: "a directory",
@@ -42,7 +60,10 @@ def kind(mode: int) -> str:
 
 
 def real_path_of(path: str, real_folder: RealFolder) -> str:
-    """Return what os.path.realpath does, which would ask about each folder of each path anew."""
+    """Return what os.path.realpath returns, given a cached `real_folder` for the folders.
+
+    os.path.realpath itself would look at every folder again for each file.
+    """
     for _ in range(_MOST_LINKS):
         folder, name = os.path.split(path)
         folder = real_folder(folder)

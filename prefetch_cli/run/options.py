@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prefetch_cli.base.words import Action, Engine, Overrule, Split
 from prefetch_cli.checkpoint.resolve import Request
-from prefetch_cli.libraries.gather import Wanted
+from prefetch_cli.libraries import gather
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Options:
 
     action: Action
     request: Request
-    libraries: Wanted | None
+    libraries: gather.Request | None
     rank: int | None  # None: as the launcher says
     world_size: int | None
     split: Split

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Action
+from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import priority
 from prefetch_cli.plan import ranks
 from prefetch_cli.plan.decision import Decision, Verdict
@@ -73,7 +74,7 @@ class _Run:
         self._monitor = monitor
         self._stop = stop
         self._publish = publish
-        self._known: set[tuple[int, int]] = set()  # files: each is read once, whoever names it
+        self._known: list[File] = []  # files: each is read once, whoever names it
 
     def look(self, asked: Sequence[Part]) -> list[_Seen]:
         """Return the parts with what is resident of them, the checkpoint first looked at."""
@@ -147,7 +148,7 @@ class _Run:
 
     def _look(self, part: Part) -> _Seen:
         wanted = stages.want(part, self._options, self._rank, self._known, self._monitor)
-        self._known.update(file.identity for file in wanted.found.files)
+        self._known += wanted.found.files
         self._publish(wanted)
         if part.kind is CHECKPOINT and self._rank.warning is not None:
             self._publish(Warned((self._rank.warning,)))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Split
-from prefetch_cli.checkpoint.files import File
+from prefetch_cli.checkpoint.files import File, each_once
 from prefetch_cli.linux import memory, mounts
 from prefetch_cli.linux.filesystem import FileSystem, late_close_seconds
 from prefetch_cli.linux.pagecache import PAGE_BYTES
@@ -32,15 +32,15 @@ def want(
     part: Part,
     options: Options,
     rank: LocalRank,
-    known: Collection[tuple[int, int]],
+    known: Collection[File],
     monitor: Monitor,
 ) -> Wanted:
-    """Return the files of a part, less those whose device and inode are `known`."""
+    """Return the files of a part, less those that are `known`."""
     threads = options.threads
     if any(map(_is_far, mounts.inspect(part.places, monitor))):
         threads *= _SMALL_FILES_FACTOR
     found = part.find(threads)
-    files = tuple(file for file in found.files if file.identity not in known)
+    files = each_once(found.files, known=known)
     available = memory.measure()
     return Wanted(
         kind=part.kind,

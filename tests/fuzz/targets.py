@@ -1,4 +1,4 @@
-"""What is fuzzed: where its input goes in, from which seeds, and what has to hold after it."""
+"""The fuzz targets: each with its seeds, and with checks of what must hold for any input."""
 
 import fnmatch
 import json
@@ -60,15 +60,15 @@ _MOUNTS = (
 
 @dataclass(frozen=True)
 class Target:
-    """One way in."""
+    """One way for input to get in."""
 
     name: str
     seeds: tuple[bytes, ...]
-    open: Callable[[Path], Run]  # takes a folder of its own
+    open: Callable[[Path], Run]  # given a folder of its own
 
 
 def targets() -> list[Target]:
-    """Return all ways in."""
+    """Return all targets."""
     return [
         Target("index", (_INDEX, b'{"weight_map":{"a":"b.bin"}}'), _index),
         Target(
@@ -249,7 +249,7 @@ def _globs(_folder: Path) -> Run:
         filters = Filters(include=(text,), exclude=(text[::-1],))
         for path in ("a" * 200, "model-00001-of-00002.safetensors", text):
             filters.want(path)
-        # The library keeps 32,768 patterns, which no run of the command has.
+        # fnmatch caches 32,768 patterns; no real run has so many.
         fnmatch._compile_pattern.cache_clear()  # type: ignore[attr-defined]
         re.purge()
 
@@ -258,7 +258,7 @@ def _globs(_folder: Path) -> Run:
 
 def _names(_folder: Path) -> Run:
     def run(content: bytes) -> None:
-        # No file system has longer ones.
+        # No file system allows longer names.
         names = [os.fsdecode(name[:255]) for name in content.split(b"/") if name]
         for load_format in LoadFormat:
             try:
@@ -323,7 +323,7 @@ def _folder(folder: Path) -> Run:
 
 
 def _laid_out(root: Path, content: bytes) -> Iterator[tuple[Path, bytes]]:
-    """Yield the files of a folder whose index, header and names come from these bytes."""
+    """Yield the files of a folder whose index, header and names are these bytes."""
     yield root / "model.safetensors.index.json", content
     yield root / "model-00001-of-00003.safetensors", content
     name = os.fsdecode(content[:40].replace(b"\0", b"").replace(b"/", b"")).strip(".")

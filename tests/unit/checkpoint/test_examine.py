@@ -1,4 +1,4 @@
-"""One path, each way in which it can be no whole file, and what a look at it leaves behind."""
+"""One path: every way to be no complete file, and what examining it leaves behind."""
 
 import contextlib
 import errno
@@ -6,20 +6,15 @@ import mmap
 import os
 import socket
 import struct
-import subprocess
-import sys
-import tempfile
-import textwrap
 import time
 import tracemalloc
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
@@ -29,6 +24,7 @@ from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.files import open_to_read
 from prefetch_cli.linux.pagecache import Method
 from tests.helpers import oracle
+from tests.unit.checkpoint.conftest import as_nobody
 
 PAGE = mmap.PAGESIZE
 MIB = 1024 * 1024
@@ -118,14 +114,14 @@ def test_names_with_any_byte_are_read(tmp_path: Path, name: str) -> None:
     assert isinstance(look(path), Incomplete)
 
 
-# Nothing, and nothing whole
+# Missing and incomplete files
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "none", tmp_path / "file" / "x", tmp_path / ("x" * 300)):
         assert look(path) == Incomplete(str(path), "not there", None)
-    # A path that only a folder could have.
+    # Only a folder can have this path.
     assert look(f"{tmp_path}/file/") == Incomplete(f"{tmp_path}/file/", "not there", None)
 
 
@@ -135,7 +131,7 @@ def test_a_dangling_link(tmp_path: Path) -> None:
     assert look(link) == Incomplete(str(link), "a symbolic link to nothing", None)
 
 
-def test_a_download_that_has_not_ended(tmp_path: Path) -> None:
+def test_an_unfinished_download(tmp_path: Path) -> None:
     unfinished = "its download has not ended"
     beside = tmp_path / "a.safetensors"
     (tmp_path / "a.safetensors.incomplete").write_bytes(b"\0" * 100)
@@ -148,7 +144,7 @@ def test_a_download_that_has_not_ended(tmp_path: Path) -> None:
     assert look(link) == Incomplete(str(link), unfinished, whole(link))
 
     before = tmp_path / "c.safetensors"
-    before.symlink_to("abc")  # the blob will have this name
+    before.symlink_to("abc")  # the finished blob's name
     assert look(before) == Incomplete(str(before), unfinished, None)
 
 
@@ -184,13 +180,14 @@ def test_a_shard_is_as_long_as_its_header_promises(tmp_path: Path, count: int) -
             assert f"({size:,} bytes), it has" in found.reason
 
 
-def test_a_longer_file_than_promised_is_whole(tmp_path: Path) -> None:
+def test_a_file_longer_than_promised_is_complete(tmp_path: Path) -> None:
     path = shard(tmp_path / "model.safetensors")
     with path.open("ab") as file:
         file.write(b"x")
     assert look(path) == whole(path)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.text(max_size=300), st.integers(0, 50)), max_size=60, unique_by=lambda t: t[0]
@@ -209,7 +206,7 @@ def test_the_promised_size_is_that_of_the_library(
     assert isinstance(look(path), Incomplete)
 
 
-def test_the_header_is_searched_across_the_steps_in_which_it_is_read(tmp_path: Path) -> None:
+def test_the_header_is_searched_across_its_chunks(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     offsets = b'{"a":{"dtype":"U8","shape":[9],"data_offsets":[0, 9]},"b":"'
     for step in (PAGE - 8, PAGE + 128 * 1024 - 8):
@@ -275,17 +272,17 @@ def test_an_enormous_header_costs_no_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("digits", "kind"), [(1, File), (20, Incomplete), (21, File), (5000, File)]
 )
-def test_an_offset_beyond_64_bits_is_no_offset(tmp_path: Path, digits: int, kind: type) -> None:
+def test_an_offset_beyond_64_bits_is_ignored(tmp_path: Path, digits: int, kind: type) -> None:
     path = tmp_path / "model.safetensors"
     header = b'{"a":{"data_offsets":[0,%s]}}' % (b"9" * digits)
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"123456789")
     assert isinstance(look(path), kind)
 
 
-# What is no file
+# Other than files
 
 
-def test_what_is_no_file_is_left_out(tmp_path: Path) -> None:
+def test_other_file_types_are_left_out(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as bound:
@@ -312,17 +309,17 @@ def test_a_link_that_leads_to_itself(tmp_path: Path) -> None:
     assert look(tmp_path / "a") == Skipped(str(tmp_path / "a"), reason, failed=False)
 
 
-def test_a_fifo_is_refused_at_once_where_a_file_was(tmp_path: Path) -> None:
+def test_a_fifo_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     start = time.monotonic()
     with pytest.raises(OSError, match="expected a file, found a FIFO") as caught:
         open_to_read(str(path))
     assert caught.value.errno == errno.EINVAL
-    assert time.monotonic() - start < 5  # a blocking open waits for ever
+    assert time.monotonic() - start < 5  # a blocking open would wait forever
 
 
-def test_an_open_file_is_read_blockingly_and_not_inherited(tmp_path: Path) -> None:
+def test_an_open_file_blocks_and_is_not_inherited(tmp_path: Path) -> None:
     path = shard(tmp_path / "model.safetensors")
     descriptor = open_to_read(str(path))
     try:
@@ -333,7 +330,7 @@ def test_an_open_file_is_read_blockingly_and_not_inherited(tmp_path: Path) -> No
         os.close(descriptor)
 
 
-def test_a_look_leaves_no_descriptor_open(tmp_path: Path) -> None:
+def test_examining_leaves_no_descriptor_open(tmp_path: Path) -> None:
     path = shard(tmp_path / "model.safetensors", 400)
     os.mkfifo(tmp_path / "fifo")
     before = os.listdir("/proc/self/fd")
@@ -349,49 +346,33 @@ def test_a_look_leaves_no_descriptor_open(tmp_path: Path) -> None:
 # Permissions
 
 
-def as_nobody(code: str, *arguments: Path) -> str:
-    """Return what code prints as a user to whom nothing belongs."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become someone else")
-    drop = "import os, sys\nos.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-    # Imported while the interpreter may still read its own files.
-    code = "from prefetch_cli.checkpoint.examine import *\n" + drop + textwrap.dedent(code)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
+def examined_by_nobody(path: Path) -> str:
+    """Return the finding of a user who owns nothing, printed."""
+    return as_nobody(
+        "from prefetch_cli.checkpoint.examine import examine",
+        "print(examine(sys.argv[1], weight=True))",
+        path,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that everybody can enter: pytest's own belong to one user alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-def test_a_shard_that_may_not_be_read_stays_a_file(public: Path) -> None:
+def test_an_unreadable_shard_is_still_a_file(public: Path) -> None:
     path = shard(public / "model.safetensors")
-    os.truncate(path, 100)  # which cannot be known
+    os.truncate(path, 100)  # nobody cannot tell
     path.chmod(0)
     pointer = public / "tokenizer.model"
     pointer.write_bytes(POINTER)
     pointer.chmod(0)
     for each in (path, pointer):
-        printed = as_nobody("print(examine(sys.argv[1], weight=True))", each)
+        printed = examined_by_nobody(each)
         assert printed.startswith("File(")
 
 
-def test_a_file_that_may_not_be_reached_has_failed(public: Path) -> None:
+def test_an_unreachable_file_has_failed(public: Path) -> None:
     folder = public / "closed"
     folder.mkdir()
     path = shard(folder / "model.safetensors")
     folder.chmod(0)
-    printed = as_nobody("print(examine(sys.argv[1], weight=True))", path)
+    printed = examined_by_nobody(path)
     assert printed == f"{Skipped(str(path), 'Permission denied', failed=True)}\n"
 
 
@@ -401,14 +382,14 @@ def test_an_unfinished_download_needs_no_permission(public: Path) -> None:
     blob.chmod(0)
     link = public / "model.safetensors"
     link.symlink_to(blob.name)
-    assert as_nobody("print(examine(sys.argv[1], weight=True))", link).startswith("Incomplete(")
+    assert examined_by_nobody(link).startswith("Incomplete(")
 
 
 # The page cache
 
 
 def resident_pages(path: Path) -> list[bool]:
-    """Return which pages are resident, by mincore: the file belongs to this user."""
+    """Return which pages are resident; mincore tells the truth about our own file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         size = path.stat().st_size

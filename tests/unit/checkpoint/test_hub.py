@@ -11,12 +11,13 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils._validators import validate_repo_id
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import CheckpointError, ExitCode
 from prefetch_cli.base.words import Hub
-from prefetch_cli.checkpoint.hub import Snapshot, chosen_hub, find_snapshot, is_repo_id
+from prefetch_cli.checkpoint.hub import chosen_hub, find_snapshot, is_repo_id
+from prefetch_cli.checkpoint.hub_cache import Snapshot
 from tests.helpers.hub_caches import (
     Download,
     FakeHub,
@@ -51,7 +52,7 @@ def refusal(
     revision: str | None = None,
     hub: Hub = Hub.HUGGINGFACE,
 ) -> CheckpointError:
-    """Return the error of a look-up that must fail, after checks that hold for all of them."""
+    """Return the error of a failed look-up, after checks that all errors must pass."""
     with pytest.raises(CheckpointError) as caught:
         find(cache, repo_id, revision=revision, hub=hub)
     error = caught.value
@@ -69,7 +70,7 @@ def oracle(cache: Path, repo_id: str = "org/name", revision: str | None = None) 
 
 @pytest.fixture
 def unprivileged(tmp_path: Path) -> Iterator[Unprivileged]:
-    """Return what drops root's right to read everything, where the tests run as root."""
+    """Return a context in which root, if we are root, may not read everything."""
     is_root = os.geteuid() == 0
     closed = [each for each in tmp_path.parents if is_root and not each.stat().st_mode & 0o001]
     modes = [each.stat().st_mode for each in closed]
@@ -91,7 +92,7 @@ def unprivileged(tmp_path: Path) -> Iterator[Unprivileged]:
         each.chmod(mode)
 
 
-# Which hub, and what is a repo id
+# The choice of the hub, and the grammar of repo ids
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_no_repo_id(text: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with caches of several kinds, all written by huggingface_hub itself."""
+    """Return a directory with several kinds of caches, all written by huggingface_hub itself."""
     top = tmp_path_factory.mktemp("written")
     links, copies, pinned, both = (top / name for name in ("links", "copies", "pinned", "both"))
     downloads = [
@@ -160,7 +161,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Download(links, "org/name", "v1.0"),
         Download(links, "org/name", "branch/x"),
         Download(links, "org/name", "refs/pr/1", filename="config.json"),
-        Download(links, "org/name", filename="missing.json"),  # leaves .no_exist behind
+        Download(links, "org/name", filename="missing.json"),  # leaves .no_exist
         Download(links, "gpt2", filename="config.json"),
         Download(links, "Qwen/Qwen2.5-0.5B", "v1.0", filename="config.json"),
         Download(copies, "org/name", symlinks=False),
@@ -379,7 +380,7 @@ def test_names_are_shown_escaped(tmp_path: Path) -> None:
     assert r"a\nb\x1b[31m\xff" in refusal(cache, "org/absent").message
 
 
-# Where nothing is cached
+# Nothing cached
 
 
 def test_repo_that_is_not_cached(tmp_path: Path) -> None:
@@ -442,7 +443,7 @@ def test_ref_that_cannot_be_read(tmp_path: Path, unprivileged: Unprivileged) -> 
     assert error.message == f"cannot read {repo}/refs/main: Permission denied"
 
 
-# Where the cache is: the constants of huggingface_hub in a process of its own are the oracle
+# Where the cache is; the oracle: huggingface_hub's constants in a process of their own
 
 ENVIRONMENTS: list[dict[str, str]] = [
     {},
@@ -488,7 +489,7 @@ print(pathlib.Path(constants.HF_HUB_CACHE).expanduser().resolve(), end="")
 
 @pytest.fixture(scope="module")
 def environments(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, str], str]]:
-    """Return each environment with the cache that huggingface_hub has in it."""
+    """Return each environment with the cache directory that huggingface_hub uses in it."""
     top = tmp_path_factory.mktemp("environments")
     for folder in ("home", "place", "target/deep", "work"):
         (top / folder).mkdir(parents=True)
@@ -532,7 +533,7 @@ def test_cache_directory_is_that_of_huggingface_hub(
     assert searched.rpartition(", found ")[0] == cache
 
 
-def test_home_of_the_user_table_where_the_environment_has_none() -> None:
+def test_home_comes_from_the_user_table_if_the_environment_has_none() -> None:
     with pytest.raises(CheckpointError) as caught:
         find_snapshot(
             "prefetch-cli-tests/absent",
@@ -562,13 +563,13 @@ def test_cache_dir_wins_over_the_environment(tmp_path: Path, hub: Hub) -> None:
         assert found.path.startswith(given_dir)
 
 
-# ModelScope: modelscope is too heavy to depend on, so its layouts are laid by hand, after
+# ModelScope: too heavy a dependency, so we write its layouts by hand, after
 # hub/utils/utils.py (find_reusable_legacy_repo_dir) of modelscope 1.40.2, _download.py
-# (_find_legacy_repo_dir, _resolve_cached_snapshot) of modelscope-hub 0.5.1, and the versions before
+# (_find_legacy_repo_dir, _resolve_cached_snapshot) of modelscope-hub 0.5.1, and older versions
 
 DOTTED = "Qwen/Qwen3.5-0.8B"
 CURRENT = "models/Qwen--Qwen3.5-0.8B/snapshots"
-# In the order in which modelscope takes them; the middle ones only without a folder as of 1.38.
+# In modelscope's order of preference; the middle ones only without a folder of 1.38 or later.
 OLDER_LAYOUTS = [
     "models/Qwen/Qwen3___5-0___8B",
     "Qwen/Qwen3.5-0.8B",
@@ -612,7 +613,7 @@ def test_link_from_the_name_to_the_safe_name(tmp_path: Path) -> None:
     assert find_modelscope(tmp_path).path == path
 
 
-def test_folder_that_a_mere_look_left_behind(tmp_path: Path) -> None:
+def test_folder_left_by_a_mere_look_up(tmp_path: Path) -> None:
     left = tmp_path / OLDER_LAYOUTS[0]
     left.mkdir(parents=True)
     (left / ".mdl").write_bytes(b"")
@@ -647,7 +648,7 @@ def test_copy_without_a_recorded_version_is_taken(tmp_path: Path, version: str |
         assert find_modelscope(tmp_path, revision) == Snapshot(path, Hub.MODELSCOPE, None)
 
 
-def test_copy_of_the_asked_version_is_looked_for_further(tmp_path: Path) -> None:
+def test_search_goes_on_to_the_requested_version(tmp_path: Path) -> None:
     lay_modelscope(tmp_path / OLDER_LAYOUTS[0], version="Revision:v1,CreatedAt:1")
     path = lay_modelscope(tmp_path / CURRENT / "v2")
     assert find_modelscope(tmp_path, "v2").path == path
@@ -702,7 +703,7 @@ def test_cache_directory_of_modelscope(tmp_path: Path, value: str | None, expect
     assert found.path == path
 
 
-# Whatever refs and revisions hold
+# Arbitrary refs and revisions
 
 TEXTS = st.one_of(
     st.text(max_size=50),
@@ -716,6 +717,7 @@ CONTENTS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(content=CONTENTS, revision=st.none() | TEXTS, hub=st.sampled_from(Hub))
 def test_never_leaves_the_repo_folder(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, revision: str | None, hub: Hub
@@ -739,6 +741,7 @@ def test_never_leaves_the_repo_folder(
 PARTS = ["main", "v1.0", "refs", "pr", "1", "branch", "x", "..", ".", MAIN, OLDER[:8], ""]
 
 
+@settings(deadline=None)
 @given(revision=st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("/".join))
 def test_finds_whatever_huggingface_hub_finds(written: Path, revision: str) -> None:
     cache = written / "links"
@@ -746,7 +749,7 @@ def test_finds_whatever_huggingface_hub_finds(written: Path, revision: str) -> N
         expected = oracle(cache, revision=revision)
     except (LocalEntryNotFoundError, OSError):
         return
-    # It reads `refs/./main` and `refs//main` too; no revision is written so.
+    # It also reads `refs/./main` and `refs//main`, which are no revisions.
     if {"", ".", ".."}.intersection(revision.split("/")):
         refusal(cache, revision=revision)
     else:

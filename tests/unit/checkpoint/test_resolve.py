@@ -1,4 +1,4 @@
-"""Arguments to files, on real directories: every layout, and every way to be incomplete."""
+"""Arguments -> files, on real directories: every layout, and every way to be incomplete."""
 
 import contextlib
 import itertools
@@ -8,10 +8,6 @@ import re
 import shlex
 import shutil
 import socket
-import subprocess
-import sys
-import tempfile
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +26,7 @@ from prefetch_cli.checkpoint.resolve import Checkpoint, Request, Source, resolve
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.linux import threads as linux_threads
 from tests.helpers import checkpoints
+from tests.unit.checkpoint.conftest import as_nobody
 
 SHARD = save({"layer.weight": np.zeros(100, np.uint8)})
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -46,7 +43,7 @@ def shards(count: int, base: str = "model-", suffix: str = ".safetensors") -> li
 def write(
     folder: Path, names: Iterable[str], *, index: Mapping[str, Sequence[str]] | None = None
 ) -> Path:
-    """Write weight files, config files with nothing in them, and indexes of shards."""
+    """Write weight files, empty config files, and indexes of shards."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         path = folder / name
@@ -101,7 +98,7 @@ def weights(folder: Path, **options: object) -> list[str]:
 
 
 def refusal(*arguments: str | Path, **options: object) -> CheckpointError:
-    """Return the error of what must be refused, after checks that hold for all of them."""
+    """Return the error of a refused request, after checks that all errors must pass."""
     with pytest.raises(CheckpointError) as caught:
         resolved(*arguments, **options)
     error = caught.value
@@ -196,7 +193,7 @@ def test_relative_paths_and_links_to_folders(
         ("store/v1/model", model),
         ("./store/v1/model/", model),
         (str(current), current),
-        # Not the folder of this name beside the link.
+        # `..` is the parent of the link's target.
         ("current/../v1/model", model),
         ("current/model/..//model", model),
         ("current/model/../../v1/model/.", model),
@@ -211,7 +208,7 @@ def test_relative_paths_and_links_to_folders(
     assert resolved("..//model").sources[0].path == str(model)
 
 
-def test_hidden_files_are_passed_by(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     write(tmp_path, ["model.safetensors"])
     (tmp_path / "._model.safetensors").write_bytes(b"\0\5\26\7AppleDouble")
     assert weights(tmp_path) == ["model.safetensors"]
@@ -239,7 +236,7 @@ def test_each_physical_file_counts_once(tmp_path: Path) -> None:
 
 
 def test_a_farm_of_links(tmp_path: Path) -> None:
-    """As Nix, Bazel and hubs lay them out: every file and folder a link, to several places."""
+    """Nix, Bazel and hubs do this: every file and folder is a link, to several places."""
     first = write(tmp_path / "store" / "1", ["x"])
     second = write(tmp_path / "store" / "2", ["y"])
     (first / "x").write_bytes(SHARD)
@@ -271,7 +268,7 @@ def test_several_checkpoints_are_read_in_their_order(tmp_path: Path) -> None:
     assert len(again.sources) == 4
 
 
-def test_what_is_said_of_a_checkpoint_is_said_once(tmp_path: Path) -> None:
+def test_a_warning_comes_once(tmp_path: Path) -> None:
     write(tmp_path, ["model.safetensors"])
     os.mkfifo(tmp_path / "pipe")
     assert len(resolved(tmp_path, tmp_path).warnings) == 1
@@ -346,7 +343,7 @@ def test_a_link_to_a_blob_has_the_name_of_the_link(tmp_path: Path) -> None:
     assert found.files[0].real_path == str(tmp_path / "blob")
 
 
-def test_globs_that_leave_nothing_of_a_file(tmp_path: Path) -> None:
+def test_globs_that_exclude_the_file_itself(tmp_path: Path) -> None:
     write(tmp_path, ["m.gguf", *shards(1)], index={HF_INDEX: shards(1)})
     for name in ("m.gguf", HF_INDEX):
         error = refusal(tmp_path / name, exclude=("*.gguf", "*.safetensors"))
@@ -389,7 +386,7 @@ def test_a_split_gguf_without_all_its_parts_is_incomplete(tmp_path: Path) -> Non
 
 
 def diffusers(folder: Path, **components: object) -> Path:
-    """Write a diffusers layout: an unet in shards, a vae, a text encoder in fp16 only."""
+    """Write a diffusers layout: a sharded unet, a vae, a text encoder in fp16 only."""
     unet = shards(2, "diffusion_pytorch_model-")
     write(
         folder,
@@ -467,7 +464,7 @@ def test_globs_reach_into_components(tmp_path: Path) -> None:
     ]
 
 
-def test_a_component_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_component(tmp_path: Path) -> None:
     diffusers(tmp_path, transformer=["diffusers", "X"], vae_2=["diffusers", "Y"])
     (tmp_path / "vae_2").write_text("a file")
     message = refusal(tmp_path).message
@@ -524,7 +521,7 @@ def test_the_modules_of_sentence_transformers(tmp_path: Path) -> None:
         Pooling="1_Pooling",
         Dense="2_Dense",
         Router="3_Router/deep",
-        Normalize="4_Normalize",  # which is in no repo
+        Normalize="4_Normalize",  # never in a repo
     )
     files = ["model.safetensors", "pytorch_model.bin", "1_Pooling/config.json"]
     dense = ["2_Dense/config.json", "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin"]
@@ -549,7 +546,7 @@ def test_modules_below_a_folder_without_weights(tmp_path: Path) -> None:
 
 
 def incomplete(folder: Path, *missing: tuple[str, str], **options: object) -> None:
-    """Check that exactly these files are named, with a reason, unless they are allowed to miss."""
+    """Check that the error names exactly these files, and that --allow-incomplete warns of them."""
     error = refusal(folder, **options)
     listed = ", ".join(f"{name} ({reason}" for name, reason in missing)
     number = f"{len(missing)} file{'s' if len(missing) > 1 else ''}"
@@ -569,7 +566,7 @@ def test_missing_shards(tmp_path: Path, with_index: bool) -> None:
     incomplete(tmp_path, (shards(4)[0], "not there"), (shards(4)[2], "not there"))
     allowed = resolved(tmp_path, allow_incomplete=True)
     assert names(allowed, tmp_path, weight=True) == present
-    # What is filtered out is not missed.
+    # Nobody misses what is filtered out.
     assert weights(tmp_path, exclude=("*-0000[13]-*",)) == present
     assert weights(tmp_path, include=("*-00002-*", "*.json")) == present[:1]
 
@@ -578,7 +575,7 @@ def test_an_index_without_a_single_shard(tmp_path: Path) -> None:
     write(tmp_path, ["config.json"], index={HF_INDEX: shards(2)})
     assert "2 files missing or cut short" in refusal(tmp_path).message
     error = refusal(tmp_path, allow_incomplete=True)
-    assert "expected weight files that can be read, found none: " in error.message
+    assert "expected readable weight files, found none: " in error.message
 
 
 def test_many_missing_shards_are_counted(tmp_path: Path) -> None:
@@ -624,7 +621,7 @@ def test_a_repository_of_nothing_but_pointers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weights_only", [True, False])
 @pytest.mark.parametrize("way", ["pointer", "dangling", "download"])
-def test_an_index_that_is_not_wholly_there(tmp_path: Path, way: str, weights_only: bool) -> None:
+def test_an_incomplete_index(tmp_path: Path, way: str, weights_only: bool) -> None:
     write(tmp_path, shards(2))
     index = tmp_path / HF_INDEX
     if way == "pointer":
@@ -640,10 +637,10 @@ def test_an_index_that_is_not_wholly_there(tmp_path: Path, way: str, weights_onl
     allowed = resolved(tmp_path, allow_incomplete=True, weights_only=weights_only)
     assert names(allowed, tmp_path) == shards(2)
     if way == "pointer":
-        assert "found a file that is not wholly there" in refusal(index).message
+        assert "found an incomplete file" in refusal(index).message
 
 
-def test_a_layout_that_is_not_wholly_there(tmp_path: Path) -> None:
+def test_an_incomplete_layout(tmp_path: Path) -> None:
     write(tmp_path, ["model.safetensors"])
     (tmp_path / "model_index.json").write_bytes(POINTER)
     incomplete(tmp_path, ("model_index.json", "a Git LFS pointer"))
@@ -658,7 +655,7 @@ def test_dangling_links(tmp_path: Path) -> None:
     incomplete(tmp_path, ("tokenizer.json", reason), (shards(2)[1], reason))
 
 
-def test_downloads_that_have_not_ended(tmp_path: Path) -> None:
+def test_unfinished_downloads(tmp_path: Path) -> None:
     reason = "its download has not ended"
     write(tmp_path, ["a.safetensors"])
     (tmp_path / "b.safetensors.incomplete").write_bytes(b"\0" * 10)
@@ -669,12 +666,12 @@ def test_downloads_that_have_not_ended(tmp_path: Path) -> None:
     assert names(allowed, tmp_path) == ["a.safetensors", "c.safetensors"]
 
 
-def test_a_download_that_was_begun_anew_does_not_matter(tmp_path: Path) -> None:
+def test_an_update_in_progress_does_not_matter(tmp_path: Path) -> None:
     write(tmp_path, ["model.safetensors", "model.safetensors.incomplete"])
     assert weights(tmp_path) == ["model.safetensors"]
 
 
-def test_a_stale_total_size_is_only_said(tmp_path: Path) -> None:
+def test_a_stale_total_size_is_only_a_warning(tmp_path: Path) -> None:
     write(tmp_path, shards(2))
     document = {"metadata": {"total_size": 3 << 20}, "weight_map": dict(enumerate(shards(2)))}
     (tmp_path / HF_INDEX).write_text(json.dumps(document))
@@ -695,19 +692,19 @@ def test_an_empty_shard_survives(tmp_path: Path) -> None:
     assert weights(tmp_path) == shards(2)
 
 
-# What is no file
+# Other than files
 
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fail where something takes longer: an open that blocks would wait for ever."""
+    """Fail if something takes longer: a blocking open would wait forever."""
     start = time.monotonic()
     yield
     assert time.monotonic() - start < seconds
 
 
 def left_out(folder: Path, *lines: tuple[str, str], **options: object) -> list[str]:
-    """Return the weights that are read although these names, and they alone, are left out."""
+    """Return the weights that are read, after checking that only these names are left out."""
     with within(20):
         found = resolved(folder, **options)
     assert found.warnings == tuple(f"{folder}/{name}: left out: {why}" for name, why in lines)
@@ -751,7 +748,7 @@ def test_a_fifo_among_the_shards(tmp_path: Path, with_index: bool, as_link: bool
 
 @pytest.mark.parametrize("name", [HF_INDEX, "model_index.json", "modules.json"])
 @pytest.mark.parametrize("way", ["FIFO", "link to a FIFO", "loop", "directory"])
-def test_an_index_that_is_no_file(tmp_path: Path, name: str, way: str) -> None:
+def test_an_index_of_another_file_type(tmp_path: Path, name: str, way: str) -> None:
     write(tmp_path, shards(2))
     if way == "directory":
         (tmp_path / name).mkdir()
@@ -801,7 +798,7 @@ def test_nothing_but_a_fifo(tmp_path: Path) -> None:
     with within(20):
         message = refusal(tmp_path).message
     assert message == (
-        f"{tmp_path}: expected weight files that can be read, found none: "
+        f"{tmp_path}: expected readable weight files, found none: "
         f"{tmp_path}/model.safetensors: left out: {FIFO}"
     )
 
@@ -809,13 +806,14 @@ def test_nothing_but_a_fifo(tmp_path: Path) -> None:
 # Permissions
 
 
-def as_nobody(path: Path) -> dict[str, list[str]]:
-    """Return what a user to whom nothing belongs finds, or the error."""
-    code = """
-        import json, os, sys
+def resolved_by_nobody(path: Path) -> dict[str, list[str]]:
+    """Return what a user who owns nothing finds, or the error."""
+    imports = """if True:
+        import json
         from prefetch_cli.base.errors import CheckpointError
         from tests.unit.checkpoint.test_resolve import resolved
-        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    """
+    code = """
         try:
             found = resolved(sys.argv[1])
         except CheckpointError as error:
@@ -825,66 +823,49 @@ def as_nobody(path: Path) -> dict[str, list[str]]:
             failed = [f"{one.path}: {one.reason}" for one in found.failed]
             print(json.dumps({"files": files, "failed": failed, "warnings": found.warnings}))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, list[str]] = json.loads(done.stdout)
+    found: dict[str, list[str]] = json.loads(as_nobody(imports, code, path))
     return found
 
 
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that everybody can enter: pytest's own belong to one user alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
 @needs_root
-def test_a_directory_that_may_not_be_listed(public: Path) -> None:
+def test_an_unlistable_directory(public: Path) -> None:
     folder = write(public / "model", ["model.safetensors"])
     folder.chmod(0o711)
-    message, _ = as_nobody(folder)["error"]
+    message, _ = resolved_by_nobody(folder)["error"]
     assert message == (
         f"{folder}: expected a directory that can be listed, found: Permission denied"
     )
-    # Its files can be named all the same.
-    assert as_nobody(folder / "model.safetensors")["files"] == ["model.safetensors"]
+    # Naming its files still works.
+    assert resolved_by_nobody(folder / "model.safetensors")["files"] == ["model.safetensors"]
     folder.chmod(0)
-    message, _ = as_nobody(folder / "model.safetensors")["error"]
+    message, _ = resolved_by_nobody(folder / "model.safetensors")["error"]
     assert message.endswith("expected a checkpoint, found: Permission denied")
 
 
 @needs_root
-def test_a_shard_that_may_not_be_read_is_left_to_the_reader(public: Path) -> None:
+def test_an_unreadable_shard_is_left_to_the_reader(public: Path) -> None:
     write(public, shards(2), index={HF_INDEX: shards(2)})
     (public / shards(2)[1]).chmod(0)
-    found = as_nobody(public)
+    found = resolved_by_nobody(public)
     assert found == {"files": [HF_INDEX, *shards(2)], "failed": [], "warnings": []}
 
 
 @needs_root
-def test_an_index_that_may_not_be_read(public: Path) -> None:
+def test_an_unreadable_index(public: Path) -> None:
     write(public, shards(2), index={HF_INDEX: shards(2)})
     (public / HF_INDEX).chmod(0)
-    message, hint = as_nobody(public)["error"]
-    assert message == (
-        f"{public}/{HF_INDEX}: expected a file that can be read, found: Permission denied"
-    )
+    message, hint = resolved_by_nobody(public)["error"]
+    assert message == (f"{public}/{HF_INDEX}: expected a readable file, found: Permission denied")
     assert hint == "check its permissions"
 
 
 @needs_root
-def test_files_that_may_not_be_reached_have_failed(public: Path) -> None:
+def test_unreachable_files_have_failed(public: Path) -> None:
     closed = write(public / "store", shards(2)[1:])
     write(public, shards(2)[:1])
     (public / shards(2)[1]).symlink_to(closed / shards(2)[1])
     closed.chmod(0)
-    found = as_nobody(public)
+    found = resolved_by_nobody(public)
     assert found["files"] == shards(2)[:1]
     assert found["failed"] == [f"{public}/{shards(2)[1]}: Permission denied"]
 
@@ -978,7 +959,7 @@ def test_a_link_to_nothing_and_a_link_to_itself(tmp_path: Path) -> None:
         assert message.endswith("found: a symbolic link that leads to itself")
 
 
-def test_what_is_neither_file_nor_directory(tmp_path: Path) -> None:
+def test_an_argument_of_another_file_type(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.safetensors")
     os.mkfifo(tmp_path / HF_INDEX)
     with within(20):
@@ -1015,14 +996,14 @@ def test_a_malformed_index(
         assert message in error.message
 
 
-def test_an_index_without_end_is_read_to_its_bound(tmp_path: Path) -> None:
+def test_an_endless_index_is_read_to_its_bound(tmp_path: Path) -> None:
     write(tmp_path, shards(2))
     (tmp_path / HF_INDEX).touch()
     os.truncate(tmp_path / HF_INDEX, 1 << 40)
     assert "found JSON far too large" in refusal(tmp_path).message
 
 
-def test_an_index_that_names_what_cannot_be(tmp_path: Path) -> None:
+def test_an_index_with_impossible_names(tmp_path: Path) -> None:
     named = ["config.json/x.safetensors", "y" * 300, "z/" * 3000 + "z", "\udcff.safetensors"]
     write(tmp_path, ["config.json", "a.safetensors"], index={HF_INDEX: ["a.safetensors", *named]})
     assert "found 4 files missing or cut short" in refusal(tmp_path).message
@@ -1095,10 +1076,8 @@ def test_a_repo_that_is_not_cached(tmp_path: Path) -> None:
 # Many files, and threads
 
 
-def test_each_of_many_files_is_asked_about_a_few_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Linear in the number of files: no path is looked at again for the sake of another."""
+def test_many_files_cost_a_few_calls_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost is linear: no path is examined again because of another."""
     calls: dict[str, int] = {}
     count = 2_000
 
@@ -1124,9 +1103,7 @@ def test_each_of_many_files_is_asked_about_a_few_times(
     assert calls.get("readlink", 0) <= few
 
 
-def test_no_more_threads_than_were_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_threads_than_requested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = linux_threads._spawn_as_needed
 
@@ -1146,7 +1123,7 @@ def test_no_more_threads_than_were_asked_for(
     assert asked == [2, 30]
 
 
-def test_nothing_is_left_open_and_nothing_is_awaited(tmp_path: Path) -> None:
+def test_nothing_stays_open_or_awaited(tmp_path: Path) -> None:
     write(tmp_path, shards(5), index={HF_INDEX: shards(5)})
     monitor = Monitor()
     before = os.listdir("/proc/self/fd")

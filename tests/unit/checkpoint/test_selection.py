@@ -1,4 +1,4 @@
-"""Which names a loader reads, format by format; and what the contents of an index may say."""
+"""Which names a loader reads, format by format, and what an index may contain."""
 
 import fnmatch
 import json
@@ -44,7 +44,7 @@ def chosen(
     filters: Filters = Filters(),  # noqa: B008 - frozen
     component: bool = False,
 ) -> Selection:
-    """Return what is selected of a folder with these names and these indexes (None: unusable)."""
+    """Return the selection for a folder with these names and indexes (None: unusable)."""
     indexes = indexes or {}
 
     def read_index(name: str) -> Index | None:
@@ -178,7 +178,7 @@ def test_an_index_alone_names_what_is_missing(index: str, load_format: LoadForma
 
 
 def test_an_index_may_lead_into_folders() -> None:
-    # By file name, as vLLM sorts.
+    # vLLM sorts by file name.
     named = ["b/part-1.safetensors", "a/part-2.safetensors", "c/part-10.safetensors"]
     assert weights([], LoadFormat.AUTO, {HF_INDEX: named}) == named
     assert weights(["m.bin", "m.gguf"], LoadFormat.AUTO, {HF_INDEX: named}) == named
@@ -195,7 +195,7 @@ def test_all_takes_more_than_the_index_names_and_misses_what_it_names() -> None:
     names = [*shards(3)[:2], "consolidated.safetensors", "m.gguf"]
     indexes: dict[str, Sequence[str] | None] = {
         HF_INDEX: shards(3),
-        BIN_INDEX: shards(2, "pytorch_model-", ".bin"),  # of it nothing was downloaded
+        BIN_INDEX: shards(2, "pytorch_model-", ".bin"),  # none of its shards was downloaded
     }
     found = ["consolidated.safetensors", "m.gguf", *shards(3)]
     assert weights(names, LoadFormat.ALL, indexes) == found
@@ -237,7 +237,7 @@ def test_an_index_file_decides_alone() -> None:
         (shards(4), []),
         ([shards(4)[0], shards(4)[2]], [shards(4)[1], shards(4)[3]]),
         (["model-00000-of-00003.safetensors"], None),
-        # DeepSeek's and Kimi's ways to number.
+        # As DeepSeek and Kimi number their shards.
         (
             ["model-00002-of-000003.safetensors", "model-00003-of-000003.safetensors"],
             ["model-00001-of-000003.safetensors"],
@@ -265,7 +265,7 @@ def test_an_index_file_decides_alone() -> None:
 )
 def test_numbers_tell_what_is_missing(names: list[str], missing: list[str] | None) -> None:
     found = set(weights(names)) - set(names)
-    if missing is None:  # the rest of the set, whichever it is
+    if missing is None:  # the rest of the set, zero- or one-based
         total = int(re.split(r"[-.]", names[0])[3])
         assert len(found) == total - len(names)
         first = 0 if "00000" in names[0] else 1
@@ -373,12 +373,12 @@ def test_variants_count_only_where_there_is_nothing_else() -> None:
     variants = [variant.format("fp16"), variant.format("non_ema")]
     assert weights([plain, *variants], component=True) == [plain]
     assert weights(variants, component=True) == variants
-    # diffusers takes the plain weights, whatever their format.
+    # diffusers prefers the plain weights, whatever their format.
     assert weights(["pytorch_model.bin", "model.fp16.safetensors"], component=True) == [
         "pytorch_model.bin"
     ]
     assert weights([plain, *variants], LoadFormat.ALL, component=True) == sorted([plain, *variants])
-    # A whole checkpoint has none: `x.fp16.safetensors` is as good a name as any.
+    # A whole checkpoint has no variants: `x.fp16.safetensors` is just a name.
     assert weights([plain, *variants]) == sorted([plain, *variants])
 
 
@@ -404,7 +404,7 @@ def test_the_index_of_a_component_may_have_any_name() -> None:
     assert weights(["old.safetensors"], component=True, indexes={index: named}) == named
     assert weights(["old.safetensors"], indexes={index: named}) == ["old.safetensors"]
     assert weights([], component=True, indexes={index: named, variant: ["x.safetensors"]}) == named
-    # Of several nobody knows which one counts.
+    # With several, none is certain to count.
     ambiguous = weights(["a.safetensors"], component=True, indexes={index: named, other: named})
     assert ambiguous == ["a.safetensors"]
 
@@ -568,12 +568,12 @@ def test_names_with_any_byte_are_names() -> None:
     ],
     ids=["deep list", "deep object", "many lists", "many names", "long name"],
 )
-def test_a_hostile_index_is_refused_before_it_is_parsed(content: bytes) -> None:
+def test_a_hostile_index_is_refused(content: bytes) -> None:
     assert "found JSON far too large or nested" in refusal(content).message
 
 
-def test_what_is_parsed_fits_the_stack_of_a_thread() -> None:
-    # The parser of some Pythons recurses until the stack of the thread has gone.
+def test_parsing_fits_the_stack_of_a_thread() -> None:
+    # Some Pythons' parsers recurse until the thread's stack overflows.
     code = """
         import contextlib
         from prefetch_cli.base.errors import CheckpointError

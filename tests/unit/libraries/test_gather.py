@@ -1,6 +1,6 @@
-"""Libraries before the weights: which files count, in which order, and what becomes of them.
+"""Libraries before the weights: which files count, in which order, and how they are warmed.
 
-The environments are real ones, made by venv; the distributions in them are laid out as pip does it.
+The environments are real, made by venv; the distributions in them are written as pip writes them.
 """
 
 import errno
@@ -19,7 +19,8 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.libraries import distributions
-from prefetch_cli.libraries.gather import Libraries, Wanted, gather, locate
+from prefetch_cli.libraries.distributions import Interpreter
+from prefetch_cli.libraries.gather import Libraries, Request, gather, locate
 from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import COMMAND, Running, refused, run, unprivileged
 from tests.helpers.oracle import about, evict, resident_bytes
@@ -29,7 +30,7 @@ TAG = str(sys.implementation.cache_tag)
 
 
 class Environment:
-    """An environment of Python, into which distributions can be put."""
+    """A Python environment for distributions."""
 
     def __init__(self, folder: Path) -> None:
         venv = [sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(folder)]
@@ -42,7 +43,7 @@ class Environment:
     def install(
         self, name: str, files: dict[str, int], *requires: str, record: str | None = None
     ) -> list[str]:
-        """Return the files of a distribution, after writing so many bytes to each of them."""
+        """Write a distribution whose files have these sizes, and return their paths."""
         for path, size in files.items():
             written = self.site / path
             written.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ class Environment:
         return [str(self.site / path) for path in files]
 
     def script(self, name: str, line: str | None = None) -> str:
-        """Return a script of the environment's, which prints that it runs."""
+        """Write a script that prints `runs`, and return its path."""
         path = self.bin / name
         path.write_text(f"{line or f'#!{self.python}'}\nprint('runs')\n")
         path.chmod(0o755)
@@ -69,12 +70,12 @@ def env(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "env")
 
 
-def wanted(*packages: str, **changes: Any) -> Wanted:
+def wanted(*packages: str, **changes: Any) -> Request:
     given: dict[str, Any] = {"paths": (), "python": None, "command": (), "of_command": False}
-    return Wanted(packages=packages, **{**given, **changes})
+    return Request(packages=packages, **{**given, **changes})
 
 
-def gathered(asked: Wanted) -> Libraries:
+def gathered(asked: Request) -> Libraries:
     monitor = Monitor()
     located = locate(asked, os.environ, monitor, Stop())
     return gather(located, monitor, 4)
@@ -104,12 +105,12 @@ def test_the_files_of_a_record_come_by_kind(env: Environment) -> None:
     assert (found.failed, found.warnings) == ((), ())
 
 
-def test_what_is_required_counts_as_far_as_it_is_installed(env: Environment) -> None:
+def test_installed_requirements_count(env: Environment) -> None:
     env.install(
         "top",
         {"top.py": 1},
         "Middle.Name (>=1)",
-        'other>=2; python_version < "3"',  # a marker is not evaluated: it is installed
+        'other>=2; python_version < "3"',  # markers are ignored: it is installed
         'extra-only; extra == "test"',
         "absent",
         "[nonsense",
@@ -123,7 +124,7 @@ def test_what_is_required_counts_as_far_as_it_is_installed(env: Environment) -> 
     assert sorted(names(found)) == ["leaf.py", "middle.py", "other.py", "top.py"]
 
 
-def test_what_is_no_text_is_done_without(env: Environment) -> None:
+def test_metadata_that_is_no_text_is_done_without(env: Environment) -> None:
     env.install("good", {"good.py": 1}, "spoiled")
     env.install("spoiled", {"spoiled.py": 2}, "good")
     info = env.site / "spoiled-1.0.dist-info"
@@ -140,7 +141,7 @@ def test_what_is_no_text_is_done_without(env: Environment) -> None:
         gathered(wanted(python=env.python, command=(f"{env.bin}/spoiled",), of_command=True))
 
 
-def test_pyc_that_no_record_names(env: Environment) -> None:
+def test_pyc_files_missing_from_the_record(env: Environment) -> None:
     env.install("lib", {"lib/a.py": 1, "lib/b.py": 1})
     cache = env.site / "lib" / "__pycache__"
     cache.mkdir()
@@ -175,7 +176,7 @@ def test_a_physical_file_counts_once(env: Environment, tmp_path: Path) -> None:
     assert [file.path for file in found.files] == [lib]
 
 
-def test_a_directory_counts_with_all_below_it(tmp_path: Path) -> None:
+def test_a_directory_counts_with_everything_below_it(tmp_path: Path) -> None:
     folder = tmp_path / "also"
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "b.json").write_bytes(b"1")
@@ -192,7 +193,7 @@ def test_a_directory_counts_with_all_below_it(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_looked_at_is_reported_and_the_rest_counts(
+def test_unreachable_files_are_reported_and_the_rest_counts(
     env: Environment, tmp_path: Path
 ) -> None:
     rows = ["lib/a.py,,", "lib/b.py,,", "round/c.py,,", "round/in/side/d.py,,"]
@@ -201,11 +202,11 @@ def test_what_cannot_be_looked_at_is_reported_and_the_rest_counts(
     (tmp_path / "also").mkdir()
     (tmp_path / "also" / "d.py").write_bytes(b"1")
     for path in loops:
-        path.symlink_to(path.name)  # ELOOP, for root as well
+        path.symlink_to(path.name)  # ELOOP, even for root
     found = gathered(wanted("lib", python=env.python, paths=(str(tmp_path / "also"),)))
     assert names(found) == ["a.py", "d.py"]
     why = os.strerror(errno.ELOOP)
-    # A folder once, not with each of those in it.
+    # The folder once, not each file in it.
     assert sorted((one.path, one.reason, one.failed) for one in found.failed) == sorted(
         (str(path), why, True) for path in loops
     )
@@ -219,7 +220,7 @@ def test_a_package_is_warmed_before_the_weights(
     evict(files)
     before = run("--json", "--check", "--package", "lib", "--python", env.python, cold).document
     assert before["libraries"]["residency"]["before_bytes"] == 0
-    # At this rate the weights take long: what is warm by then was read first.
+    # At this rate the weights take long: what is warm at the end was read first.
     rate = ("--force", "--max-rate", "2MiB", "--time-limit", "1.5s")
     found = run(*rate, "--json", "--package", "lib", "--python", env.python, cold).document
     assert found["libraries"]["result"]["complete"] is True
@@ -228,7 +229,7 @@ def test_a_package_is_warmed_before_the_weights(
     assert resident_bytes(files) == about(1600 * KIB + 9000)
 
 
-def test_without_a_checkpoint_it_is_warmed_alone(env: Environment) -> None:
+def test_libraries_without_a_checkpoint(env: Environment) -> None:
     files = env.install("lib", {"lib/a.so": 300 * KIB})
     evict(files)
     done = run("--package", "lib", "--python", env.python)
@@ -274,7 +275,7 @@ def test_ranks_share_the_files(env: Environment, cold: str) -> None:
     assert sum(share["bytes"] for share in shares) == sum(range(1000, 1007))
 
 
-def test_a_file_that_cannot_be_read_is_reported(env: Environment, cold: str) -> None:
+def test_an_unreadable_file_is_reported(env: Environment, cold: str) -> None:
     first, _ = env.install("lib", {"lib/a.so": 10, "lib/b.so": 20})
     os.chmod(first, 0)
     asked = ("--json", "--force", "--package", "lib", "--python", env.python, cold)
@@ -299,7 +300,7 @@ def test_libraries_are_those_of_command(env: Environment, cold: str, form: str) 
     script = env.script("serve", line.get(form))
     command = {"module": [env.python, "-m", "serve"], "interpreter": [env.python, "-u", script]}
     path = f"{env.bin}:{os.environ['PATH']}"
-    # The weights come behind the libraries, and COMMAND behind the weights: it ends the warming.
+    # First the libraries, then the weights, then COMMAND, whose end stops the warming.
     flags = ("--libraries", "--force", "--lead", "100%")
     done = run(cold, *flags, "--", *command.get(form, ["serve"]), env={"PATH": path})
     assert (done.code, done.output) == (0, "runs\n")
@@ -307,7 +308,7 @@ def test_libraries_are_those_of_command(env: Environment, cold: str, form: str) 
     assert resident_bytes([*files, dep]) == about(400 * KIB)
 
 
-def test_what_is_not_there_is_said_in_one_line(env: Environment, cold: str, tmp_path: Path) -> None:
+def test_missing_libraries_take_one_line(env: Environment, cold: str, tmp_path: Path) -> None:
     python = ("--python", env.python)
     assert refused("--package", "no-such", *python, cold, code=3).startswith("--package no-such: ")
     assert refused("--package", "", *python, cold, code=3).startswith("--package '': ")
@@ -372,11 +373,21 @@ def test_nothing_is_imported_or_written(env: Environment) -> None:
     ],
 )
 def test_the_module_that_an_interpreter_runs(words: list[str], module: str | None) -> None:
-    assert distributions._module(words) == module
+    nowhere = Interpreter("/usr/bin/python3", TAG, search_path=())
+    with pytest.raises(CheckpointError) as caught:
+        distributions.owner(["python3", *words], nowhere)
+    named = caught.value.message.partition("the module ")[2].partition(" belongs to")[0]
+    assert named == (module or "")
 
 
-def test_the_interpreter_of_this_process_has_what_it_runs() -> None:
-    """The packages of a real installation, by a real pip: the project's own environment."""
+def test_a_fifo_as_command_has_no_interpreter_and_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "serve")
+    found = distributions.find_interpreter(None, [str(tmp_path / "serve")], os.environ, Stop())
+    assert found.path == shutil.which("python3")
+
+
+def test_the_environment_of_this_process() -> None:
+    """The project's own environment, installed by a real pip."""
     found = gathered(wanted("click", "rich", python=sys.executable))
     assert set(found.names) >= {"click", "rich", "pygments", "markdown-it-py", "mdurl"}
     assert any(file.path.endswith("/click/core.py") for file in found.files)

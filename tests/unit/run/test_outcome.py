@@ -49,7 +49,7 @@ SNAPSHOT = Snapshot(2000, 700, 2, 0, 3.0, None, 0.0, part_seconds=2.0)
 def wanted(kind: Kind, *failed: str, warnings: tuple[str, ...] = ()) -> Wanted:
     skipped = tuple(Skipped(path, "Input/output error", failed=True) for path in failed)
     found = (
-        Checkpoint(sources=(), files=(FILE,), failed=skipped, warnings=warnings)
+        Checkpoint(files=(FILE,), failed=skipped, warnings=warnings, sources=())
         if kind == CHECKPOINT
         else Libraries(names=("torch",), files=(FILE,), failed=skipped, warnings=warnings)
     )

@@ -11,7 +11,7 @@ from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Action, Engine, LoadFormat, Overrule, Split
 from prefetch_cli.checkpoint.resolve import Request
 from prefetch_cli.checkpoint.selection import Filters
-from prefetch_cli.libraries.gather import Wanted
+from prefetch_cli.libraries import gather
 from prefetch_cli.linux import memory, mounts
 from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
 from prefetch_cli.linux.memory import Memory
@@ -116,7 +116,7 @@ def test_small_files_over_a_network_are_asked_for_by_more_threads(
     on(found)
     library = tmp_path / "lib.so"
     library.write_bytes(bytes(MIB))
-    wanted = Wanted((str(library),), packages=(), python=None, command=(), of_command=False)
+    wanted = gather.Request((str(library),), packages=(), python=None, command=(), of_command=False)
     last = run(small, libraries=wanted)
     parts = last.of(LIBRARIES).get(Decided), last.checkpoint.get(Decided)
     assert [part.plan.threads for part in parts if part is not None] == [threads, 2]

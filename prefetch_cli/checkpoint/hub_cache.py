@@ -1,0 +1,100 @@
+"""What the two hub caches share: the look-up of a repo id, its answer and its errors."""
+
+import os
+import pwd
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.text import printable
+from prefetch_cli.base.words import Hub
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_HUB_NAMES = {Hub.HUGGINGFACE: "Hugging Face", Hub.MODELSCOPE: "ModelScope"}
+_DOWNLOADS = {Hub.HUGGINGFACE: "hf download", Hub.MODELSCOPE: "modelscope download --model"}
+_EXCERPT_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The directory that holds one revision of a repo."""
+
+    path: str  # absolute
+    hub: Hub
+    revision: str | None  # the commit (40 hex digits) if the cache records it
+
+
+@dataclass(frozen=True)
+class Query:
+    """A repo id to look up in the cache of one hub."""
+
+    hub: Hub
+    repo_id: str
+    revision: str | None
+    cache: str
+
+    @property
+    def download_hint(self) -> str:
+        """The command that downloads the repo."""
+        option = "" if self.revision is None else f" --revision {excerpt(self.revision)}"
+        return (
+            f"`{_DOWNLOADS[self.hub]} {self.repo_id}{option}` fetches it; or give a path, or "
+            "another --cache-dir"
+        )
+
+    def no_such_revision(self, folder: str, found: str) -> CheckpointError:
+        """Return the error for a repo that is cached at other revisions only."""
+        return CheckpointError(
+            f"revision {excerpt(self.revision or '')} of {self.repo_id} is not in "
+            f"{printable(folder)}: found {found}",
+            self.download_hint,
+        )
+
+    def not_cached(self, found: str = "neither", hint: str | None = None) -> CheckpointError:
+        """Return the error for a repo that is not in the cache, which may not exist either."""
+        try:
+            os.listdir(self.cache)
+        except FileNotFoundError:
+            found = "no such path and no such cache"
+        except OSError as error:
+            found = f"no such path and a cache that cannot be listed: {error.strerror}"
+        return CheckpointError(
+            f"{self.repo_id}: expected a path that exists or a repo in the {_HUB_NAMES[self.hub]} "
+            f"cache {printable(self.cache)}, found {found}",
+            hint or self.download_hint,
+        )
+
+
+def names_in(directory: str) -> list[str]:
+    """Return the sorted names in a directory, none if there is no such directory."""
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(directory, error) from error
+
+
+def unreadable(path: str, error: OSError) -> CheckpointError:
+    """Return the error for a part of the cache that exists but cannot be read."""
+    return CheckpointError(f"cannot read {printable(path)}: {error.strerror}")
+
+
+def excerpt(text: str) -> str:
+    """Return the first characters of a text, safe to print."""
+    return printable(text[:_EXCERPT_CHARACTERS]) or "nothing"
+
+
+def expand_user(path: str, environ: Mapping[str, str]) -> str:
+    """Return what os.path.expanduser returns, with HOME from the given environment."""
+    if path != "~" and not path.startswith("~/"):
+        return os.path.expanduser(path)
+    home = environ.get("HOME")
+    if home is None:
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:  # a container may run as a user that has no entry
+            return path
+    return home.rstrip("/") + path[1:] or "/"

@@ -1,0 +1,26 @@
+"""Which paths are one file, and which names stay below their folder."""
+
+import pytest
+
+from prefetch_cli.checkpoint.files import File, Found, each_once, stays_below
+
+
+def file(path: str, inode: int, device: int = 1) -> File:
+    return File(path, path, 100, weight=True, device=device, inode=inode)
+
+
+def test_a_physical_file_counts_once_under_its_first_path() -> None:
+    files = [file("a", 1), file("b", 2), file("c", 1), file("d", 1, device=2)]
+    assert [one.path for one in each_once(files)] == ["a", "b", "d"]
+    assert [one.path for one in each_once(files, known=[file("x", 2)])] == ["a", "d"]
+    assert Found(each_once(files), (), ()).size_bytes == 300
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "./a", "a//b", "...", "a..b", "\udcff"])
+def test_names_below(name: str) -> None:
+    assert stays_below(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "./", "..", "a/../b", "/a", "\0", "a\0", "\ud800"])
+def test_names_elsewhere(name: str) -> None:
+    assert not stays_below(name)
