@@ -1,4 +1,4 @@
-"""Caches to look repo ids up in: huggingface_hub writes its own, ModelScope's are laid by hand."""
+"""Hub caches: huggingface_hub writes its own, ModelScope's are written by hand."""
 
 import hashlib
 import json
@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 FILES = ("config.json", "model.safetensors", "original/params.json")
 
-# Runs in a process of its own: huggingface_hub reads the environment when it is imported, and a
-# proxy or HF_HUB_OFFLINE of whoever runs the tests would keep it from the server.
+# Runs in a process of its own: huggingface_hub reads the environment at import, and a proxy or
+# HF_HUB_OFFLINE in the caller's environment would keep it from the server.
 _WRITER = """
 import json, sys
 import huggingface_hub
@@ -63,7 +63,7 @@ class FakeHub:
 
 
 def write_caches(hub: FakeHub, downloads: Sequence[Download], home: Path) -> None:
-    """Let huggingface_hub itself write caches, from a server on 127.0.0.1 that has `hub`."""
+    """Have huggingface_hub itself write caches, from a server on 127.0.0.1 that serves `hub`."""
     steps = []
     for download in downloads:
         step = {"repo_id": download.repo_id, "cache_dir": str(download.cache)}
@@ -108,7 +108,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def do_HEAD(self) -> None:
             self._answer()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             hub.requests.append(format % args)
 
         def _answer(self) -> None:
@@ -173,7 +173,7 @@ def lay_huggingface(
     refs: Mapping[str, str | bytes] | None = None,
     commits: Sequence[str] = (),
 ) -> Path:
-    """Write by hand what huggingface_hub would not, and return the folder of the repo."""
+    """Write by hand what huggingface_hub would not, and return the repo's folder."""
     repo = cache / f"models--{repo_id.replace('/', '--')}"
     for each in commits:
         snapshot = repo / "snapshots" / each
