@@ -1,6 +1,6 @@
-"""README's recipes for Slurm, submitted to a real Slurm, with a stand-in for vLLM.
+"""README's recipes for Slurm, submitted to a real one, with a stand-in for vLLM.
 
-This Slurm has no GPUs, so the lines that request them are removed.
+Slurm has no GPUs here, so that the lines which ask for some are taken out.
 """
 
 import os
@@ -15,23 +15,23 @@ from tests.recipes.section import recipe
 from tests.recipes.server import Server
 
 RECIPES = ("slurm-before", "slurm-beside", "slurm-nodes")
-# Reading 20 MiB then goes on for a while after the server's start.
+# So that the reading of 20 MiB goes on for a while after the server's start.
 SLOW = {"PREFETCH_CLI_MAX_RATE": "10M"}
 
 
 @dataclass(frozen=True)
 class Site:
-    """A cluster of two nodes with both commands installed."""
+    """A cluster of two nodes on which both commands are installed."""
 
     cluster: Cluster
     server: Server
 
     def submit(self, name: str, checkpoint: str, **more: str) -> Job:
-        """Run a recipe as a job and return the finished job."""
+        """Return the job of a recipe, which has ended."""
         return self.sbatch(without_gpus(recipe(name).of(checkpoint)), **more)
 
     def sbatch(self, script: str, **more: str) -> Job:
-        """Run a script as a job and return the finished job."""
+        """Return the job of a script, which has ended."""
         path = os.pathsep.join((self.server.bin, self.cluster.environment["PATH"]))
         variables = {"PATH": path, **self.server.variables(**more)}
         exported = ",".join(f"{name}={value}" for name, value in variables.items())
@@ -39,7 +39,7 @@ class Site:
 
 
 def without_gpus(script: str) -> str:
-    """Return the script without the line that requests GPUs; all other options stay."""
+    """Return the script without the line that asks for GPUs; all other options stay."""
     changed, found = re.subn(r"^#SBATCH --gpus-per-node=\d+\n", "", script, flags=re.MULTILINE)
     assert found == 1
     assert "gpu" not in changed
@@ -48,14 +48,14 @@ def without_gpus(script: str) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """Both commands, installed once for all tests."""
+    """Both commands, once for all tests."""
     programs.need({"fincore": "util-linux-extra"})
     return Server.built(str(tmp_path_factory.mktemp("recipes") / "server"))
 
 
 @pytest.fixture
 def site(cluster: Cluster, installed: Server) -> Site:
-    """The cluster with both commands, and no start noted yet."""
+    """The cluster, and both commands, of which no start has been noted."""
     installed.reset()
     return Site(cluster, installed)
 
@@ -66,7 +66,7 @@ def test_slurm_before(site: Site, cold: str) -> None:
     (notes,) = site.server.starts()
     assert notes.words == ["serve", cold, "--tensor-parallel-size", "8"]
     assert notes.part_at_start >= 0.99, job
-    # The server's own step, after the tool's.
+    # A step of its own, behind that of the tool.
     assert notes.environment["SLURM_STEP_ID"] == "1"
 
 
