@@ -1,4 +1,4 @@
-"""What several test modules start from."""
+"""Fixtures and hooks that several test modules share."""
 
 import fcntl
 import re
@@ -15,29 +15,29 @@ from tests.helpers.checkpoints import BuiltCheckpoint
 
 MIB = 1024 * 1024
 
-# A process that is started inherits the signals that are ignored (nohup, a background job of sh),
-# but not those that have a handler: the runs of the tests are to answer them.
+# A child process inherits ignored signals (nohup, a background job of sh), but not handlers: with
+# handlers here, the runs under test react to these signals.
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda _signal, _frame: None)
 
 
 class PagesTakenError(AssertionError):
-    """A test failed, and meanwhile the kernel took pages out of the cache."""
+    """A test failed while the kernel took pages out of the cache."""
 
 
-# Many tests look at this machine's page cache. A kernel that reclaims idle memory (DAMON does so
-# within seconds on some virtual machines) takes more than the 1 % that they allow once in a while.
-# What fails while it says that it did so has to fail three times in a row, as a defect does. No
-# other is tried again, since that would hide a race; nor are the tests in a machine of their own.
+# Many tests look at this machine's page cache. A kernel that reclaims idle memory (on some virtual
+# machines DAMON does so within seconds) occasionally takes more than the 1 % that they allow. Tests
+# that fail while the kernel reports reclaim must fail three times in a row, as a defect does. No
+# other failure is retried, since that would hide races; nor are tests in a machine of their own.
 _SHADOWS = pytest.StashKey[int]()
 
 
 def _shadows() -> int:
-    """Return how many nodes of the page cache hold nothing but notes of pages that were reclaimed.
+    """Return how many nodes of the page cache hold only shadow entries of reclaimed pages.
 
-    They are of all files, those of which a test only asks the tool among them, but a few pages that
-    are taken from the middle leave no such node.
+    The count covers all files, including those that only the tool opens, but a few pages taken from
+    the middle of a file leave no such node.
     """
     with open("/proc/vmstat", encoding="ascii") as file:
         fields = dict(line.split() for line in file)
@@ -46,14 +46,14 @@ def _shadows() -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note where it stands before the fixtures fill the page cache."""
+    """Note the count before the fixtures fill the page cache."""
     oracle.forget()
     item.stash[_SHADOWS] = _shadows()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Say so where pages were taken from a test that fails."""
+    """Raise PagesTakenError if pages were taken from a failing test."""
     try:
         yield
     except (AssertionError, subprocess.CalledProcessError) as error:
@@ -62,18 +62,18 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         raise
 
 
-# Below tests/alone/ each folder runs one test after the other, whatever `--numprocesses` says: its
-# tests look at terminals, clocks, limits, mounts or other processes, or at a page cache that is not
-# only that of their own files. Two folders, so that two processes share the work: `own` has mounts,
-# disks and limits of its own, and `machine` looks at what the whole machine does. All other modules
-# may run beside any, each in one process, which makes what its tests start from once.
+# Each folder below tests/alone/ runs its tests one after the other, whatever `--numprocesses` says:
+# they look at terminals, clocks, limits, mounts, other processes, or page cache beyond their own
+# files. There are two, so that two processes share the work: `own` has its own mounts, disks and
+# limits, and `machine` looks at the whole machine. All other modules may run beside any, each in
+# one process, which sets up its fixtures once.
 _ALONE = "tests/alone/"
 
 
 def _group(nodeid: str) -> str:
-    """Return the name of those tests that run in one process."""
+    """Return the name of the group of tests that share a process with this one."""
     path, _, test = nodeid.partition("::")
-    if path.startswith("tests/vm/"):  # by its machine, which each process would boot
+    if path.startswith("tests/vm/"):  # by machine: every process would boot its own
         series = re.search(r"\[(6\.\d+)[]-]", test)
         return nodeid if series is None else series[1]
     return path.removeprefix(_ALONE).partition("/")[0] if path.startswith(_ALONE) else path
@@ -83,7 +83,7 @@ def _group(nodeid: str) -> str:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each process whole groups.
 
-    By the test's name, and not by marks: those are overlooked in silence from pytest 9.2 on
+    Groups go by the test's name, not by marks: those are silently ignored from pytest 9.2 on
     (pytest-dev/pytest-xdist#1386).
     """
     from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - not there with -p no:xdist
@@ -99,7 +99,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _no_other_of_its_group(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """Fail where another process runs a test of the same group."""
+    """Fail if another process runs a test of the same group."""
     if not hasattr(request.config, "workerinput"):
         yield
         return
@@ -110,10 +110,10 @@ def _no_other_of_its_group(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests on this machine's page cache try again."""
+    """Retry the tests on this machine's page cache."""
     for item in items:
         if not item.nodeid.startswith("tests/vm/"):  # those have machines of their own
-            # In front of a module's own, since the first one counts.
+            # Before a module's own mark: the first one counts.
             again = pytest.mark.flaky(reruns=2, only_rerun=PagesTakenError.__name__)
             item.add_marker(again, append=False)
 
@@ -135,14 +135,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltCheckpoint:
 
 @pytest.fixture
 def cold(built: BuiltCheckpoint) -> str:
-    """The path of that checkpoint, dropped from the page cache."""
+    """The path of the checkpoint, dropped from the page cache."""
     oracle.evict(built.files)
     return built.directory
 
 
 @pytest.fixture
 def warm(built: BuiltCheckpoint) -> str:
-    """The path of that checkpoint, all of it in the page cache."""
+    """The path of the checkpoint, all of it in the page cache."""
     oracle.watch(built.files)
     for path in built.files:
         Path(path).read_bytes()
@@ -151,7 +151,7 @@ def warm(built: BuiltCheckpoint) -> str:
 
 @pytest.fixture
 def small(tmp_path: Path, built: BuiltCheckpoint) -> Path:
-    """A cold checkpoint of its own, of three shards, for a test that spoils it."""
+    """A cold checkpoint of three shards for a test that damages it."""
     folder = tmp_path / "small"
     shards = checkpoints.write_sharded(str(folder), shard_bytes=[300_000, 500_000, 200_000])
     oracle.evict(shards.files)

@@ -1,7 +1,7 @@
 """Warm a real checkpoint and prove it: `python -m tests.demo.demo [CHECKPOINT]`.
 
-Without an argument it writes a small checkpoint below build/ and evicts it first. A checkpoint of
-the user's is neither written to nor evicted: a server may be using it.
+Without an argument it first writes a small checkpoint below build/ and evicts it. It neither writes
+to nor evicts a checkpoint of yours: a server may be using it.
 """
 
 import argparse
@@ -19,21 +19,21 @@ from dataclasses import dataclass
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _OWN_DIRECTORY = os.path.join("build", "demo")
 _SHARD_MIB = (96, 224, 160, 120)
-_MOST_FILES = 16  # that fincore lists one by one before it fills the screen
+_MOST_FILES = 16  # with more, fincore's list would fill the screen
 _SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
-_NOT_RESIDENT = 4  # the tool's exit code where --min-resident is not reached
+_NOT_RESIDENT = 4  # the tool's exit code if --min-resident is not reached
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the tool would do with the checkpoint by itself, from its dry run."""
+    """What the tool would do with the checkpoint by default, from its dry run."""
 
     action: str
     reason: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 where the checkpoint ends up resident, else the code of the step that failed."""
+    """Return 0 if the checkpoint ends up resident, else the exit code of the failed step."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo.demo", description=__doc__)
     parser.add_argument("checkpoint", nargs="?", default="", help="one of your own")
     checkpoint = parser.parse_args(arguments).checkpoint
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _warm(checkpoint: str, force: tuple[str, ...]) -> None:
-    """Warm it and show that it is; raises CalledProcessError of the step that failed."""
+    """Warm it and show that it is warm; raises the failed step's CalledProcessError."""
     _step("Warm it")
     _tool(*force, checkpoint)
     _step("After")
@@ -99,7 +99,7 @@ def _decide(checkpoint: str) -> Decision:
 
 
 def _options_to_read(decision: Decision) -> tuple[str, ...] | None:
-    """Return the options that make the tool read; None where there is nothing to do."""
+    """Return the options that make the tool read; None if there is nothing to do."""
     if decision.action != "skip":
         return ()
     if decision.reason == "local-fits":
@@ -122,7 +122,7 @@ def _command(*arguments: str) -> tuple[str, ...]:
 
 
 def _fincore(checkpoint: str) -> None:
-    """Show the same by util-linux, which knows nothing of the tool."""
+    """Show the same with util-linux, which knows nothing of the tool."""
     pattern, files = _weight_files(checkpoint)
     if not files:
         return
@@ -138,7 +138,7 @@ def _fincore(checkpoint: str) -> None:
 
 
 def _weight_files(checkpoint: str) -> tuple[str, list[str]]:
-    """Return the shell pattern of the weight files and the files; none for a repo id."""
+    """Return a shell pattern of the weight files, and the files; none for a repo id."""
     if os.path.isfile(checkpoint):
         return shlex.quote(checkpoint), [checkpoint]
     for suffix in _SUFFIXES:
@@ -149,7 +149,7 @@ def _weight_files(checkpoint: str) -> tuple[str, list[str]]:
 
 
 def _run(command: Sequence[str], *, capture: bool = False) -> str:
-    """Return what the command printed where it is captured; it prints by itself otherwise."""
+    """Run a command; return its output if captured, else it prints by itself."""
     path = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         command,
@@ -167,7 +167,7 @@ def _step(title: str) -> None:
 
 
 def _say(text: str) -> None:
-    # At once: the next lines come from another process.
+    # Flush: the next lines come from another process.
     print(text, flush=True)
 
 

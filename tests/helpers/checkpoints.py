@@ -1,4 +1,4 @@
-"""Real checkpoints on disk, built as a model hub would hold them: shards, index, side files."""
+"""Real checkpoints on disk, laid out as on a model hub: shards, index, side files."""
 
 import enum
 import json
@@ -57,7 +57,7 @@ _SIDE_FILES: dict[str, dict[str, object]] = {
 
 
 class Fill(enum.Enum):
-    """What a streamed shard holds: random numbers, or a hole that takes no room on the disk."""
+    """What a streamed shard holds: random numbers, or a hole that takes no disk space."""
 
     RANDOM = "random"
     HOLE = "hole"
@@ -88,10 +88,11 @@ class _Tensor:
 
 
 def write_sharded(directory: str, *, shard_bytes: Sequence[int], seed: int = 0) -> BuiltCheckpoint:
-    """Return a new checkpoint whose shards the safetensors library wrote, one at a time in memory.
+    """Return a new checkpoint, written by the safetensors library one shard at a time.
 
-    `shard_bytes` are the bytes of tensors in each shard, at least 1; a file is larger by its
-    header. One shard alone is `model.safetensors` without an index, as on the hub.
+    `shard_bytes` gives the tensor bytes of each shard, at least 1; the header comes on top. One
+    shard in full is held in memory. A single shard is `model.safetensors` without an index, as on
+    the hub.
     """
 
     def write(path: str, number: int, tensors: Sequence[_Tensor]) -> None:
@@ -118,8 +119,8 @@ def write_streamed(
 ) -> BuiltCheckpoint:
     """Return a new checkpoint like `write_sharded`'s, of any size, in 32 MiB of memory.
 
-    No block of it repeats another, because storage that finds duplicates would read faster.
-    `durable=False` leaves the fsyncs out: for many small files that nobody evicts.
+    No block repeats, because storage that finds duplicates would read faster. `durable=False` skips
+    the fsyncs, for many small files that nobody evicts.
     """
 
     def write(path: str, number: int, tensors: Sequence[_Tensor]) -> None:
@@ -183,7 +184,7 @@ def _write(
 
 
 def _layer(number: int, size_bytes: int) -> list[_Tensor]:
-    """Return the tensors of one layer, unequal in size, which fill `size_bytes` exactly."""
+    """Return one layer's tensors, unequal in size, exactly `size_bytes` in total."""
     prefix = f"model.layers.{number}."
     parts = sum(part for _, part in _LAYER)
     tensors = []
@@ -213,7 +214,7 @@ def _header(tensors: Sequence[_Tensor]) -> bytes:
         }
         offset = end
     text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format asks for tensors that start at a multiple of 8
+    text += b" " * (-len(text) % 8)  # the format wants tensors to start at a multiple of 8
     return struct.pack("<Q", len(text)) + text
 
 
@@ -224,13 +225,13 @@ def _blocks(size_bytes: int) -> Iterator[int]:
 
 
 def _random(generator: np.random.Generator, size_bytes: int) -> npt.NDArray[np.uint8]:
-    # 64-bit numbers: drawn byte by byte they take eight times as long.
+    # 64 bits at a time: drawing single bytes takes eight times as long.
     words = generator.integers(0, 2**64 - 1, -(-size_bytes // 8), dtype=np.uint64, endpoint=True)
     return words.view(np.uint8)[:size_bytes]
 
 
 def _sync(path: str) -> None:
-    """Put a file on the disk: a page that is dirty cannot be evicted."""
+    """Flush a file to disk: dirty pages cannot be evicted."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

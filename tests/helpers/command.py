@@ -1,4 +1,4 @@
-"""The command as its users run it: in a process of its own, in an environment that is known."""
+"""The command as its users run it: in a process of its own, in a known environment."""
 
 import json
 import os
@@ -18,12 +18,12 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMAND = (sys.executable, "-m", "prefetch_cli")
 _LONGEST_SECONDS = 60
-# What would change the words, the width or the choice of files.
+# Variables that would change the words, the width or the choice of files.
 _DROPPED = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "VLLM_USE_MODELSCOPE")
 
 
 def unprivileged() -> list[str]:
-    """Return the start of a command line by which permissions count, for root too."""
+    """Return a command prefix under which permissions count even for root."""
     if os.geteuid() != 0:
         return []
     setpriv = shutil.which("setpriv")
@@ -33,7 +33,7 @@ def unprivileged() -> list[str]:
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """Return this process's environment without settings of the command, changed."""
+    """Return this process's environment without the command's settings, with these changes."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -49,7 +49,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Done:
-    """A run that has ended."""
+    """A finished run."""
 
     code: int
     output: str
@@ -57,18 +57,18 @@ class Done:
 
     @property
     def document(self) -> dict[str, Any]:
-        """What standard output holds, which is one JSON document and nothing else."""
+        """Standard output, parsed: one JSON document and nothing else."""
         document: dict[str, Any] = json.loads(self.output)
         return document
 
     @property
     def lines(self) -> dict[str, str]:
-        """The labelled lines of standard output; the last of those with the same label."""
+        """The lines of standard output by label; the last one wins."""
         return {line[:13].strip(): line[13:] for line in self.output.splitlines()}
 
     @property
     def resident_percent(self) -> float:
-        """The last share that is said to be resident; other users may have taken 1 % back."""
+        """The last reported resident share; other users may have taken 1 % back."""
         share = re.search(r"\(([\d.]+) %", self.lines["resident"])
         assert share is not None, self.output
         return float(share[1])
@@ -79,7 +79,7 @@ def run(
     env: Mapping[str, str | None] | None = None,
     command: Sequence[str] = COMMAND,
 ) -> Done:
-    """Return the run of the command with these arguments, which has ended."""
+    """Run the command with these arguments and return the result."""
     done = subprocess.run(
         [*command, *arguments],
         capture_output=True,
@@ -96,7 +96,7 @@ def run(
 
 
 def refused(*arguments: str, code: int = 2, env: Mapping[str, str | None] | None = None) -> str:
-    """Return the one line, less its head, with which the command refuses these arguments."""
+    """Return the one-line error, without its prefix, with which the command refuses these."""
     done = run(*arguments, env=env)
     assert done.code == code, done
     assert not done.output, done
@@ -108,7 +108,7 @@ def refused(*arguments: str, code: int = 2, env: Mapping[str, str | None] | None
 
 @dataclass
 class Running:
-    """A run that is under way, followed line by line on standard error."""
+    """A run in progress, followed line by line on standard error."""
 
     process: subprocess.Popen[str]
     output: str = ""
@@ -155,11 +155,11 @@ class Running:
             self.output = self.process.stdout.read()
 
     def await_line(self, part: str, *, times: int = 1) -> str:
-        """Return a line on standard error that holds `part`, as soon as so many are there."""
+        """Return the `times`-th line on standard error that contains `part`, once it is there."""
         return self.await_match(re.escape(part), times=times)
 
     def await_match(self, part: str, *, times: int = 1) -> str:
-        """As `await_line`, for a part that is a regular expression."""
+        """Like `await_line`, with a regular expression."""
 
         def found() -> str | None:
             lines = [line for line in self.errors if re.search(part, line)]
@@ -176,7 +176,7 @@ class Running:
         self.process.send_signal(number)
 
     def end(self) -> Done:
-        """Return the run when it has ended by itself."""
+        """Return the result once the run has exited by itself."""
         code = self.process.wait(_LONGEST_SECONDS)
         for thread in self._threads:
             thread.join(_LONGEST_SECONDS)

@@ -1,6 +1,6 @@
 """Independent measures of the page cache, and the means to start a run from a known state.
 
-Nothing here shares code with the tool: what it claims is held against these.
+Nothing here shares code with the tool, whose claims these check.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-ALLOWED_WARM = 0.01  # the part that other users of the machine may bring back meanwhile
+ALLOWED_WARM = 0.01  # the share that other users of the machine may bring back meanwhile
 _ATTEMPTS = 6
 _PATHS_PER_CALL = 1000  # one command line holds some 2 MB
 _PRETOUCH = """
@@ -42,24 +42,24 @@ _watched: set[str] = set()
 
 
 def about(size_bytes: int) -> Any:
-    """Return what equals this size, or one up to 1 % off: cached pages may fade at any time."""
+    """Return a value that equals this size within 1 %: cached pages may go at any time."""
     return pytest.approx(size_bytes, rel=ALLOWED_WARM)
 
 
 class OracleError(RuntimeError):
-    """A measure that cannot be taken, or a state that cannot be reached."""
+    """A measurement cannot be taken, or a state cannot be reached."""
 
 
 def oracle_name() -> str | None:
-    """Return the tool that measures, `fincore` or `vmtouch`; None where there is neither."""
+    """Return the measuring tool, `fincore` or `vmtouch`, or None if neither is installed."""
     return next((name for name in ("fincore", "vmtouch") if shutil.which(name)), None)
 
 
 def resident_bytes(paths: Sequence[str]) -> int:
-    """Return how many bytes of the files lie in the page cache, by util-linux or vmtouch.
+    """Return how many bytes of the files are in the page cache, by fincore or vmtouch.
 
-    Both ask mincore, which calls everything resident that this user may not write: use it on
-    files of one's own. Raises OracleError where neither tool is installed or one fails.
+    Both call mincore, which reports files that this user may not write as fully resident: use it
+    on your own files. Raises OracleError if neither tool is installed or one fails.
     """
     watch(paths)
     measure = {"fincore": _by_fincore, "vmtouch": _by_vmtouch}.get(oracle_name() or "")
@@ -69,7 +69,7 @@ def resident_bytes(paths: Sequence[str]) -> int:
 
 
 def evict(paths: Sequence[str]) -> None:
-    """Ask the kernel to drop the files from the page cache; written pages go to disk first."""
+    """Ask the kernel to drop the files from the page cache; dirty pages go to disk first."""
     watch(paths)
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -81,20 +81,20 @@ def evict(paths: Sequence[str]) -> None:
 
 
 def watch(paths: Sequence[str]) -> None:
-    """Remember these files, as those that are evicted or measured, for `reclaimed_pages`."""
+    """Remember these files for `reclaimed_pages`, like those evicted or measured."""
     _watched.update(paths)
 
 
 def forget() -> None:
-    """Begin anew to remember files."""
+    """Forget the watched files."""
     _watched.clear()
 
 
 def reclaimed_pages() -> int:
-    """Return how many pages the kernel has reclaimed of the files that are watched.
+    """Return how many pages of the watched files the kernel has reclaimed.
 
-    Reclaim leaves a note where each page was, as posix_fadvise(2) and truncation do not; that of
-    DAMON is in no other counter. None are found where the kernel has no cachestat(2).
+    Reclaim leaves a shadow entry where each page was; posix_fadvise(2) and truncation do not. No
+    other counter shows DAMON's reclaim. Returns 0 if the kernel has no cachestat(2).
     """
     pages = 0
     for path in _watched:
@@ -103,8 +103,8 @@ def reclaimed_pages() -> int:
         except OSError:
             continue  # the test has removed or unmounted it
         try:
-            # Of offset 0 and length 0: all of the file. Cached, dirty, in writeback, evicted,
-            # recently evicted.
+            # Offset 0 and length 0 mean the whole file. Found: cached, dirty, in writeback,
+            # evicted, recently evicted.
             whole = (ctypes.c_uint64 * 2)()
             found = (ctypes.c_uint64 * 5)()
             if _libc.syscall(_CACHESTAT, descriptor, whole, found, 0) == 0:
@@ -115,9 +115,9 @@ def reclaimed_pages() -> int:
 
 
 def make_cold(paths: Sequence[str]) -> int:
-    """Return the bytes that stayed resident after eviction: at most 1 %, proven by the oracle.
+    """Evict the files and return the bytes that stayed resident, at most 1 %.
 
-    Raises OracleError where more stays, such as pages that another process maps.
+    Raises OracleError if more stays, e.g. pages that another process maps.
     """
     total_bytes = sum(os.path.getsize(path) for path in paths)
     left = 0
@@ -143,11 +143,11 @@ def available_bytes() -> int:
 def pretouch(size_bytes: int) -> None:
     """Touch and free as much memory as a run will fill, up to 80 % of what is available.
 
-    A virtual machine gives freed pages back to its host, and takes each one back slowly at its
-    first touch: it can make a run five times as long, and the next one not. So the memory is
-    touched until a pass is no faster than the one before, and in huge pages, because small ones
-    come from lists that the page cache's large folios do not use. A child does it, so that
-    nothing stays here; the host begins to take pages back about two seconds later.
+    A virtual machine returns freed pages to its host and gets each one back slowly, at its first
+    touch: that can make one run five times as long as the next. So the memory is touched until a
+    pass is no faster than the one before, and in huge pages, because small ones come from lists
+    that the page cache's large folios do not use. A child process does it, so that nothing stays
+    here; the host begins to take pages back about two seconds later.
     """
     size_bytes = min(size_bytes, available_bytes() * 8 // 10)
     if size_bytes > 0:
@@ -161,7 +161,7 @@ def _parts(paths: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _by_fincore(paths: Sequence[str]) -> int:
-    # Only the numbers: a file's name may hold anything.
+    # Only the numbers: a file name may contain anything.
     return sum(map(int, _output("fincore", "--bytes", "--raw", "-n", "-o", "RES", *paths).split()))
 
 

@@ -1,4 +1,4 @@
-"""A file system that passes a folder through, with the faults of real storage: FUSE, by hand.
+"""A hand-written FUSE file system that passes a folder through, with the faults of real storage.
 
     python -m tests.helpers.passthrough SOURCE MOUNTPOINT [OPTION]...
 
@@ -6,27 +6,27 @@
     --direct-io            nothing is cached (FOPEN_DIRECT_IO)
     --fail-read OFFSET     a read that touches this offset of a file fails (EIO)
     --fail-open            opening a file fails (EIO)
-    --short BYTES          a read returns so many bytes at most, which --direct-io hands on
+    --short BYTES          a read returns at most this many bytes, which --direct-io passes on
     --hang-from OFFSET     a read that reaches beyond this offset of a file never returns
     --hang-flush           closing a file never returns
-    --delay SECONDS        each read takes so long; reads beside each other wait side by side
-    --max-background N     so many reads ahead are under way at most (the kernel's own bound: 12)
-    --allow-other          for all users, not just the one who mounted it
-    --default-permissions  the kernel checks the modes of files; without it nobody does
+    --delay SECONDS        each read takes this long; concurrent reads wait side by side
+    --max-background N     at most N read-aheads are in flight (the kernel's own limit: 12)
+    --allow-other          usable by all users, not just the one who mounted it
+    --default-permissions  the kernel checks file modes; without it nobody does
     --subtype NAME         mounted as `fuse.NAME`, not as `fuse`
 
 It prints `mounted` and serves until it is unmounted, gets SIGTERM, or the pipe on its standard
 input closes; then it unmounts. It dies with its parent. Nothing may be mounted on MOUNTPOINT.
 
 The server is always a process of its own: a system call or a page fault that waits for it may hold
-Python's GIL, which a server in a thread would need to answer. Whoever looks at the mount from
-Python does it in another process too, see `answered`.
+Python's GIL, which a server in a thread would need to answer. To look at the mount from Python, use
+yet another process: see `answered`.
 
-Source of the numbers: include/uapi/linux/fuse.h, protocol 7.31. Mounting needs root; the kernel
-ends all that still waits when the server ends or the mount is forced off.
+Source of the numbers: include/uapi/linux/fuse.h, protocol 7.31. Mounting needs root. The kernel
+aborts all waiting requests when the server ends or the mount is forced off.
 """
 
-# Few imports, and no dataclass: an emulated test machine takes a second for what is left out.
+# Few imports and no dataclasses: the rest would cost a second in an emulated test machine.
 import contextlib
 import ctypes
 import errno
@@ -40,26 +40,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_MAY_NOT_MOUNT = 77  # the exit code; everything else that fails is a defect
+_MAY_NOT_MOUNT = 77  # the exit code; any other failure is a defect
 _LONGEST_MOUNT_SECONDS = 10
 _LONGEST_LOOK_SECONDS = 20
 
 _LOOKUP, _FORGET, _GETATTR, _READLINK, _OPEN, _READ, _STATFS = 1, 2, 3, 5, 14, 15, 17
 _RELEASE, _FLUSH, _INIT, _OPENDIR, _READDIR, _RELEASEDIR = 18, 25, 26, 27, 28, 29
 _INTERRUPT, _BATCH_FORGET = 36, 42
-_NEVER_ANSWERED = {_FORGET, _BATCH_FORGET, _INTERRUPT}  # a read that hangs stays so when killed
+_NEVER_ANSWERED = {_FORGET, _BATCH_FORGET, _INTERRUPT}  # so killing a hung reader does not free it
 
 _ASYNC_READ, _AUTO_INVAL_DATA, _PARALLEL_DIROPS, _MAX_PAGES = 1, 1 << 12, 1 << 18, 1 << 22
 _WANTED = _ASYNC_READ | _AUTO_INVAL_DATA | _PARALLEL_DIROPS | _MAX_PAGES
 _FOPEN_DIRECT_IO, _FOPEN_KEEP_CACHE = 1, 2
 _LARGEST_READ_BYTES = 1 << 20
-_BUFFER_BYTES = 1 << 16  # of requests: only writes are larger, and the mount is read-only
+_BUFFER_BYTES = 1 << 16  # for requests: only writes are larger, and the mount is read-only
 _LARGEST_WRITE_BYTES = 4096
-_VALID_SECONDS = 1  # how long the kernel believes names and attributes
+_VALID_SECONDS = 1  # how long the kernel caches names and attributes
 _BACKGROUND = 12
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
-_MNT_FORCE, _MNT_DETACH = 1, 2  # FUSE aborts what waits; the mount goes even if it is in use
+_MNT_FORCE, _MNT_DETACH = 1, 2  # abort waiting requests; detach even if in use
 _PR_SET_PDEATHSIG = 1
 
 _ROOT_NODE = 1
@@ -71,7 +71,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Options:
-    """What the command line asks for; offsets and sizes in bytes."""
+    """The command line's options; offsets and sizes in bytes."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.keep_cache = self.direct_io = self.fail_open = self.hang_flush = False
@@ -105,7 +105,7 @@ class Server:
         self._options = options
         self._mountpoint = os.fsencode(os.path.abspath(mountpoint))
         root = os.fsencode(os.path.abspath(source))
-        # A file is known by what cannot change while it exists, so that hard links share pages.
+        # Device and inode identify a file: they never change, and hard links share pages.
         self._paths = {_ROOT_NODE: root}
         self._keys = {_ROOT_NODE: _key(os.lstat(root))}
         self._nodes = {key: node for node, key in self._keys.items()}
@@ -141,11 +141,11 @@ class Server:
             raise OSError(code, os.strerror(code), os.fsdecode(self._mountpoint))
 
     def unmount(self) -> None:
-        """End all that waits, and the mount."""
+        """Abort all waiting requests and unmount."""
         _unmount(self._mountpoint)
 
     def serve(self) -> None:
-        """Answer until the connection has ended; any number of threads may."""
+        """Answer until the connection ends; any number of threads may call this."""
         while True:
             try:
                 request = os.read(self._device, _BUFFER_BYTES)
@@ -164,7 +164,7 @@ class Server:
                     continue
                 answer = found
             head = _ANSWER.pack(_ANSWER.size + len(answer), -code, unique)
-            with contextlib.suppress(OSError):  # who asked may be gone
+            with contextlib.suppress(OSError):  # the caller may be gone
                 os.writev(self._device, [head, answer])
 
     def _answer(self, opcode: int, node: int, body: bytes) -> bytes | None:
@@ -186,7 +186,7 @@ class Server:
             read_ahead_bytes,
             flags & _WANTED,
             background,
-            max(1, background * 3 // 4),  # congested from here on, as the kernel's own default is
+            max(1, background * 3 // 4),  # the congestion threshold: the kernel's default ratio
             _LARGEST_WRITE_BYTES,
             1,
             _LARGEST_READ_BYTES // os.sysconf("SC_PAGE_SIZE"),
@@ -208,7 +208,7 @@ class Server:
         )
 
     def _status(self, node: int) -> os.stat_result:
-        """Return the attributes of a node; ESTALE where another file has taken its path."""
+        """Return a node's attributes; raises ESTALE if another file has taken its path."""
         status = os.lstat(self._paths[node])
         if _key(status) != self._keys[node]:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -232,7 +232,7 @@ class Server:
     def _read(self, node: int, body: bytes) -> bytes | None:
         descriptor, offset, size = struct.unpack_from("=QQI", body)
         options = self._options
-        # The kernel asks for whole pages: what lies behind the end of the file is no part of it.
+        # The kernel asks for whole pages, which may reach beyond the end of the file.
         end = min(offset + size, os.fstat(descriptor).st_size)
         if options.hang_from is not None and end > max(offset, options.hang_from):
             return None
@@ -318,13 +318,13 @@ def _attributes(status: os.stat_result) -> bytes:
 
 
 def _unmount(mountpoint: bytes) -> None:
-    # Forced off, it is gone unless it is in use, and nothing waits in it any more.
+    # MNT_FORCE aborts all waiting requests, and unmounts unless the mount is in use.
     if _libc.umount2(mountpoint, _MNT_FORCE):
         _libc.umount2(mountpoint, _MNT_DETACH)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Mount, serve, unmount; exit code 77 where this process may not mount."""
+    """Mount, serve, unmount; exit code 77 if this process may not mount."""
     _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # for sigwait, and in all threads
     source, mountpoint, *rest = arguments
@@ -348,10 +348,10 @@ def main(arguments: Sequence[str]) -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
-    # A read that is delayed holds a thread, and readers beside each other send any number.
+    # Each delayed read holds a thread, and concurrent readers send any number of reads.
     threads = max(64, options.max_background + 8) if options.delay else 4
     targets = [serve] * threads
-    # A shell gives what it starts in the background /dev/null, or a terminal that stops readers.
+    # A shell's background jobs get /dev/null, or a terminal that stops readers.
     with contextlib.suppress(OSError):
         if stat.S_ISFIFO(os.fstat(0).st_mode):
             targets.append(watch)
@@ -365,10 +365,10 @@ def main(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def mounted(source: str, mountpoint: str, *options: str) -> Iterator[str]:
-    """Mount the source folder on another folder for a while, and yield that folder's path.
+    """Mount the source folder on `mountpoint`, yield that path, and unmount at the end.
 
-    Options are the program's. At the end whatever still waits in the mount gets an error. Raises
-    OSError where this process may not mount.
+    The options are the program's. At the end calls that still wait in the mount fail. Raises
+    OSError if this process may not mount.
     """
     import subprocess  # noqa: PLC0415  the program itself does without
 
@@ -401,7 +401,7 @@ def mounted(source: str, mountpoint: str, *options: str) -> Iterator[str]:
 
 
 def _line(descriptor: int, seconds: float) -> str:
-    """Return the first line without its end; what there is of it by the deadline or the end."""
+    """Return the first line without its newline, or what came of it by the deadline or EOF."""
     import select  # noqa: PLC0415  the program itself does without
 
     poll = select.poll()
@@ -420,10 +420,10 @@ def _line(descriptor: int, seconds: float) -> str:
 
 
 def answered(*command: str) -> str:
-    """Return what a command prints that looks at a mount, and that may hang there.
+    """Return the output of a command that looks at a mount and may hang there.
 
-    Raises TimeoutError where it does not end. It is left to the end of the mount then: before, not
-    even SIGKILL need end it, and to wait for it would hang as well.
+    Raises TimeoutError if it does not end. It then stays until the mount ends: before that even
+    SIGKILL may not end it, and waiting for it would hang as well.
     """
     import subprocess  # noqa: PLC0415  the program itself does without
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are cold, and the Slurm that several tests share."""
+"""Cold checkpoints, and the Slurm that several tests share."""
 
 import os
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ _SHARDS = [44 * MIB, 33 * MIB, 53 * MIB + 4321]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give these tests the time that they need."""
+    """Give these tests more time."""
     for item in items:
         if item.path.parent != Path(__file__).parent:
             continue
-        # Slurm looks for the end of a job's time each 30 seconds.
+        # Slurm checks time limits only every 30 seconds.
         item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest.fixture(scope="session")
 def made(built: BuiltCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> list[BuiltCheckpoint]:
-    """A checkpoint for each node, `modelN`, of three unequal shards, 130 MiB, on a disk.
+    """One checkpoint per node, `modelN`: three unequal shards, 130 MiB, on a disk.
 
-    Far larger than what the kernel reads ahead at the end of a share.
+    That is far more than the kernel reads ahead at the end of a share.
     """
-    # The command's own modules are in the page cache: what is counted is the checkpoint alone.
+    # Cache the command's own modules, so that only the checkpoint is counted.
     assert run("--check", built.directory).code == 0
     folder = tmp_path_factory.mktemp("made")
     return [
@@ -43,7 +43,7 @@ def made(built: BuiltCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> li
 
 @pytest.fixture
 def copies(made: list[BuiltCheckpoint]) -> list[BuiltCheckpoint]:
-    """Those checkpoints, cold."""
+    """The checkpoints, cold."""
     for one in made:
         oracle.make_cold(one.files)
     return made
@@ -51,21 +51,21 @@ def copies(made: list[BuiltCheckpoint]) -> list[BuiltCheckpoint]:
 
 @pytest.fixture
 def weights(made: list[BuiltCheckpoint]) -> BuiltCheckpoint:
-    """One of them, cold."""
+    """One checkpoint, cold."""
     oracle.make_cold(made[0].files)
     return made[0]
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A Slurm of two nodes, whose steps have no bounds."""
+    """A Slurm of two nodes that does not limit its steps."""
     need_slurm()
     with Cluster.started(nodes=NODES) as started:
         yield started
 
 
 def need_slurm() -> None:
-    """Skip where Slurm cannot be started."""
+    """Skip if Slurm cannot be started."""
     programs.need(slurm.PACKAGES)
     if os.geteuid() != 0:
         programs.give_up("needs root: slurmctld and slurmd run as root")

@@ -1,6 +1,6 @@
-"""Runs a command as one rank of a launcher, and leaves in a folder what came of it.
+"""Runs a command as one rank of a launcher, and leaves a report in a folder.
 
-By itself a launcher's standard output mixes the ranks. Usage: rank.py FOLDER COMMAND [ARG]...
+A launcher's own standard output mixes the ranks. Usage: rank.py FOLDER COMMAND [ARG]...
 """
 
 import json
@@ -17,9 +17,9 @@ _LAUNCHERS = re.compile("SLURM|OMPI|PMI|MPI|LOCAL|MV2|PALS|JSM")
 
 
 def main() -> int:
-    """Return the command's exit code, once it is noted."""
+    """Return the command's exit code, after writing the report."""
     folder, *words = sys.argv[1:]
-    # Not ignored, which the command would inherit: what ends it does not end this one.
+    # Survive the SIGTERM that ends the command, which would inherit an ignored signal.
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     before = _asked_bytes()
     start = time.monotonic()
@@ -32,9 +32,9 @@ def main() -> int:
         "output": done.stdout,
         "errors": done.stderr,
         "seconds": time.monotonic() - start,
-        # What the kernel asked of the storage for this one: it counts for each process.
+        # What the kernel fetched from storage for the command: it counts by process.
         "storage_bytes": used.ru_inblock * BLOCK_BYTES,
-        # What it asked of the kernel, cached or not; its interpreter's modules are among it.
+        # What the command read, cached or not, including its interpreter's modules.
         "asked_bytes": _asked_bytes() - before,
         "environment": {key: word for key, word in os.environ.items() if _LAUNCHERS.match(key)},
     }
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _asked_bytes() -> int:
-    """Return what this process and its ended children have read by read, sendfile and the like."""
+    """Return the bytes that this process and its ended children have read (read, sendfile etc.)."""
     with open("/proc/self/io", encoding="ascii") as file:
         return int(next(line for line in file if line.startswith("rchar:")).split()[1])
 

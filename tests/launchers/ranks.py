@@ -1,4 +1,4 @@
-"""What the ranks of a launcher did to one checkpoint, held against the kernel's own figures."""
+"""What a launcher's ranks did with one checkpoint, checked against the kernel's own figures."""
 
 import json
 import os
@@ -14,23 +14,23 @@ from tests.launchers import rank
 
 MIB = 1024 * 1024
 TOOL = (*COMMAND, "--rank", "auto", "--force", "--progress", "none")
-# Read ahead twice, by two ranks at once; and what all of them look at, such as headers.
+# Read ahead by two ranks at once, or looked at by all of them, e.g. headers.
 _FETCHED_AGAIN = 0.03
-# The interpreter and the modules, some 10 MiB, and headers. A share is 30 MiB less than all.
+# The interpreter and its modules, some 10 MiB, and headers. A share is 30 MiB less than the whole.
 _ASKED_BESIDE_BYTES = 20 * MIB
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One process that has ended, as `rank.py` saw it."""
+    """One finished process, as `rank.py` reported it."""
 
     code: int
     output: str
     errors: str
     seconds: float
-    storage_bytes: int  # that the kernel fetched for it
-    asked_bytes: int  # that it read, from the storage or from the page cache
-    environment: dict[str, str]  # of launchers
+    storage_bytes: int  # fetched by the kernel for it
+    asked_bytes: int  # read by it, from storage or from the page cache
+    environment: dict[str, str]  # the launchers' variables
 
     @property
     def document(self) -> dict[str, Any]:
@@ -39,25 +39,25 @@ class Rank:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Its rank and how many share the node, as it says."""
+        """Its rank and the number of ranks on the node, as it reports them."""
         share = self.document["share"]
         return share["rank"], share["world_size"]
 
     @property
     def doubts(self) -> list[str]:
-        """What it warns of its place; what faded from the page cache is another matter."""
+        """Its warnings about its rank; those about lost pages are another matter."""
         warnings = self.document["warnings"]
         return [warning for warning in warnings if warning.startswith("--rank auto found")]
 
 
 def words(folder: str | os.PathLike[str], *command: str) -> list[str]:
-    """Return the command line that runs a command as one rank and leaves in `folder` what came."""
+    """Return the command line that runs a command as one rank, with its report in `folder`."""
     os.makedirs(folder, exist_ok=True)
     return [sys.executable, rank.__file__, os.fspath(folder), *command]
 
 
 def ended(folder: str | os.PathLike[str]) -> list[Rank]:
-    """Return the ranks that left something in `folder`, in the order of their own numbers."""
+    """Return the ranks that left a report in `folder`, in rank order."""
     found = []
     for name in os.listdir(folder):
         if name.endswith(".json"):
@@ -67,13 +67,13 @@ def ended(folder: str | os.PathLike[str]) -> list[Rank]:
 
 
 def read_each_byte_once(found: Sequence[Rank], built: BuiltCheckpoint, count: int) -> None:
-    """Hold `count` ranks that warmed a cold checkpoint together against what the kernel counts."""
+    """Check `count` ranks that warmed a cold checkpoint together against the kernel's counts."""
     total_bytes = sum(map(os.path.getsize, built.files))
     assert [one.code for one in found] == [0] * count, found
     assert [one.place for one in found] == [(number, count) for number in range(count)]
     documents = [one.document for one in found]
     assert [one.doubts for one in found] == [[]] * count
-    # What they say: shares that make up the whole, each of them done by its own rank.
+    # By their own reports the shares add up to the whole, and each rank did its own.
     shares = [document["share"]["bytes"] for document in documents]
     assert sum(shares) == total_bytes
     assert max(shares) <= total_bytes / count + 16 * MIB  # a block
@@ -81,15 +81,15 @@ def read_each_byte_once(found: Sequence[Rank], built: BuiltCheckpoint, count: in
     for document, share in zip(documents, shares, strict=True):
         result = document["result"]
         if result is None:
-            # What the others' reading ahead brought before it looked.
+            # The others' read-ahead had fetched its share before it looked.
             assert document["decision"]["reason"] == "already-resident", document
             continue
         assert result["complete"], document
         assert result["bytes_read"] + result["bytes_already_resident"] == share
         read_bytes += result["bytes_read"]
     assert 0 < read_bytes <= total_bytes
-    # What the kernel says: no rank asked for more than its share, all was fetched, and once. By
-    # which rank it was fetched is not told: reading ahead, 8 MiB on some disks, passes the ends.
+    # By the kernel's counts no rank read more than its share, and everything was fetched once. They
+    # do not tell which rank fetched what: read-ahead, 8 MiB on some disks, goes beyond a share.
     for share, one in zip(shares, found, strict=True):
         assert one.asked_bytes <= share + _ASKED_BESIDE_BYTES < total_bytes, (share, one)
     fetched = sum(one.storage_bytes for one in found)
@@ -98,14 +98,14 @@ def read_each_byte_once(found: Sequence[Rank], built: BuiltCheckpoint, count: in
 
 
 def read_everything(one: Rank, built: BuiltCheckpoint) -> str:
-    """Return the warning of a process alone that warmed all of a cold checkpoint, by the kernel."""
+    """Return the warning of a lone process; checks that it left a cold checkpoint fully cached."""
     warning = warned_alone(one, built)
     all_is_resident(built)
     return warning
 
 
 def warned_alone(one: Rank, built: BuiltCheckpoint) -> str:
-    """Return the warning of a process alone that fetched all of a cold checkpoint."""
+    """Return the warning of a lone process; checks that it fetched all of a cold checkpoint."""
     total_bytes = sum(map(os.path.getsize, built.files))
     assert one.code == 0, one
     assert one.place == (0, 1)
@@ -117,7 +117,7 @@ def warned_alone(one: Rank, built: BuiltCheckpoint) -> str:
 
 
 def all_is_resident(built: BuiltCheckpoint) -> None:
-    """Hold a checkpoint that is warm against fincore or vmtouch."""
+    """Check with fincore or vmtouch that a checkpoint is warm."""
     total_bytes = sum(map(os.path.getsize, built.files))
     found_bytes = oracle.resident_bytes(built.files)
     assert found_bytes >= (1 - oracle.ALLOWED_WARM) * total_bytes, f"resident: {found_bytes}"

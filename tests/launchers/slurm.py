@@ -1,7 +1,7 @@
-"""A real Slurm on this one machine: munged, slurmctld and one slurmd for each node.
+"""A real Slurm on this one machine: munged, slurmctld and one slurmd per node.
 
-All that it writes lies in one folder, nothing in /etc or /var; all its processes end with the
-context, and with this process, whatever ends it.
+It writes only to one folder, nothing to /etc or /var. All its processes end with the context, and
+with this process however it ends.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ PACKAGES = {
     "slurmd": "slurm-wlm",
     "srun": "slurm-wlm",
 }
-CPUS = 8  # of each node; more than the machine has is allowed
-MEMORY_MIB = 2048  # of each node
+CPUS = 8  # per node; may be more than the machine has
+MEMORY_MIB = 2048  # per node
 _LONGEST_START_SECONDS = 60.0
 _LONGEST_SECONDS = 60.0
 _PAUSE_SECONDS = 0.05
@@ -38,7 +38,7 @@ _LOG_LINES = 20
 # A UNIX socket's path has at most 107 bytes, and slurmd puts `spool/node0/node0_1.4294967291`
 # below the folder.
 _LONGEST_FOLDER = 70
-# What would change how a step is laid out: of a job that runs these tests, or of its user.
+# Variables of a surrounding job, or of the user, that would change the layout of a step.
 _LAUNCHERS = re.compile(r"(SLURM|SRUN|SBATCH|SALLOC|SQUEUE|SINFO|OMPI|PMI|PMIX|MPI|HYDRA|PRTE)_?")
 _LOCAL = re.compile(r"(LOCAL_(RANK|WORLD_SIZE|SIZE)|RANK|WORLD_SIZE)$")
 
@@ -77,7 +77,7 @@ _NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus}"
     " RealMemory={memory_mib}\n"
 )
-# The memory alone: what a step's end does to its page cache is what the tests ask.
+# Only memory: the tests ask what a step's end does to its page cache.
 _CGROUPS = """\
 CgroupPlugin={version}
 CgroupMountpoint=/sys/fs/cgroup
@@ -91,24 +91,24 @@ Value = TypeVar("Value")
 
 
 class SlurmError(RuntimeError):
-    """What Slurm did not do in time, with the ends of its daemons' logs."""
+    """Slurm did not do something, or not in time; the message has the ends of its logs."""
 
 
 @dataclass(frozen=True)
 class Job(Done):
-    """A batch job that has ended: the script's exit code, its two streams, and Slurm's word."""
+    """A finished batch job: the script's exit code and streams, and Slurm's verdict."""
 
-    state: str  # such as COMPLETED, FAILED, CANCELLED, TIMEOUT
-    signal_number: int  # by which the script ended, 0 for none
+    state: str  # e.g. COMPLETED, FAILED, CANCELLED, TIMEOUT
+    signal_number: int  # the signal that ended the script, 0 for none
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Slurm that runs, of nodes that are all this machine."""
+    """A running Slurm whose nodes are all this machine."""
 
     folder: str
     nodes: tuple[str, ...]
-    environment: dict[str, str]  # of its clients: srun, sbatch, scontrol
+    environment: dict[str, str]  # for its clients: srun, sbatch, scontrol
     _supervisor: "subprocess.Popen[str]"
 
     @classmethod
@@ -116,10 +116,10 @@ class Cluster:
     def started(
         cls, folder: str | None = None, nodes: int = 1, task_plugin: str = "none"
     ) -> Iterator["Cluster"]:
-        """Start one in this folder, or in one of its own that goes with it.
+        """Yield a cluster that runs in this folder, or in a temporary one.
 
-        `task_plugin` is `none`, or `cgroup` to bound the memory of steps. Raises SlurmError where
-        it does not run within a minute. Needs root and the programs of PACKAGES.
+        `task_plugin` is `none`, or `cgroup` to limit the memory of steps. Raises SlurmError if the
+        cluster is not up within a minute. Needs root and the programs in PACKAGES.
         """
         with contextlib.ExitStack() as stack:
             if folder is None:
@@ -130,15 +130,15 @@ class Cluster:
             yield cluster
 
     def srun(self, *words: str, timeout: float = _LONGEST_SECONDS) -> Done:
-        """Return srun with these words, which has ended; outside a job it makes one of its own."""
+        """Run srun with these words and return the result; outside a job it creates its own."""
         return self.client("srun", *words, timeout=timeout)
 
     def sbatch(self, script: str, *words: str, timeout: float = _LONGEST_SECONDS) -> Job:
-        """Return the batch job of this script's text, which has ended."""
+        """Run a script's text as a batch job and return the finished job."""
         return self.ended(self.submit(script, *words), timeout=timeout)
 
     def submit(self, script: str, *words: str) -> str:
-        """Return the number of a new batch job with this script's text."""
+        """Submit a script's text as a batch job and return the job's number."""
         done = self.client(
             "sbatch",
             "--parsable",
@@ -153,7 +153,7 @@ class Cluster:
         return done.output.strip()
 
     def ended(self, job: str, timeout: float = _LONGEST_SECONDS) -> Job:
-        """Return that batch job as soon as it and all its steps have ended."""
+        """Return the batch job as soon as it and all its steps have ended."""
 
         def end() -> dict[str, str] | None:
             shown = self.describe(job)
@@ -166,12 +166,12 @@ class Cluster:
         return Job(int(code), output, errors, shown["JobState"], int(number))
 
     def describe(self, job: str) -> dict[str, str]:
-        """Return what Slurm says of a job: JobState, ExitCode, NodeList and many more."""
+        """Return Slurm's fields for a job: JobState, ExitCode, NodeList and many more."""
         done = self.client("scontrol", "--oneliner", "show", "job", job)
         return dict(re.findall(r"(\S+?)=(\S*)", done.output))
 
     def job_output(self, job: str) -> str:
-        """Return what a batch job has written on standard output so far."""
+        """Return a batch job's standard output so far."""
         return self._text(f"jobs/{job}.out")
 
     def client(
@@ -181,9 +181,9 @@ class Cluster:
         timeout: float = _LONGEST_SECONDS,
         input_text: str = "",
     ) -> Done:
-        """Return one of Slurm's clients with these words, which has ended.
+        """Run one of Slurm's clients with these words and return the result.
 
-        Raises SlurmError where it is still there after so many seconds; then it is killed.
+        Kills it and raises SlurmError if it is still running after `timeout` seconds.
         """
         with subprocess.Popen(
             [program, *words],
@@ -209,7 +209,7 @@ class Cluster:
     def await_it(
         self, look: Callable[[], Value | None], what: str, timeout: float = _LONGEST_SECONDS
     ) -> Value:
-        """Return what `look` returns as soon as it is something."""
+        """Return the first result of `look` that is not None."""
         end = time.monotonic() + timeout
         while True:
             found = look()
@@ -227,7 +227,7 @@ class Cluster:
         names = os.listdir(f"{self.folder}/logs")
         for name in sorted(names):
             if name.removesuffix(".out") in set(names) - {name}:
-                continue  # the same lines: it has opened its log
+                continue  # the same lines: the daemon has opened its log
             lines = self._text(f"logs/{name}").splitlines()[-_LOG_LINES:]
             parts.append("\n".join((f"\n--- {name}", *lines)))
         return "".join(parts)
@@ -240,7 +240,7 @@ class Cluster:
             os.makedirs(os.path.join(folder, name))
         with open(os.open(f"{folder}/munge.key", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
             file.write(os.urandom(128))
-        # The plugin for cgroups names its own by the node: two clusters must not share one.
+        # The cgroup plugin names its cgroups after the node: two clusters must not share a name.
         tag = os.path.basename(folder).lower().encode().hex()[-12:]
         names = tuple(f"node{number}x{tag}" for number in range(nodes))
         host = socket.gethostname().partition(".")[0]
@@ -276,7 +276,7 @@ class Cluster:
         at = f"{self.folder}/munge."
         self._daemon(
             "munged",
-            # A folder for temporary files is one that munged takes for unsafe.
+            # --force, because munged considers a folder for temporary files unsafe.
             *("munged", "--foreground", "--force", "--num-threads=2", f"--socket={at}socket"),
             *(f"--key-file={at}key", f"--pid-file={at}pid", f"--seed-file={at}seed"),
             f"--log-file={self.folder}/logs/munged",
@@ -289,7 +289,7 @@ class Cluster:
 
     def _daemon(self, name: str, *words: str) -> None:
         assert self._supervisor.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # which await_it tells, with the logs
+        with contextlib.suppress(BrokenPipeError):  # await_it reports it, with the logs
             print(
                 json.dumps([f"{self.folder}/logs/{name}.out", *words]),
                 file=self._supervisor.stdin,
@@ -328,12 +328,12 @@ class Cluster:
 
 
 def missing_programs() -> list[str]:
-    """Return the Debian packages that a cluster needs and that are not here."""
+    """Return the Debian packages that a cluster needs and that are missing here."""
     return programs.missing_packages(PACKAGES)
 
 
 def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without those of the launchers that these tests may run under."""
+    """Return the variables without those of any launcher that runs these tests."""
     return {
         name: value
         for name, value in environment.items()
@@ -342,7 +342,7 @@ def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def cgroup_version() -> str:
-    """Return Slurm's plugin for the kind of cgroups that holds the memory of this machine."""
+    """Return Slurm's plugin for the cgroup version that has this machine's memory controller."""
     return "cgroup/v1" if os.path.isdir("/sys/fs/cgroup/memory") else "cgroup/v2"
 
 

@@ -1,8 +1,8 @@
-"""Runs daemons in the foreground, one for each line of standard input, and ends with all of them.
+"""Runs daemons in the foreground, one per line of standard input, and takes them all down with it.
 
-A line is a JSON list: the file that takes the daemon's output, then its words. At the end of the
-input, at the end of any of the daemons, or when it is told to end, everything that they started is
-killed: what forks away from them comes here, since this process is the reaper of its descendants.
+A line is a JSON list: the file for the daemon's output, then its command line. When the input ends,
+a daemon exits or a signal comes, this process kills everything that the daemons started: it is a
+child subreaper, so whatever forks away from them becomes its child.
 """
 
 import ctypes
@@ -20,15 +20,15 @@ _daemons: set[int] = set()
 
 
 class _EndedError(Exception):
-    """One of the daemons is no more, or this process has to end."""
+    """A daemon has exited, or this process was told to."""
 
 
 def main() -> int:
-    """Run until the input ends: 0; until a daemon ends by itself, or a signal comes: 1."""
+    """Return 0 when the input ends, 1 when a daemon exits by itself or a signal comes."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGCHLD, _reap)
     signal.signal(signal.SIGTERM, _stop)
-    # Ctrl-C goes to the whole foreground group: the tests end this one in their own order.
+    # Ctrl-C reaches the whole foreground group, but the tests stop this process at their own time.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for line in sys.stdin:
@@ -42,13 +42,13 @@ def main() -> int:
 
 
 def _start(output: str, words: list[str]) -> None:
-    # Not between fork and the note of the number: _reap has to know a daemon that ends at once.
+    # Block SIGCHLD until the pid is noted: _reap must recognize a daemon that exits at once.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     pid = os.fork()
     if pid == 0:
         try:
             os.setsid()
-            # Where this process is killed with SIGKILL, the daemons go with it.
+            # If SIGKILL ends this process, it ends the daemons too.
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
@@ -79,7 +79,7 @@ def _reap(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _ended(how: int) -> Iterator[int]:
-    """Yield the children that have ended, until none has, or none is left."""
+    """Reap children and yield their pids, until no more have exited or none is left."""
     while True:
         try:
             pid, _ = os.waitpid(-1, how)
@@ -91,13 +91,13 @@ def _ended(how: int) -> Iterator[int]:
 
 
 def _kill_all() -> None:
-    """Kill the children, then what comes here for want of a parent, until there is none."""
+    """Kill the children, then the orphans that come here, until none is left."""
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else signal.SIG_DFL)
     while children := _children():
         for pid in children:
             os.kill(pid, signal.SIGKILL)
-        # One at a time: those that it leaves behind are in the list of the next turn.
+        # One at a time: the orphans that it leaves are in the next turn's list.
         next(_ended(0), None)
 
 

@@ -1,7 +1,7 @@
-"""What stays in the page cache when a step of Slurm ends, without and with a cgroup around it.
+"""What stays in the page cache when a Slurm step ends, without and with a cgroup around it.
 
-Page cache is charged to the cgroup that reads it first: in a step of task/cgroup, to the step's,
-below the job's. Its limit bounds what stays while it runs; what happens at its end is Slurm's.
+The kernel charges page cache to the cgroup that reads it first: with task/cgroup, to the step's,
+below the job's. Its limit caps what stays while it runs; what happens at its end is up to Slurm.
 """
 
 import os
@@ -19,9 +19,9 @@ from tests.launchers.conftest import need_slurm
 from tests.launchers.ranks import MIB, TOOL
 from tests.launchers.slurm import Cluster, cgroup_version
 
-ROOM = "--mem=512"  # MiB, of a job: several times what is warmed
+ROOM = "--mem=512"  # MiB per job: several times what is warmed
 TIGHT = "--mem=64"  # half of it
-# What a job's own processes need beside the page cache, at most.
+# The most that a job's own processes need besides page cache.
 _PROCESSES_BYTES = 40 * MIB
 _CGROUPS = "/sys/fs/cgroup/memory"
 _FORCE_EMPTY = """#!/bin/sh
@@ -32,7 +32,7 @@ echo 1 > {root}${{path%/task_*}}/memory.force_empty
 
 @pytest.fixture(scope="module")
 def bounded() -> Iterator[Cluster]:
-    """A Slurm of one node, of whose steps a cgroup bounds the memory."""
+    """A Slurm of one node that limits the memory of its steps by cgroups."""
     need_slurm()
     if cgroup_version() != "cgroup/v1" or not os.access(_CGROUPS, os.W_OK):
         pytest.skip(f"needs the memory controller of cgroup v1, to write, at {_CGROUPS}")
@@ -42,30 +42,30 @@ def bounded() -> Iterator[Cluster]:
 
 @pytest.fixture(params=["none", "cgroup"])
 def either(request: pytest.FixtureRequest) -> Cluster:
-    """A Slurm whose steps have no cgroup, and one whose steps have."""
+    """A Slurm whose steps have no cgroup, and one whose steps have one."""
     name = {"none": "cluster", "cgroup": "bounded"}[request.param]
     found: Cluster = request.getfixturevalue(name)
     return found
 
 
 def left(built: BuiltCheckpoint) -> float:
-    """Return the part of a checkpoint that lies in the page cache."""
+    """Return the resident share of a checkpoint, 0 to 1."""
     return oracle.resident_bytes(built.files) / sum(map(os.path.getsize, built.files))
 
 
 def parts(output: str, built: BuiltCheckpoint) -> list[float]:
-    """Return these parts as a batch script saw them, in the order of its looks."""
+    """Return the resident shares that a batch script printed, in order."""
     total_bytes = sum(map(os.path.getsize, built.files))
     return [sum(map(int, line.split())) / total_bytes for line in output.splitlines()]
 
 
 def look(built: BuiltCheckpoint) -> str:
-    """Return the line of a script that prints what is resident of each file."""
+    """Return a script line that prints the resident bytes of each file."""
     return f"echo $(fincore --bytes --raw -n -o RES {shlex.join(built.files)})"
 
 
 def warm(built: BuiltCheckpoint) -> str:
-    """Return the line of a script that warms it, and says nothing."""
+    """Return a script line that warms the checkpoint quietly."""
     return shlex.join([*TOOL, "--quiet", built.directory])
 
 
@@ -107,7 +107,7 @@ def test_the_limit_of_a_job_bounds_what_stays(bounded: Cluster, weights: BuiltCh
 def test_what_a_step_has_warmed_counts_for_its_job(
     bounded: Cluster, weights: BuiltCheckpoint
 ) -> None:
-    """A server in a later step takes the pages as they are: its job has paid for them."""
+    """A server in a later step uses the pages as they are: its job is already charged for them."""
     job_group = "${path%/step_*}/memory.usage_in_bytes"
     second = (
         "path=$(sed -n s/^[0-9]*:memory://p /proc/self/cgroup);"
@@ -127,9 +127,9 @@ def test_what_a_step_has_warmed_counts_for_its_job(
 def test_what_is_left_where_the_end_of_a_step_empties_its_cgroup(
     bounded: Cluster, weights: BuiltCheckpoint, tmp_path: Path, place: str
 ) -> None:
-    """Older releases did so with jobacct_gather/cgroup; a task epilog stands for it here.
+    """Older releases did this with jobacct_gather/cgroup; here a task epilog stands in for it.
 
-    What the step read is gone; what the batch script read stays, since it is no charge of a step.
+    What the step read is gone; what the batch script read stays, since no step is charged for it.
     """
     epilog = tmp_path / "epilog"
     epilog.write_text(_FORCE_EMPTY.format(root=_CGROUPS))
@@ -151,7 +151,7 @@ def test_what_is_left_where_the_end_of_a_step_empties_its_cgroup(
 def test_a_step_that_becomes_the_server_keeps_all_until_its_end(
     bounded: Cluster, weights: BuiltCheckpoint
 ) -> None:
-    """The form that holds under each of these: the warmer and the server in one step."""
+    """Running the warmer and the server in one step works in all these cases."""
     server = ("--", "sh", "-c", look(weights))
     line = shlex.join([*COMMAND, "--force", "--lead", "100%", weights.directory, *server])
     job = bounded.sbatch(f"#!/bin/sh\nsrun -n1 {line}\n", ROOM)

@@ -1,7 +1,7 @@
-"""Ranks as Open MPI and MPICH start them, and by the variables that torchrun sets.
+"""Ranks as Open MPI and MPICH start them, and ranks with the variables that torchrun sets.
 
-The real mpirun of both starts the command, which is no MPI program. torchrun itself is a part of
-PyTorch, far too large for this: here four processes get what its agent gives its workers
+The real mpirun of both starts the command, which is not an MPI program. torchrun is part of
+PyTorch, far too large for this: four processes get the variables that its agent gives its workers
 (torch/distributed/elastic/agent/server/local_elastic_agent.py), and nothing else of it runs.
 """
 
@@ -19,13 +19,13 @@ from tests.launchers import programs, ranks
 from tests.launchers.ranks import TOOL, Rank
 from tests.launchers.slurm import Cluster, without_launchers
 
-# As root, and more ranks than cores; of no scheduler that this may run under.
+# Allow root, and more ranks than cores.
 _AS_ROOT = ("--allow-run-as-root",) if os.geteuid() == 0 else ()
 OPEN_MPI = ("mpirun.openmpi", *_AS_ROOT, "--oversubscribe")
 MPICH = ("mpiexec.hydra",)
 PACKAGES = {"mpirun.openmpi": "openmpi-bin", "mpiexec.hydra": "mpich"}
 LAUNCHERS = {"Open MPI": OPEN_MPI, "MPICH": MPICH}
-# What each of them says, and what says nothing of this node.
+# The variables in which each gives the rank and size on this node.
 LOCAL = {
     "Open MPI": ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     "MPICH": ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
@@ -34,7 +34,7 @@ _LONGEST_SECONDS = 60
 
 
 def started(*line: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Return a launcher that has ended, in an environment of no other one."""
+    """Run a launcher without other launchers' variables and return the result."""
     program = os.path.basename(line[0])
     programs.need({program: PACKAGES[program]})
     return subprocess.run(
@@ -88,10 +88,10 @@ def test_a_failure_of_a_rank_is_the_launchers(name: str, tmp_path: Path) -> None
 
 
 def test_two_nodes_of_hydra_are_told_apart(copies: list[BuiltCheckpoint], tmp_path: Path) -> None:
-    """Hydra takes two names of this machine for two nodes, and starts its proxy on each."""
+    """Hydra takes two names of this machine for two nodes and starts its proxy on each."""
     out = tmp_path / "out"
     tool = shlex.join(ranks.words(out, *TOOL, "--json", copies[0].directory.removesuffix("0")))
-    # Ranks 0 and 1 are on the first one, 2 and 3 on the second.
+    # Ranks 0 and 1 are on the first node, 2 and 3 on the second.
     script = f"exec {tool}$((PMI_RANK / 2))"
     done = started(
         *(*MPICH, "-launcher", "fork", "-hosts", "localhost:2,127.0.0.1:2", "-n", "4"),
@@ -105,7 +105,7 @@ def test_two_nodes_of_hydra_are_told_apart(copies: list[BuiltCheckpoint], tmp_pa
 
 
 def test_torchruns_variables(weights: BuiltCheckpoint, tmp_path: Path) -> None:
-    """Two nodes of four workers: this is the second one, whose global ranks are 4 to 7."""
+    """This is the second of two nodes with four workers each: its global ranks are 4 to 7."""
     line = ranks.words(tmp_path, *TOOL, "--json", weights.directory)
     workers = [
         subprocess.Popen(line, env={**without_launchers(environment()), **of_torchrun(rank)})
@@ -139,7 +139,7 @@ def of_torchrun(rank: int) -> dict[str, str]:
 
 @pytest.fixture
 def job_words(tmp_path: Path, weights: BuiltCheckpoint) -> list[str]:
-    """The command line of a rank, for what is started within a job of Slurm."""
+    """A rank's command line, for launchers within a Slurm job."""
     return ranks.words(tmp_path / "out", *TOOL, "--json", weights.directory)
 
 
@@ -147,9 +147,9 @@ def job_words(tmp_path: Path, weights: BuiltCheckpoint) -> list[str]:
 def test_mpirun_in_a_batch_script_reads_each_byte_once(
     cluster: Cluster, weights: BuiltCheckpoint, tmp_path: Path, job_words: list[str], name: str
 ) -> None:
-    """Open MPI and Hydra start their own daemon by srun, where they can, and it starts the ranks.
+    """Open MPI and Hydra use srun, if they can, to start a daemon that starts the ranks.
 
-    That daemon is a task alone in a step, so that Slurm's own variables name no rank.
+    The daemon is the only task of its step, so Slurm's own variables name no rank.
     """
     line = shlex.join([*within_slurm(name), "-n", "4", *job_words])
     job = cluster.sbatch(f"#!/bin/sh\nexec {line}\n", "-n4", "--ntasks-per-node=4")
@@ -163,7 +163,7 @@ def test_mpirun_on_two_nodes_of_a_batch_script(
 ) -> None:
     out = tmp_path / "out"
     tool = shlex.join(ranks.words(out, *TOOL, "--json", copies[0].directory.removesuffix("0")))
-    # Two for each node, the first two on the first one.
+    # Two ranks per node, the first two on the first node.
     script = f"exec {tool}$((${{OMPI_COMM_WORLD_RANK:-$PMI_RANK}} / 2))"
     line = shlex.join([*within_slurm(name), "-n", "4", "sh", "-c", script])
     job = cluster.sbatch(f"#!/bin/sh\nexec {line}\n", "-N2", "-n4", "--ntasks-per-node=2")
@@ -176,12 +176,12 @@ def test_mpirun_on_two_nodes_of_a_batch_script(
 
 
 def number(one: Rank) -> int:
-    """Return the global rank, by either of the two."""
+    """Return the global rank, from either launcher."""
     return int(one.environment.get("OMPI_COMM_WORLD_RANK") or one.environment["PMI_RANK"])
 
 
-# Left alone they would start their daemon by a step of their own, which waits for the CPUs that
-# the step around it holds.
+# By default they start their daemon in a step of its own, which would wait for the CPUs that the
+# surrounding step holds.
 ON_THIS_NODE = {
     "Open MPI": ("--mca", "plm", "isolated", "--mca", "ras", "^slurm"),
     "MPICH": ("-launcher", "fork", "-rmk", "user"),
@@ -192,7 +192,7 @@ ON_THIS_NODE = {
 def test_mpirun_in_a_task_of_a_step_reads_each_byte_once(
     cluster: Cluster, weights: BuiltCheckpoint, tmp_path: Path, job_words: list[str], name: str
 ) -> None:
-    """What its ranks inherit of the step is one task alone, which is no rank among several."""
+    """By the variables that its ranks inherit, the step has one task: no rank among several."""
     line = [*within_slurm(name), *ON_THIS_NODE[name], "-n", "4", *job_words]
     done = cluster.srun("-n1", "--cpus-per-task=4", *line)
     assert done.code == 0, done
@@ -212,7 +212,7 @@ def within_slurm(name: str) -> tuple[str, ...]:
 def test_two_sets_of_variables_that_agree(
     cluster: Cluster, weights: BuiltCheckpoint, tmp_path: Path
 ) -> None:
-    """A step of Slurm whose tasks carry torchrun's variables of the same ranks."""
+    """A Slurm step whose tasks carry torchrun's variables for the same ranks."""
     tool = shlex.join(ranks.words(tmp_path, *TOOL, weights.directory))
     script = f"LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=4 exec {tool}"
     done = cluster.srun("-n4", "--ntasks-per-node=4", "sh", "-c", script)
@@ -226,7 +226,7 @@ def test_two_sets_of_variables_that_agree(
 def test_two_sets_of_variables_that_differ(
     cluster: Cluster, weights: BuiltCheckpoint, tmp_path: Path
 ) -> None:
-    """Each of two tasks of a step, in which another launcher starts four processes of its own."""
+    """Two tasks of a step, in each of which another launcher starts four processes."""
     tool = shlex.join(ranks.words(tmp_path, *TOOL, "--json", weights.directory))
     script = f"LOCAL_RANK=3 LOCAL_WORLD_SIZE=4 exec {tool}"
     done = cluster.srun("-n2", "--ntasks-per-node=2", "sh", "-c", script)

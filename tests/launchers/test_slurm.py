@@ -42,7 +42,7 @@ def test_four_ranks_of_a_step_read_each_byte_once(
 def test_several_nodes_read_each_byte_once_on_each(
     cluster: Cluster, copies: list[BuiltCheckpoint], tmp_path: Path
 ) -> None:
-    """Two nodes are one machine here, so that each has a checkpoint of its own to warm."""
+    """Both nodes are this machine, so each has a checkpoint of its own to warm."""
     out = tmp_path / "out"
     line = shlex.join(tool(out, copies[0].directory.removesuffix("0")))
     done = cluster.srun(
@@ -73,7 +73,7 @@ def test_uneven_nodes_read_each_byte_once_on_each(
         node: [one for one in found if one.environment["SLURM_NODEID"] == node] for node in "01"
     }
     ranks.read_each_byte_once(here["0"], copies[0], 2)
-    # A task alone on its node is no rank among several.
+    # A lone task on its node is not a rank among several.
     [alone] = here["1"]
     assert "SLURM_STEP_TASKS_PER_NODE=2,1" in ranks.read_everything(alone, copies[1])
 
@@ -85,7 +85,7 @@ def test_a_batch_script_itself_reads_everything(
     job = cluster.sbatch(f"{SCRIPT}exec {line}\n", "-n4", "--ntasks-per-node=4")
     assert job.code == 0, job
     [alone] = ranks.ended(tmp_path)
-    # The trap: rank 0 of 4, by what it is told, and it runs once.
+    # The trap: by its variables it is rank 0 of 4, but it runs only once.
     assert alone.environment["SLURM_LOCALID"] == "0"
     assert alone.environment["SLURM_NTASKS"] == "4"
     assert alone.environment["SLURM_TASKS_PER_NODE"] == "4"
@@ -160,7 +160,7 @@ def test_the_shell_of_salloc_reads_everything(
         shell.expect(pexpect.EOF)
     assert shell.exitstatus == 0
     [alone] = ranks.ended(tmp_path)
-    # A step of its own kind, far above the numbers of srun's.
+    # A step of a special kind, numbered far above srun's.
     assert int(alone.environment["SLURM_STEP_ID"]) >= 0xFFFFFFF0
     assert alone.environment["SLURM_LOCALID"] == "0"
     ranks.read_everything(alone, weights)
@@ -207,7 +207,7 @@ def test_scancel_ends_the_ranks_at_once(
 ) -> None:
     slow = ranks.words(tmp_path / "out", *SLOW, weights.directory)
     start = {"script": "exec ", "step": "srun "}[place]
-    # After its end the script would go on: only the job's own end is to end it.
+    # The script would go on after the command's end: only the job's end may stop it.
     script = f"{SCRIPT}{start}{shlex.join(slow)}\nsleep 100\n"
     job = cluster.submit(script, "-n4", "--ntasks-per-node=4")
     count = {"script": 1, "step": 4}[place]
@@ -221,7 +221,7 @@ def test_scancel_ends_the_ranks_at_once(
 
     assert cluster.ended(job).state == "CANCELLED"
     found = ranks.ended(tmp_path / "out")
-    # By SIGTERM, and before KillWait is over and SIGKILL comes.
+    # By SIGTERM, before KillWait is over and SIGKILL comes.
     assert [one.code for one in found] == [128 + signal.SIGTERM] * count, found
     assert seconds < 2
 
@@ -233,7 +233,7 @@ def test_the_end_of_a_job_by_its_time_limit_leaves_nothing(
     job = cluster.submit(f"{SCRIPT}srun {slow}\n", "-n2", "--ntasks-per-node=2", "--time=5")
     cluster.await_it(lambda: len(runs(weights.directory)) == 2 or None, "the ranks")
     until_answering(cluster, weights.directory)
-    # A limit has whole minutes; the end that follows from it can be set to the second.
+    # A limit is in whole minutes, but the end time derived from it can be set to the second.
     changed = cluster.client("scontrol", "update", f"JobId={job}", "EndTime=now+1second")
     assert changed.code == 0, changed
     done = cluster.ended(job)
@@ -249,7 +249,7 @@ def test_a_killed_step_leaves_no_rank(
     beside = ["--", "sleep", "100"] if form == "beside" else []
     slow = shlex.join(["srun", "-n2", *SLOW, weights.directory, *beside])
     job = cluster.submit(f"{SCRIPT}{slow}\nexec sleep 100\n", "-n2")
-    # Beside a command these are the warmers.
+    # In the form "beside" these are the warmers.
     cluster.await_it(lambda: len(runs(weights.directory)) >= 2 or None, "the ranks")
     [step] = re.findall(rf"StepId=({job}\.0) ", cluster.client("scontrol", "show", "step").output)
     assert cluster.client("scancel", "--signal=KILL", step).code == 0
@@ -270,7 +270,7 @@ def test_a_step_has_the_exit_code_of_the_command_beside(
 
 
 def runs(checkpoint: str) -> list[int]:
-    """Return the processes of the command that have this checkpoint as an argument."""
+    """Return the pids of the command that have this checkpoint as an argument."""
     found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -283,7 +283,7 @@ def runs(checkpoint: str) -> list[int]:
 
 
 def until_answering(cluster: Cluster, checkpoint: str) -> None:
-    """Wait until each of these processes waits for SIGTERM, which its main thread blocks first."""
+    """Wait until every run waits for SIGTERM: its main thread blocks the signal first."""
 
     def waits() -> bool | None:
         masks = []
@@ -297,7 +297,7 @@ def until_answering(cluster: Cluster, checkpoint: str) -> None:
 
 
 def test_the_cluster_ends_with_all_that_it_started(cluster: Cluster) -> None:
-    """Daemons, a job that runs, its step, and what has left its session: none outlives it."""
+    """Nothing outlives the cluster: daemons, a running job, its step, or what left its session."""
     with Cluster.started() as started:
         script = f"{SCRIPT}setsid sleep 100 &\nsrun -n2 sh -c 'setsid sleep 100; true'\n"
         job = started.submit(script, "-n2")
@@ -331,7 +331,7 @@ with Cluster.started(sys.argv[1]):
 
 
 def with_name(folder: str, *names: str) -> list[str]:
-    """Return the names of the processes of the cluster in a folder, or of those with a name."""
+    """Return the names of the processes of a folder's cluster, all or only these."""
     found = []
     for process in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -340,6 +340,6 @@ def with_name(folder: str, *names: str) -> list[str]:
         except OSError:
             continue
         if os.fsencode(f"SLURM_CONF={folder}/slurm.conf") in variables:
-            # Debian's slurmctld-wlm, and a name is cut at 15 characters.
+            # Debian calls it slurmctld-wlm, and a name is cut at 15 characters.
             found.append(name.removesuffix("-wlm"))
     return [name for name in found if name in names or not names]

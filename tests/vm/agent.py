@@ -1,8 +1,8 @@
-"""The machine's side of the talk: runs commands that the host asks for, over a virtio port.
+"""The agent in the machine: runs commands for the host, over a virtio port.
 
-Each line is a JSON object; many requests may be under way at once, each answered by its `id`. It
-is process 1 of the machine, so it also reaps what others leave behind. Standard library only, and
-little of it: an import takes long under emulation.
+Each line is a JSON object; requests may overlap, and each answer carries its request's `id`. The
+agent is the machine's process 1, so it also reaps orphans. It imports only the standard library,
+and little of that: imports are slow under emulation.
 """
 
 import base64
@@ -24,7 +24,7 @@ Message = dict[str, Any]
 
 
 class Job:
-    """A process that was started: what it has printed, with the time of each piece."""
+    """A started process, and what it has printed."""
 
     def __init__(self) -> None:
         self.pid = 0
@@ -91,12 +91,12 @@ class Agent:
         request = json.loads(line)
         try:
             answer = getattr(self, "do_" + request["do"])(request)
-        except Exception as error:  # noqa: BLE001 - the host raises it where it was asked for
+        except Exception as error:  # noqa: BLE001 - the host raises it in the caller
             answer = {"error": f"{type(error).__name__}: {error}"}
         self.say(id=request["id"], **answer)
 
     def do_start(self, request: Message) -> Message:
-        """Let the nursery start a process: a fork of this one, with its threads, might hang."""
+        """Have the nursery start a process: a fork of this one, which has threads, might hang."""
         job = Job()
         self._jobs[request["id"]] = job
         pipes = [os.pipe() for _ in range(3)]
@@ -137,7 +137,7 @@ class Agent:
         return {"pid": job.pid}
 
     def do_wait(self, request: Message) -> Message:
-        """Wait for the end of a job, and where `part` is given, at most for it in its texts."""
+        """Wait until a job ends or, if `part` is given, has printed it."""
         job = self._jobs[request["job"]]
         part = request.get("part")
         deadline = time.monotonic() + request["seconds"]
@@ -152,7 +152,7 @@ class Agent:
                 lambda: job.code is not None or there(), max(0.0, deadline - time.monotonic())
             )
         if job.code is not None:
-            # Whoever was left behind by the process may keep the pipes: not waited for long.
+            # Processes left behind may hold the pipes open: do not wait long for them.
             for follower in job.followers:
                 follower.join(request.get("streams_seconds", 2))
         return {"found": there(), **job.shown()}
@@ -178,7 +178,7 @@ def _text(content: bytes) -> str:
 
 
 def _reap() -> NoReturn:
-    """Take the status of orphans, whose parent process 1 is."""
+    """Reap orphans: process 1 is their parent."""
     while True:
         os.wait()
 

@@ -21,14 +21,14 @@ CGROUPS = {"6.1": Cgroups.V1, "6.12": Cgroups.V2}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test time to be emulated."""
+    """Allow each test the time that emulation takes."""
     for item in items:
         item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")
 def source() -> Iterator[BuiltCheckpoint]:
-    """A checkpoint of three unequal shards, 24 MiB, where the machine's file systems see it."""
+    """A checkpoint of three unequal shards, 24 MiB, where the machine can see it."""
     if missing := kernels.missing_packages():
         give_up(f"needs Debian's {', '.join(missing)}: apt-get install them")
     kernels.prepare()
@@ -43,7 +43,7 @@ def source() -> Iterator[BuiltCheckpoint]:
 
 @pytest.fixture(scope="session", params=kernels.SERIES)
 def machine(request: pytest.FixtureRequest, source: BuiltCheckpoint) -> Iterator[Machine]:
-    """A machine with a kernel of that series, the checkpoint on its first disk at `/srv/model`."""
+    """A machine with this series' kernel and the checkpoint on its first disk, `/srv/model`."""
     try:
         kernel = kernels.fetch(request.param)
         booted = Machine(kernel, CGROUPS[request.param], shares=shares_of(source))
@@ -58,14 +58,14 @@ def machine(request: pytest.FixtureRequest, source: BuiltCheckpoint) -> Iterator
 
 
 def give_up(reason: str) -> NoReturn:
-    """Skip what cannot be run here; where CI has to run it, fail."""
+    """Skip what cannot run here; in CI, where it must run, fail."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 def shares_of(source: BuiltCheckpoint) -> tuple[Share, ...]:
-    """Return what virtiofsd shows of the checkpoint, each tag by another cache mode."""
+    """Return the checkpoint's virtiofs shares, one per cache mode; none without virtiofsd."""
     if virtiofsd() is None or os.geteuid() != 0:
         return ()
     folder = os.path.dirname(source.directory)
@@ -81,6 +81,6 @@ def prepare(machine: Machine, source: BuiltCheckpoint) -> None:
         f" && mkdir -p /srv && mount {machine.disks['data']} /srv"
         f" && cp -r {source.directory} {MODEL} && chmod -R a+rX /srv && sync"
     )
-    # Mounts that show the host's own copy are looked at by a stranger too.
+    # The stranger also looks at mounts of the host's own copy.
     subprocess.run(["chmod", "-R", "a+rX", os.path.dirname(source.directory)], check=True)
     machine.write(SOURCE, source.directory)

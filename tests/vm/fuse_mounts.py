@@ -1,8 +1,7 @@
-"""The FUSE file systems of the matrix: sshfs, and the tests' own passthrough.
+"""The matrix's FUSE file systems: sshfs and the tests' own passthrough.
 
-The kernel drops a file's pages when it is opened again, unless the file system allows it to keep
-them (FOPEN_KEEP_CACHE). A look at the residency opens the file, so that it is true at once: what
-a server would find is nothing.
+The kernel drops a file's pages when it is reopened, unless the file system lets it keep them
+(FOPEN_KEEP_CACHE). Measuring residency opens the file, and so finds what a server would: nothing.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from tests.vm.rows import MODEL, Keeps, Row, Skip
 
 _MOUNT_SECONDS = 60
 _END_SECONDS = 30
-_SFTP = "/run/sftp"  # in the machine: runs the server of SFTP where sshfs would run ssh
+_SFTP = "/run/sftp"  # in the machine: runs the SFTP server where sshfs would run ssh
 _DROPPED = "drops cached pages when a file is opened again"
 
 
@@ -27,7 +26,7 @@ def passthrough(machine: Machine, *, options: tuple[str, ...]) -> Iterator[str]:
     point = "/mnt/passthrough"
     machine.run("mkdir", "-p", point)
     server = machine.start_process(
-        # It dies with its parent, which would be a thread of the agent that ends at once.
+        # It dies with its parent, so it needs one that stays: the shell.
         *("sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", "tests.helpers.passthrough"),
         *(MODEL, point, *options),
         folder=ROOT,
@@ -37,7 +36,7 @@ def passthrough(machine: Machine, *, options: tuple[str, ...]) -> Iterator[str]:
         yield point
     finally:
         unmount(machine, point)
-        # It has ended by itself, now that it is unmounted, or it never will.
+        # The unmount has ended it, or nothing short of SIGKILL will.
         with contextlib.suppress(MachineError):
             server.end(_END_SECONDS)
         machine.run("kill", "-KILL", str(server.pid), check=False)
@@ -45,7 +44,7 @@ def passthrough(machine: Machine, *, options: tuple[str, ...]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def sshfs(machine: Machine, *, options: str = "") -> Iterator[str]:
-    """Yield the checkpoint through sshfs, its server on the other end of a pipe."""
+    """Yield the checkpoint through sshfs, with its server at the other end of a pipe."""
     machine.modprobe("fuse")
     machine.write(_SFTP, "#!/bin/sh\nexec sftp-server\n", mode=0o755)
     point = "/mnt/sshfs"
@@ -55,7 +54,7 @@ def sshfs(machine: Machine, *, options: str = "") -> Iterator[str]:
         machine.run("sshfs", "-o", words, f"here:{MODEL}", point)
         yield point
     finally:
-        unmount(machine, point)  # which ends sshfs, and that its server
+        unmount(machine, point)  # ends sshfs, which ends its server
 
 
 def _passthrough(name: str, *options: str) -> Row:
@@ -69,7 +68,7 @@ def _passthrough(name: str, *options: str) -> Row:
         keeps=keeps,
         skip=None if network else Skip.LOCAL,
         warning="" if keeps is Keeps.ALL else _DROPPED,
-        # Its mount is read-only, so mincore refuses whoever does not own the file.
+        # The mount is read-only, so mincore answers only a file's owner.
         known_to_stranger=False,
     )
 
@@ -86,7 +85,7 @@ ROWS = (
         network=True,
         keeps=Keeps.NOTHING,
         warning=_DROPPED,
-        # It lets the server check the modes, so that for mincore anybody may write.
+        # sshfs leaves mode checks to the server, so to mincore anybody may write.
         known_to_stranger=True,
     ),
     Row(

@@ -1,8 +1,8 @@
 #!/bin/busybox sh
-# The first process of the test machine: mounts the host's root, read-only under an overlay that
-# lives in memory, and becomes the agent in it. Words on the kernel's command line: vm.cgroups=1|2,
-# vm.agent=PATH of agent.py, vm.python=PATH of its interpreter, vm.modules=ROOT of the kernel's,
-# vm.project=ROOT of this one.
+# The first process of the test machine: mounts the host's root, read-only under an overlay in
+# memory, and becomes the agent in it. Words on the kernel's command line: vm.cgroups=1|2,
+# vm.agent=PATH of agent.py, vm.python=PATH of its interpreter, vm.modules=ROOT of the kernel's
+# modules, vm.project=ROOT of this project.
 b=/bin/busybox
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
@@ -28,12 +28,12 @@ $b mount -t devtmpfs dev dev
 $b mkdir -p dev/shm dev/pts
 $b mount -t devpts -o mode=620,ptmxmode=666 devpts dev/pts
 for place in dev/shm tmp run var/tmp mnt; do $b mount -t tmpfs tmpfs $place; $b chmod 1777 $place; done
-# The project, where it lies in one of those.
+# Bring the project back if it lies in one of those.
 if [ ! -e ".$project" ]; then
   $b mkdir -p ".$project"
   $b mount --bind "/host$project" ".$project"
 fi
-# The kernel loads by itself what a mount asks for.
+# The kernel loads on its own the modules that a mount needs.
 $b mkdir -p usr/lib/modules
 $b mount --bind ".$modules/lib/modules" usr/lib/modules
 if [ "$cgroups" = 1 ]; then

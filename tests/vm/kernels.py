@@ -1,7 +1,6 @@
-"""Debian's packaged kernels, downloaded and unpacked, never installed: newest patch of a series.
+"""Debian's kernels, the newest patch of a series: downloaded and unpacked, never installed.
 
-`apt-get download` and `dpkg -x` write below `build/vm/` only, and what was unpacked once is used
-again.
+`apt-get download` and `dpkg -x` write only below `build/vm/`; unpacked kernels are reused.
 """
 
 import contextlib
@@ -18,9 +17,9 @@ from dataclasses import dataclass
 from tests.helpers.command import ROOT
 
 BUILD = os.path.join(ROOT, "build", "vm")
-SERIES = ("6.1", "6.12")  # without cachestat(2), and with it
+SERIES = ("6.1", "6.12")  # without and with cachestat(2)
 
-# Commands that the machine and the mounts in it need, and the Debian packages that have them.
+# Commands that the machine and its mounts need, with the Debian packages that provide them.
 _COMMANDS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
@@ -42,7 +41,7 @@ _COMMANDS = {
     "fincore": "util-linux-extra",
     "vmtouch": "vmtouch",
 }
-# Not on the PATH of every user.
+# Some of these are not on every user's PATH.
 _PLACES = os.pathsep.join(
     (os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/openssh")
 )
@@ -52,7 +51,7 @@ _STALE_SECONDS = 6 * 3600
 
 
 class NoMachineError(RuntimeError):
-    """What stands against a test machine here, in a line that can be the reason of a skip."""
+    """No test machine can run here; the message is one line, fit for a skip reason."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ class Kernel:
     root: str
 
     def modules(self, *names: str) -> list[str]:
-        """Return the files of these modules and of all they need, in the order to load them.
+        """Return the files of these modules and their dependencies, in load order.
 
-        A name that is built in, or that this kernel does not have, is left out.
+        Modules that are built in, or that this kernel lacks, are left out.
         """
         folder = os.path.join(self.root, "lib", "modules", self.release)
         needs: dict[str, tuple[str, list[str]]] = {}
@@ -85,17 +84,17 @@ class Kernel:
 
 
 def missing_packages() -> list[str]:
-    """Return the Debian packages whose commands are not here, in alphabetical order."""
+    """Return the Debian packages of the commands that are missing here, sorted."""
     return sorted({package for name, package in _COMMANDS.items() if command(name) is None})
 
 
 def command(name: str) -> str | None:
-    """Return the path of a command of the system, or None where it is not installed."""
+    """Return the path of a system command, or None if it is not installed."""
     return shutil.which(name, path=_PLACES)
 
 
 def prepare() -> None:
-    """Make the folder that all of this writes to, and remove what killed runs left in it."""
+    """Create the build folder and remove what killed runs left in it."""
     os.makedirs(BUILD, exist_ok=True)
     now = time.time()
     for name in os.listdir(BUILD):
@@ -105,16 +104,16 @@ def prepare() -> None:
 
 
 def fetch(series: str) -> Kernel:
-    """Return the newest kernel of a series that apt has, unpacked.
+    """Return apt's newest kernel of a series, unpacked.
 
-    Raises NoMachineError where it cannot be had.
+    Raises NoMachineError if apt cannot provide it.
     """
     prepare()
     with _locked(os.path.join(BUILD, ".lock")):
         try:
             return _fetched(series)
         except NoMachineError:
-            # Lists that were never fetched, or that name what the archive has replaced since.
+            # The package lists were never fetched, or name versions that the archive has replaced.
             _run("apt-get", "update", "-qq")
             return _fetched(series)
 
@@ -132,7 +131,7 @@ def _fetched(series: str) -> Kernel:
 
 
 def _newest(series: str) -> tuple[str, str]:
-    """Return the package of the newest kernel of a series that apt knows, and its version."""
+    """Return the package name and version of apt's newest kernel of a series."""
     pattern = rf"^linux-image-{re.escape(series)}\.[0-9].*[0-9]-amd64$"
     if series == "6.1":
         pattern = r"^linux-image-6\.1\.0-[0-9]+-amd64$"
@@ -184,7 +183,7 @@ def _name(path: str) -> str:
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Hold a lock of the system: two machines start at once, each in a process of its own."""
+    """Hold a file lock: two machines start at once, each in its own process."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -194,9 +193,9 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def initramfs(kernel: Kernel, init: str, modules: Sequence[str], path: str) -> None:
-    """Write the first root of the machine: static busybox, an init, and the modules to boot with.
+    """Write the machine's initial root: static busybox, an init and the boot modules.
 
-    Raises NoMachineError where cpio fails or is not here.
+    Raises NoMachineError if cpio fails or is missing.
     """
     busybox = command("busybox")
     assert busybox is not None

@@ -1,4 +1,4 @@
-"""The local file systems of the matrix, each made on a disk or in memory of the machine."""
+"""The matrix's local file systems, each made on a disk or in the memory of the machine."""
 
 import contextlib
 import functools
@@ -9,20 +9,20 @@ from dataclasses import replace
 from tests.vm.machine import Machine, MachineError, Process
 from tests.vm.rows import MODEL, Keeps, Mounting, Row, Skip
 
-_MADE = "/run/made"  # in the machine: one empty file for each file system that it has already
+_MADE = "/run/made"  # in the machine: an empty file for each file system already made
 _IMAGES = "/run/images"
 _AUTOFS_SECONDS = 60
 
 
 @contextlib.contextmanager
 def ext4(machine: Machine) -> Iterator[str]:
-    """Yield the checkpoint where it lies on the first disk."""
+    """Yield the checkpoint on the first disk, where it already is."""
     yield MODEL
 
 
 @contextlib.contextmanager
 def mounted(machine: Machine, point: str, *words: str) -> Iterator[str]:
-    """Yield the mount point for as long as `mount WORDS POINT` holds."""
+    """Run `mount WORDS POINT`, yield the mount point, and unmount at the end."""
     machine.run("mkdir", "-p", point)
     try:
         machine.run("mount", *words, point)
@@ -32,7 +32,7 @@ def mounted(machine: Machine, point: str, *words: str) -> Iterator[str]:
 
 
 def unmount(machine: Machine, point: str) -> None:
-    """Take a mount away, at once where nothing uses it, else as soon as nothing does."""
+    """Unmount, at once if nothing uses the mount, otherwise as soon as nothing does."""
     if machine.run("umount", point, check=False).code != 0:
         machine.run("umount", "-l", point, check=False)
 
@@ -47,7 +47,7 @@ def once(machine: Machine, name: str, make: Callable[[], object]) -> None:
 
 
 def filled(machine: Machine, name: str, device: str, make: str) -> None:
-    """Make a file system and copy the checkpoint to it, once a machine."""
+    """Make a file system and copy the checkpoint to it, once per machine."""
 
     def fill() -> None:
         machine.sh(f"{make} {device}")
@@ -58,7 +58,7 @@ def filled(machine: Machine, name: str, device: str, make: str) -> None:
 
 
 def disk(machine: Machine, kind: str) -> str:
-    """Return the disk that is named after its file system, with the checkpoint on it."""
+    """Return the disk named after this file system, with the checkpoint on it."""
     device = machine.disks[kind]
     filled(machine, kind, device, f"mkfs.{kind} -q -f -K")
     return device
@@ -66,23 +66,23 @@ def disk(machine: Machine, kind: str) -> str:
 
 @contextlib.contextmanager
 def on_disk(machine: Machine, *, kind: str) -> Iterator[str]:
-    """Yield the checkpoint on the disk of that file system."""
+    """Yield the checkpoint on the disk with this file system."""
     with mounted(machine, f"/mnt/{kind}", disk(machine, kind)) as point:
         yield f"{point}/model"
 
 
 @contextlib.contextmanager
 def image(machine: Machine, *, kind: str, make: str) -> Iterator[str]:
-    """Yield the checkpoint in a read-only image, which lies in memory, on a loop device."""
+    """Yield the checkpoint in a read-only image, kept in memory, on a loop device."""
     path = f"{_IMAGES}/{kind}"
-    machine.modprobe("loop")  # nothing here makes the device by which it would load itself
+    machine.modprobe("loop")  # nothing here creates the device that would load it on demand
     once(machine, kind, lambda: machine.sh(make.format(image=path, model=MODEL)))
     with mounted(machine, f"/mnt/{kind}", "-t", kind, "-o", "loop,ro", path) as point:
         yield point
 
 
-# Compressed, as the images of containers are, but what cannot be, such as weights, is left as it
-# is. A block is read whole, and one of the default 128 KiB a file would no longer pass as cold.
+# Compressed like container images; data that does not compress, e.g. weights, is stored as it is.
+# Blocks are read whole: with one default block of 128 KiB a file would no longer pass as cold.
 _MAKE_SQUASHFS = "mksquashfs {model} {image} -noappend -b 16K -comp lz4 -quiet -no-progress"
 _MAKE_EROFS = "mkfs.erofs --quiet {image} {model}"
 
@@ -117,7 +117,7 @@ def device_mapper(machine: Machine) -> Iterator[str]:
 
 @contextlib.contextmanager
 def overlay(machine: Machine) -> Iterator[str]:
-    """Yield the checkpoint through an overlay whose upper layer lies in memory."""
+    """Yield the checkpoint through an overlay whose upper layer is in memory."""
     folder = "/mnt/layers"
     machine.run("mkdir", "-p", f"{folder}/upper", f"{folder}/work")
     options = f"lowerdir=/srv,upperdir={folder}/upper,workdir={folder}/work"
@@ -130,7 +130,7 @@ def overlay(machine: Machine) -> Iterator[str]:
 
 @contextlib.contextmanager
 def bind(machine: Machine) -> Iterator[str]:
-    """Yield the checkpoint where its folder is mounted a second time."""
+    """Yield a bind mount of the checkpoint's folder."""
     with mounted(machine, "/mnt/bind", "--bind", MODEL) as point:
         yield point
 
@@ -155,7 +155,7 @@ def nested(machine: Machine) -> Iterator[str]:
 
 @contextlib.contextmanager
 def automounter(machine: Machine, place: str, key: str, entries: str) -> Iterator[None]:
-    """Have automount hold `place` back, by a map that the master map names under `key`."""
+    """Have automount serve `place` from a map that the master map names under `key`."""
     folder = "/run/autofs-maps"
     with contextlib.ExitStack() as undone:
         undone.callback(machine.run, "rm", "-rf", folder, check=False)
@@ -166,7 +166,7 @@ def automounter(machine: Machine, place: str, key: str, entries: str) -> Iterato
         daemon = machine.start_process("automount", "--foreground", "--verbose", f"{folder}/master")
         undone.callback(_end_automounter, machine, daemon)
         deadline = time.monotonic() + _AUTOFS_SECONDS
-        # By its name: it mounts another one first, for a moment, to ask for the kernel's protocol.
+        # Look for the name: automount briefly mounts another one first, to query the protocol.
         while place not in _automounts(machine):
             if not daemon.running or time.monotonic() > deadline:
                 raise MachineError(f"automount did not start: {daemon.shown()}")
@@ -174,12 +174,12 @@ def automounter(machine: Machine, place: str, key: str, entries: str) -> Iterato
         try:
             yield
         except MachineError as error:
-            # Whoever walks there learns only that there is nothing; the daemon knows why.
+            # The command saw only that nothing is there; the daemon knows why.
             raise MachineError(f"{error}automount said: {daemon.shown()}") from error
 
 
 def _end_automounter(machine: Machine, daemon: Process) -> None:
-    # Unlike SIGTERM this ends it although a mount is in use.
+    # Unlike SIGTERM, this ends it even while a mount is in use.
     machine.run("kill", "-USR2", str(daemon.pid), check=False)
     with contextlib.suppress(MachineError):
         daemon.end(_AUTOFS_SECONDS)
@@ -195,7 +195,7 @@ def _automounts(machine: Machine) -> list[str]:
 
 @contextlib.contextmanager
 def autofs_direct(machine: Machine) -> Iterator[str]:
-    """Yield the checkpoint on an XFS that a direct map mounts where it is used."""
+    """Yield the checkpoint on an XFS that a direct map mounts on access."""
     place = "/run/autofs-direct"
     direct = f"{place} -fstype=xfs :{disk(machine, 'xfs')}\n"
     with automounter(machine, place, "/-", direct):
@@ -204,7 +204,7 @@ def autofs_direct(machine: Machine) -> Iterator[str]:
 
 @contextlib.contextmanager
 def autofs_indirect(machine: Machine) -> Iterator[str]:
-    """Yield the checkpoint, which an indirect map binds to a name below its folder."""
+    """Yield the checkpoint, which an indirect map bind-mounts below its folder."""
     place = "/run/autofs-indirect"
     indirect = f"model -fstype=bind :{MODEL}\n"
     with automounter(machine, place, place, indirect):
@@ -233,8 +233,8 @@ def _without(module: str) -> Callable[[Machine], str | None]:
     return lambda machine: None if machine.has_module(module) else f"the kernel has no {module}"
 
 
-# What a stranger is told of ext4, XFS and btrfs is an estimate by samples (RWF_NOWAIT); the others
-# have no such reads, and neither cachestat nor mincore tells him.
+# On ext4, XFS and btrfs a stranger gets an estimate from samples (RWF_NOWAIT). The others have no
+# such reads, and neither cachestat nor mincore answers a stranger.
 ROWS = (
     _local("ext4", ext4, "ext4", stranger=True),
     _disk("xfs"),

@@ -1,8 +1,8 @@
 """The test machine: boots a kernel under qemu on the host's own root, and runs commands in it.
 
-The host's root is shared read-only with an overlay in memory over it, so that the project's own
-environment runs inside and nothing is written outside. Needs no privileges. Every wait has an
-end: a machine that does not answer is killed, and so is one whose tests have ended.
+The host's root is shared read-only under an in-memory overlay, so the project's own environment
+runs inside and nothing outside is written. Needs no privileges. Every wait has a timeout: a machine
+that stops answering is killed, and so is one whose tests have ended.
 """
 
 import base64
@@ -27,10 +27,10 @@ from tests.helpers.command import ROOT
 from tests.vm import kernels
 from tests.vm.kernels import Kernel, NoMachineError
 
-STRANGER = 4321  # a user who owns no file
+STRANGER = 4321  # a user who owns none of the files
 MIB = 1024 * 1024
 
-# The host's build/vm, that a 9p mount in the machine may show under this tag.
+# The 9p tag under which the machine can mount the host's build/vm.
 BUILD_TAG = "build"
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -38,7 +38,7 @@ _BOOT_MODULES = (
     *("virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng"),
     *("9pnet_virtio", "9p", "overlay", "ext4"),
 )
-_KVM_SECONDS = 20  # it is there on some machines and hangs
+_KVM_SECONDS = 20  # some hosts have a KVM that hangs
 _BOOT_SECONDS = 180
 _DISK_BYTES = 3 * 1024 * MIB
 
@@ -51,37 +51,37 @@ class Cgroups(enum.Enum):
 
 
 class MachineError(RuntimeError):
-    """What went wrong in or with the machine."""
+    """Something went wrong in the machine or with it."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended in the machine."""
+    """A finished command."""
 
     code: int
     out: str
     err: str
     seconds: float
-    cpu_seconds: float  # its own, without children that it did not wait for
+    cpu_seconds: float  # excluding children that it did not wait for
 
     @property
     def document(self) -> dict[str, Any]:
-        """What standard output holds, which is one JSON document and nothing else."""
+        """Standard output, parsed: one JSON document and nothing else."""
         document: dict[str, Any] = json.loads(self.out)
         return document
 
 
 @dataclass(frozen=True)
 class Share:
-    """A directory of the host that virtiofsd shows the machine under a tag."""
+    """A host directory that virtiofsd exports to the machine under a tag."""
 
     tag: str
     directory: str
-    options: tuple[str, ...] = ()  # of virtiofsd, each given with -o
+    options: tuple[str, ...] = ()  # for virtiofsd's -o
 
 
 class Process:
-    """A command that runs in the machine."""
+    """A command running in the machine."""
 
     def __init__(self, machine: "Machine", job: int, pid: int) -> None:
         self.pid = pid
@@ -93,9 +93,9 @@ class Process:
         self._machine.ask("signal", job=self._job, signal=int(number))
 
     def await_text(self, part: str, *, seconds: float = 60, times: int = 1) -> str:
-        """Return all it has printed as soon as that holds `part` so many times.
+        """Return everything printed so far, once it contains `part` this many times.
 
-        Raises MachineError when it ends, or the time is up, without.
+        Raises MachineError if the command ends or the time is up first.
         """
         found = self._ask(seconds, part=part, times=times)
         if not found["found"]:
@@ -103,17 +103,17 @@ class Process:
         return str(found["out"]) + str(found["err"])
 
     def shown(self) -> tuple[str, str]:
-        """Return what it has printed so far, on standard output and on standard error."""
+        """Return standard output and standard error so far."""
         found = self._ask(0)
         return found["out"], found["err"]
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it is still running."""
         return self._ask(0)["code"] is None
 
     def end(self, seconds: float = 120) -> Done:
-        """Return it when it has ended by itself; raises MachineError where it does not."""
+        """Return the result once it has exited by itself; raises MachineError if it does not."""
         found = self._ask(seconds)
         if found["code"] is None:
             raise MachineError(f"expected an end within {seconds} s, found {found}")
@@ -126,7 +126,7 @@ class Process:
 
 
 class Machine:
-    """A machine that runs; a context manager that ends it."""
+    """A test machine; as a context manager it boots on entry and is killed on exit."""
 
     def __init__(
         self,
@@ -162,9 +162,9 @@ class Machine:
         return int(major), int(minor)
 
     def start(self) -> None:
-        """Boot, by KVM where that answers in time.
+        """Boot, with KVM if it answers in time.
 
-        Raises NoMachineError where the machine does not come up at all.
+        Raises NoMachineError if the machine does not come up at all.
         """
         ramdisk = os.path.join(self.folder, "initramfs")
         init = os.path.join(_FOLDER, "init.sh")
@@ -184,7 +184,7 @@ class Machine:
         raise NoMachineError(f"the machine did not boot: {self._said()}")
 
     def close(self) -> None:
-        """End the machine, and remove what it left in its folder."""
+        """Kill the machine and remove its folder."""
         self._kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -205,7 +205,7 @@ class Machine:
         self.close()
 
     def console(self) -> str:
-        """Return what the kernel has printed."""
+        """Return the kernel's console output so far."""
         try:
             with open(os.path.join(self.folder, "console"), "rb") as file:
                 return file.read().decode("utf-8", "replace")
@@ -228,11 +228,11 @@ class Machine:
         content: bytes | None = None,
         entry: str | None = None,
     ) -> Process:
-        """Return a command that has been started in the machine, as root or as `user`.
+        """Start a command in the machine, as root or as `user`, and return it.
 
-        `cgroup` is the directory of the cgroup to be in, `private_cgroups` puts it into a cgroup
-        namespace of its own there, `netns` names a network namespace, and `content` is what it
-        finds on its standard input. With an `entry` of nursery.py's, `argv` are its arguments.
+        It joins the cgroup whose directory is `cgroup` (with `private_cgroups`, in a cgroup
+        namespace of its own) and the network namespace `netns`; `content` is its standard input.
+        If `entry` names one of nursery.py's ENTRIES, `argv` holds only that entry's arguments.
         """
         request: dict[str, Any] = {"argv": list(argv), "env": dict(env or {})}
         request |= {
@@ -253,9 +253,9 @@ class Machine:
         return Process(self, job, self.ask("start", number=job, **request)["pid"])
 
     def run(self, *argv: str, seconds: float = 120, check: bool = True, **how: Any) -> Done:
-        """Return a command that has ended; takes what `start_process` takes.
+        """Run a command and return the result; takes what `start_process` takes.
 
-        Raises MachineError where it fails, unless `check` is false, or where it does not end.
+        Raises MachineError if it does not finish in time or, unless `check` is false, if it fails.
         """
         process = self.start_process(*argv, **how)
         try:
@@ -268,11 +268,11 @@ class Machine:
         return done
 
     def sh(self, script: str, **how: Any) -> str:
-        """Return the standard output of a shell script, each of whose commands succeeded."""
+        """Return a shell script's standard output; raises MachineError if a command fails."""
         return self.run("sh", "-ec", script, **how).out
 
     def tool(self, *arguments: str, seconds: float = 120, **how: Any) -> Done:
-        """Return a run of the project's command, which has ended."""
+        """Run the project's command and return the result."""
         process = self.start_tool(*arguments, **how)
         try:
             done = process.end(seconds)
@@ -284,23 +284,23 @@ class Machine:
         return done
 
     def start_tool(self, *arguments: str, **how: Any) -> Process:
-        """Return a run of the project's command, which has been started."""
+        """Start the project's command and return it."""
         return self.start_process(*arguments, entry="prefetch-cli", **how)
 
     def modprobe(self, *names: str) -> None:
-        """Load modules of the kernel; raises MachineError where it does not have one."""
+        """Load kernel modules; raises MachineError if the kernel lacks one."""
         self.run("modprobe", "--all", *names)
 
     def has_module(self, name: str) -> bool:
-        """Whether the kernel brings this module, or has it built in."""
+        """Whether the kernel has this module, loadable or built in."""
         return self.run("modprobe", "--show-depends", name, check=False).code == 0
 
     def drop_caches(self) -> None:
-        """Empty the machine's page cache, as far as its pages are clean and not in use."""
+        """Drop the machine's page cache, except for pages that are dirty or in use."""
         self.sh("sync; echo 3 > /proc/sys/vm/drop_caches")
 
     def resident_bytes(self, files: Sequence[str]) -> list[int]:
-        """Return what is resident of each file, by fincore, which opens it and asks mincore."""
+        """Return the resident bytes of each file, by fincore, which opens it and calls mincore."""
         words = ("--bytes", "--raw", "--noheadings", "--output", "RES")
         return [int(size) for size in self.run("fincore", *words, *files).out.split()]
 
@@ -314,13 +314,13 @@ class Machine:
         self.ask("write", path=path, content=base64.b64encode(raw).decode(), mode=mode)
 
     def read(self, path: str) -> bytes:
-        """Return what a file in the machine holds."""
+        """Return the content of a file in the machine."""
         return base64.b64decode(self.ask("read", path=path)["content"])
 
     def ask(
         self, what: str, *, number: int | None = None, limit: float = 60, **request: Any
     ) -> dict[str, Any]:
-        """Return the agent's answer; raises MachineError for its errors and where it has none."""
+        """Return the agent's answer; raises MachineError for an error or if none comes."""
         number = next(self._numbers) if number is None else number
         line = json.dumps({"id": number, "do": what, **request}).encode() + b"\n"
         if self._talk is None:
@@ -348,14 +348,14 @@ class Machine:
             *(f"vm.cgroups={self.cgroups.value}", f"vm.python={sys.executable}"),
             *(f"vm.modules={self.kernel.root}", f"vm.agent={_FOLDER}/agent.py"),
             *(f"vm.project={ROOT}", "random.trust_cpu=on", "audit=0"),
-            # Otherwise v1 cannot have the controller that v2 has taken.
+            # A controller belongs to one hierarchy at a time: keep v1 off those that v2 needs.
             *(("cgroup_no_v1=all",) if self.cgroups is Cgroups.V2 else ()),
         ]
         share = "security_model=none,readonly=on,multidevs=remap"
         memory = f"memory-backend-memfd,id=memory,size={self._memory_bytes},share=on"
         if self._touched:
             memory += ",prealloc=on"
-        # With these two the kernel copies by an instruction that is emulated byte for byte.
+        # With erms or fsrm the kernel copies with `rep movsb`, which is emulated byte by byte.
         processor = "host" if accelerator == "kvm" else "max,-erms,-fsrm"
         line = [
             *(_path("setpriv"), "--pdeathsig", "KILL", _path("qemu-system-x86_64")),
@@ -379,13 +379,13 @@ class Machine:
             line += ["-chardev", f"socket,id=c{shared.tag},path={path}"]
             line += ["-device", f"vhost-user-fs-pci,chardev=c{shared.tag},tag={shared.tag}"]
         with open(os.path.join(self.folder, "qemu.log"), "wb") as log:
-            # Where qemu aborts (KVM does on some machines) its core is left in that folder.
+            # If qemu aborts (on some hosts KVM makes it), its core dump lands in this folder.
             self._qemu = subprocess.Popen(
                 line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
             )
 
     def _share(self, shared: Share, path: str) -> None:
-        """Start virtiofsd, which qemu 7.2 still brings itself."""
+        """Start the virtiofsd that qemu still ships in 7.2."""
         daemon = virtiofsd()
         assert daemon is not None, "whoever asks for a share has looked whether it is there"
         options = ",".join((f"source={shared.directory}", *shared.options))
@@ -399,8 +399,8 @@ class Machine:
                 f"--socket-path={path}",
                 *words,
             ]
-            # With more than 8 arenas malloc counts the CPUs, by a call for which virtiofsd's own
-            # seccomp filter kills it.
+            # With more than 8 arenas malloc counts the CPUs, with a system call for which
+            # virtiofsd's own seccomp filter kills it.
             env = {**os.environ, "MALLOC_ARENA_MAX": "1"}
             self._helpers.append(
                 subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
@@ -414,7 +414,7 @@ class Machine:
             time.sleep(0.05)
 
     def _connect(self) -> bool:
-        """Whether qemu has come up so far that it talks."""
+        """Whether qemu came up far enough to accept our connection."""
         assert self._qemu is not None
         deadline = time.monotonic() + 20
         while self._qemu.poll() is None and time.monotonic() < deadline:
@@ -469,7 +469,7 @@ class Machine:
 
 
 def virtiofsd() -> str | None:
-    """Return the path of qemu's own virtiofsd, or None where it is not installed."""
+    """Return the path of qemu's own virtiofsd, or None if it is not installed."""
     return shutil.which("virtiofsd", path="/usr/lib/qemu:/usr/libexec")
 
 

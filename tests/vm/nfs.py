@@ -1,8 +1,8 @@
-"""An NFS server in the machine and clients of it, with a network between them that can be slow.
+"""An NFS server in the machine and its clients, with a network between them that can be slow.
 
-The server is the kernel's own, in the first network namespace; clients mount in a namespace of
-their own, at the other end of a pair of virtual Ethernet devices. All processes share one
-namespace of mounts, so the command sees such a mount like any other.
+The server is the kernel's, in the initial network namespace; clients mount in a namespace of their
+own, at the other end of a veth pair. All processes share one mount namespace, so the command sees
+such a mount like any other.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 from tests.vm.machine import MIB, Machine, MachineError
 
-EXPORT = "/srv"  # what the server shows, with whatever is mounted below it
-CLIENT = "client"  # the network namespace of the clients
+EXPORT = "/srv"  # what the server exports, including mounts below it
+CLIENT = "client"  # the clients' network namespace
 
 _SERVER_ADDRESS = "10.77.0.1"
 _CLIENT_ADDRESS = "10.77.0.2"
@@ -22,15 +22,15 @@ _SERVER_DEVICE = "server0"
 _CLIENT_DEVICE = "client0"
 _MOUNTD_PORT = 20048
 _THREADS = 8
-# Under way in one connection at most: Linux's own 6 MiB would bound it to 120 MB/s at 50 ms.
+# The most in flight on one connection: Linux's own 6 MiB would cap it at 120 MB/s at 50 ms.
 _TCP_BUFFER_BYTES = 64 * MIB
-# Cards cut and join packets in hardware; here that work would be the processor's, which emulates.
+# Network cards split and join packets in hardware; here the emulated processor would have to.
 _MTU = 65535
-_LARGEST_READ_BYTES = MIB  # of the server; clients ask for no more either
-# The least that the kernel takes. By default a client's first open waits 90 s, since files of
-# clients that the server knew before could be taken up by these (RFC 8881, 8.4.2).
+_LARGEST_READ_BYTES = MIB  # the server's limit; clients ask for no more either
+# The kernel's minimum. By default a client's first open waits 90 s, the time that the server's
+# earlier clients have to reclaim their files (RFC 8881, 8.4.2).
 _LEASE_SECONDS = 10
-_PACKETS_IN_FLIGHT = 100_000  # what is above netem's own 1,000 would be lost
+_PACKETS_IN_FLIGHT = 100_000  # netem's own limit drops packets beyond 1,000
 _UNMOUNT_SECONDS = 30
 
 _holders: WeakKeyDictionary[Machine, int] = WeakKeyDictionary()
@@ -39,9 +39,9 @@ _numbers = itertools.count(1)
 
 @contextlib.contextmanager
 def serving(machine: Machine) -> Iterator[None]:
-    """Run the server for as long as the context lasts; inside another one it costs nothing.
+    """Run the server for the duration of the context; nested contexts cost nothing.
 
-    Whoever mounts many times holds it around all of them: it takes seconds to start.
+    The server takes seconds to start: hold one context around many mounts.
     """
     outermost = machine not in _holders
     _holders[machine] = _holders.get(machine, 0) + 1
@@ -65,21 +65,21 @@ def mounted(
     path: str = EXPORT,
     options: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yield a mount point that shows the server's directory `path`, with nothing cached of it.
+    """Yield a mount of the server's directory `path`, with nothing cached.
 
-    `version` is "4.2" or "3", `options` are more of nfs(5)'s. Server and link are mended before
-    the mount goes, as otherwise it could not.
+    `version` is "4.2" or "3"; `options` are further nfs(5) options. The server and the link are
+    restored before the unmount, which needs both.
     """
     if os.path.commonpath((EXPORT, path)) != EXPORT:
         raise ValueError(f"expected a path in {EXPORT}, found {path!r}")
     words = [f"vers={version}", f"rsize={rsize_bytes}", *options]
     shown = path
     if version == "3":
-        # By both ports, and without locks, a client needs neither rpcbind nor rpc.statd.
+        # With both ports given and no locks, a client needs neither rpcbind nor rpc.statd.
         ports = ("proto=tcp", "port=2049", "mountproto=tcp", f"mountport={_MOUNTD_PORT}")
         words += ["nolock", *ports]
     else:
-        # By fsid=0 the export is the root of all that NFSv4 shows.
+        # fsid=0 makes the export the root of the NFSv4 tree.
         shown = "/" + path[len(EXPORT) :].strip("/")
     point = f"/mnt/nfs-{next(_numbers)}"
     with serving(machine):
@@ -98,7 +98,7 @@ def mounted(
 
 
 def delay(machine: Machine, round_trip_seconds: float) -> None:
-    """Make each round trip take so long, half of it each way; 0 takes the delay away."""
+    """Delay every round trip by this much, half of it each way; 0 removes the delay."""
     microseconds = round(round_trip_seconds / 2 * 1_000_000)
     for device, netns in ((_SERVER_DEVICE, None), (_CLIENT_DEVICE, CLIENT)):
         place = ("dev", device, "root")
@@ -106,22 +106,22 @@ def delay(machine: Machine, round_trip_seconds: float) -> None:
             kind = ("netem", "delay", f"{microseconds}us", "limit", str(_PACKETS_IN_FLIGHT))
             machine.run("tc", "qdisc", "replace", *place, *kind, netns=netns)
         else:
-            # It fails where there is none.
+            # Fails if there is no delay.
             machine.run("tc", "qdisc", "del", *place, netns=netns, check=False)
 
 
 def stop_server(machine: Machine) -> None:
-    """Stop the server's threads: its connections are closed, and new ones refused."""
+    """Stop the server's threads: its connections close and new ones are refused."""
     machine.sh("echo 0 > /proc/fs/nfsd/threads")
 
 
 def start_server(machine: Machine) -> None:
     """Start the server's threads, unless they run.
 
-    For `_LEASE_SECONDS` it waits for the clients that it knew, who go on with what they had open;
-    all others' opens wait for as long.
+    For `_LEASE_SECONDS` only its earlier clients may continue, with the files they had open; all
+    other opens wait.
     """
-    # The last thread took the sockets along, which only rpc.nfsd makes.
+    # The last thread closed the sockets as it stopped, and only rpc.nfsd creates them.
     machine.sh(
         '[ "$(cat /proc/fs/nfsd/threads)" != 0 ]'
         f" || {{ rpc.nfsd --no-udp {_THREADS}; [ $(cat /proc/fs/nfsd/threads) = {_THREADS} ]; }}"
@@ -129,30 +129,30 @@ def start_server(machine: Machine) -> None:
 
 
 def cut(machine: Machine) -> None:
-    """Cut the link: what is sent is lost, and nobody is told."""
+    """Cut the link: packets are lost silently."""
     machine.run("ip", "link", "set", _SERVER_DEVICE, "down")
 
 
 def join(machine: Machine) -> None:
-    """Join the link again; TCP finds out when it next tries, the later the longer it was cut."""
+    """Restore the link; TCP notices at its next retry, later the longer the link was cut."""
     machine.run("ip", "link", "set", _SERVER_DEVICE, "up")
 
 
 def export(machine: Machine) -> None:
-    """Let clients have the export, which they have while the server runs."""
+    """Give clients the export; the server starts with it."""
     options = "rw,no_root_squash,insecure,no_subtree_check,crossmnt,fsid=0"
     machine.run("exportfs", "-o", options, f"{_CLIENT_ADDRESS}:{EXPORT}")
 
 
 def withdraw(machine: Machine) -> None:
-    """Take the export away: what clients ask for of it from now on, open or not, is stale."""
+    """Withdraw the export: every further request is stale, on open files too."""
     machine.run("exportfs", "-u", f"{_CLIENT_ADDRESS}:{EXPORT}")
 
 
 def wire_bytes(machine: Machine, mount_point: str) -> int:
-    """Return the bytes of files that the mount has got from the server, each as often as it came.
+    """Return the bytes of file data that the mount received from the server, repeats included.
 
-    By what the client counts (`server read` of nfsiostat): answers to READ, without their heads.
+    The client's own count (`server read` of nfsiostat): READ replies without their headers.
     """
     statistics = machine.read("/proc/self/mountstats").decode()
     _, found, of_mount = statistics.partition(f" mounted on {mount_point} with fstype nfs")
@@ -165,7 +165,7 @@ def wire_bytes(machine: Machine, mount_point: str) -> int:
 
 
 def sent_bytes(machine: Machine) -> int:
-    """Return all bytes that the server has sent on the link, heads, answers and repeats."""
+    """Return all bytes that the server sent on the link, with headers and retransmissions."""
     return int(machine.read(f"/sys/class/net/{_SERVER_DEVICE}/statistics/tx_bytes"))
 
 
@@ -206,7 +206,7 @@ def _set_up(machine: Machine) -> None:
 
 
 def _tear_down(machine: Machine) -> None:
-    """Take back what was set up, however much that was; buffers may stay as large as they are."""
+    """Undo the set-up, however far it got; the buffers stay enlarged."""
     machine.sh(f"""
         echo 0 > /proc/fs/nfsd/threads || true
         exportfs -ua || true
@@ -220,13 +220,13 @@ def _tear_down(machine: Machine) -> None:
 
 
 def _end_grace(machine: Machine) -> None:
-    """Let clients open files at once: of those that the server knew before, none is left."""
-    # It fails where the grace is over.
+    """Let clients open files at once: none of the server's earlier clients is left."""
+    # Fails if the grace period is over.
     machine.sh("echo Y > /proc/fs/nfsd/v4_end_grace || true")
 
 
 def _unmount(machine: Machine, point: str) -> None:
-    """Take a mount away; where that takes too long, from sight, until the last user is gone."""
+    """Unmount; if that takes too long, detach the mount until its last user is gone."""
     script = f"! mountpoint -q {point} || umount {point}"
     try:
         machine.sh(
@@ -234,7 +234,7 @@ def _unmount(machine: Machine, point: str) -> None:
             seconds=_UNMOUNT_SECONDS,
         )
     except MachineError:
-        # What waits comes back with an error; what was left of this mount is nobody's.
+        # Waiting calls return an error; nobody uses what is left of this mount.
         machine.run("umount", "-f", "-l", point, check=False, seconds=_UNMOUNT_SECONDS)
     else:
         machine.run("rmdir", point)

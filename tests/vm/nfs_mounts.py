@@ -1,4 +1,4 @@
-"""The NFS mounts of the matrix, of a server in the machine itself."""
+"""The matrix's NFS mounts, from a server in the machine itself."""
 
 import contextlib
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def nfs3(machine: Machine) -> Iterator[str]:
 
 @contextlib.contextmanager
 def small_reads(machine: Machine) -> Iterator[str]:
-    """Yield the checkpoint on NFSv4.2, from which one call reads 128 KiB."""
+    """Yield the checkpoint on NFSv4.2, mounted to read 128 KiB per call."""
     with nfs.mounted(machine, rsize_bytes=128 * _KIB) as point:
         yield _model(point)
 
@@ -49,7 +49,7 @@ def below_overlay(machine: Machine) -> Iterator[str]:
 
 
 def unavailable(machine: Machine) -> str | None:
-    """Return what this kernel lacks of an NFS client and its server, or None."""
+    """Return which modules for an NFS client and server this kernel lacks, or None."""
     missing = [name for name in ("nfsd", "nfsv3", "nfsv4", "veth") if not machine.has_module(name)]
     return f"{machine.kernel.release} has no {', '.join(missing)}" if missing else None
 
@@ -66,7 +66,8 @@ def _take_off(machine: Machine, point: str) -> None:
 
 
 def _row(name: str, mounting: Mounting, type_: str) -> Row:
-    # NFS reads no page without waiting (RWF_NOWAIT), so nothing tells who may not write the files.
+    # NFS has no reads without waiting (RWF_NOWAIT), so only users who may write the files learn
+    # their residency.
     return Row(
         name, mounting, type_, network=True, known_to_stranger=False, unavailable=unavailable
     )

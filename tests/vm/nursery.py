@@ -1,8 +1,8 @@
-"""Starts every process of the machine; the command itself in a fork that has imported it already.
+"""Starts every process in the machine; the command itself runs in a fork that has it imported.
 
-Under emulation the start of Python and the imports take ten times as long as a run. What is
-started has its own arguments, environment, streams, user, cgroup and namespace, as if it came from
-a shell. No process that forks here has threads.
+Under emulation, starting Python and importing take ten times as long as a run. Each process gets
+its own arguments, environment, streams, user, cgroup and namespace, as from a shell. No process
+that forks here has threads.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def serve(path: str) -> NoReturn:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the midwives
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for these children
     while True:
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -44,7 +44,7 @@ def serve(path: str) -> NoReturn:
 
 
 def attend(connection: socket.socket) -> None:
-    """Fork the run, say its pid, wait for its end, and say how it ended."""
+    """Fork the run, report its pid, wait for it, and report how it ended."""
     head, streams, _, _ = socket.recv_fds(connection, 4, 3)
     (size,) = struct.unpack("<I", head)
     text = b""
@@ -57,7 +57,7 @@ def attend(connection: socket.socket) -> None:
         run(request, streams)
     for descriptor in streams:
         os.close(descriptor)
-    # Where the host has gone away, the run ends all the same.
+    # Even if the host is gone, wait for the run to end.
     with contextlib.suppress(OSError):
         connection.sendall(json.dumps({"pid": pid}).encode() + b"\n")
     _, status, usage = os.wait4(pid, 0)
@@ -69,7 +69,7 @@ def attend(connection: socket.socket) -> None:
 
 
 def run(request: Request, streams: Sequence[int]) -> NoReturn:
-    """Become what is asked for, as if started anew; never returns."""
+    """Become the requested program, as if freshly started; never returns."""
     try:
         os.setsid()
         for number, descriptor in enumerate(streams):
@@ -90,13 +90,13 @@ def run(request: Request, streams: Sequence[int]) -> NoReturn:
         entry()
         sys.stdout.flush()
         os._exit(0)
-    except BaseException:  # noqa: BLE001 - the other process of this pair would go on as the first
+    except BaseException:  # noqa: BLE001 - else this fork would go on as its parent
         os.write(2, traceback.format_exc().encode())
         os._exit(127)
 
 
 def enter(request: Request) -> None:
-    """Become the user, in the cgroup and the network namespace, that are asked for."""
+    """Enter the requested cgroup and namespaces and become the requested user."""
     if "cgroup" in request:
         with open(os.path.join(request["cgroup"], "cgroup.procs"), "w", encoding="ascii") as file:
             file.write(str(os.getpid()))

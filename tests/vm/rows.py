@@ -1,4 +1,4 @@
-"""A row of the matrix: a real mount, and what has to be found, decided and kept on it."""
+"""A row of the matrix: a real mount, and what must be found, decided and kept on it."""
 
 import enum
 from collections.abc import Callable
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from tests.vm.machine import Machine
 
 MODEL = "/srv/model"  # the checkpoint, on the ext4 of the machine's first disk
-# Mounts, and yields the directory that holds the checkpoint, for as long as the context lasts.
+# Mounts for the duration of the context and yields the checkpoint's directory.
 Mounting = Callable[[Machine], AbstractContextManager[str]]
 
 
 class Keeps(enum.Enum):
-    """What becomes of pages that were read, when the file is closed and opened again."""
+    """What remains of the pages read once the file is closed and reopened."""
 
     ALL = "all"
     NOTHING = "nothing"
-    MEMORY = "memory"  # the file system is memory: nothing is read, all is there
+    MEMORY = "memory"  # the file system is in memory: there is nothing to read
 
 
 class Skip(enum.Enum):
-    """The reason by which a run without flags reads nothing."""
+    """Why a run without flags reads nothing."""
 
     LOCAL = "local-fits"
     IN_MEMORY = "in-memory-filesystem"
@@ -29,13 +29,13 @@ class Skip(enum.Enum):
 
 
 def always(_machine: Machine) -> str | None:
-    """Return no reason not to run."""
+    """Return None: the row can always run."""
     return None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A mount, and what the command has to make of it."""
+    """A mount, and what the command must do with it."""
 
     name: str
     mounting: Mounting
@@ -43,13 +43,13 @@ class Row:
     network: bool
     keeps: Keeps = Keeps.ALL
     skip: Skip | None = None  # None: read without flags
-    warning: str = ""  # part of the warning where pages do not stay
-    engine: str = ""  # the engine that has to be used with --force, where only one works
-    # Whether root and a stranger can be told an exact figure, rather than "unknown".
+    warning: str = ""  # part of the warning if pages do not stay
+    engine: str = ""  # the engine that --force must use, if only one works
+    # Whether root and a stranger get a figure, rather than "unknown".
     known_to_root: bool = True
-    known_to_stranger: bool | None = None  # None: right or unknown, whichever
+    known_to_stranger: bool | None = None  # None: either a correct figure or "unknown"
     readable_by_stranger: bool = True
-    unavailable: Callable[[Machine], str | None] = always  # the reason of a skip
+    unavailable: Callable[[Machine], str | None] = always  # the skip reason, or None
 
     def __str__(self) -> str:
         return self.name

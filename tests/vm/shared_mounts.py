@@ -1,4 +1,4 @@
-"""The matrix's mounts of what a host or a server shares: 9p and virtiofs by qemu, and SMB."""
+"""The matrix's shared mounts: 9p and virtiofs from the host, by qemu, and SMB from a server."""
 
 import contextlib
 import functools
@@ -18,11 +18,11 @@ from tests.vm.local_mounts import mounted
 from tests.vm.machine import BUILD_TAG, Machine, MachineError, Process
 from tests.vm.rows import Keeps, Mounting, Row, Skip
 
-# In the machine: holds the path of the checkpoint on the host, which is in the host's build/vm.
+# A file in the machine that holds the checkpoint's path on the host, below the host's build/vm.
 SOURCE = "/run/source"
 
 _9P_OPTIONS = "ro,trans=virtio,version=9p2000.L,msize=512000"
-_9P_BY_BITS = (6, 4)  # since then each part of a cache mode is a bit, e.g. that of read-ahead
+_9P_BY_BITS = (6, 4)  # since then a cache mode is made of bits, e.g. one for read-ahead
 _DROPS_AT_OPEN = "drops cached pages when a file is opened again"
 
 _SMB_OPTIONS = "ro,vers=3.1.1,guest"
@@ -55,7 +55,7 @@ guest ok = yes
 """
 
 _KSMBD = os.path.join(kernels.BUILD, "ksmbd-tools")
-# Where ksmbd.mountd looks by default: the option that names its users differs by its version.
+# ksmbd.mountd's default folder: the option for its user database differs between versions.
 _KSMBD_FOLDER = "/etc/ksmbd"
 _KSMBD_CONFIG = """[global]
 	interfaces = lo
@@ -76,7 +76,7 @@ _KSMBD_TOO_OLD = (
 
 @contextlib.contextmanager
 def plan9(machine: Machine, *, cache: str | None = None) -> Iterator[str]:
-    """Yield the checkpoint where the host keeps it, by 9p in a cache mode."""
+    """Yield the host's checkpoint over 9p in a cache mode."""
     folder = os.path.relpath(machine.read(SOURCE).decode(), kernels.BUILD)
     options = _9P_OPTIONS if cache is None else f"{_9P_OPTIONS},cache={cache}"
     with mounted(machine, "/mnt/9p", "-t", "9p", "-o", options, BUILD_TAG) as point:
@@ -84,24 +84,24 @@ def plan9(machine: Machine, *, cache: str | None = None) -> Iterator[str]:
 
 
 def bits_in_9p(machine: Machine) -> str | None:
-    """Return why a 9p cache mode is not one of those that are made of bits."""
+    """Return why this kernel's 9p cache modes are not made of bits, or None."""
     return None if machine.version >= _9P_BY_BITS else "9p has no cache modes by bits before 6.4"
 
 
 def names_in_9p(machine: Machine) -> str | None:
-    """Return why a 9p cache mode is not one of those of older kernels."""
+    """Return why this kernel lacks the older 9p cache modes, or None."""
     return None if machine.version < _9P_BY_BITS else "9p has cache modes by bits since 6.4"
 
 
 @contextlib.contextmanager
 def virtiofs(machine: Machine, *, cache: str) -> Iterator[str]:
-    """Yield the checkpoint where the host keeps it, by a virtiofsd in a cache mode."""
+    """Yield the host's checkpoint over virtiofs in a cache mode."""
     with mounted(machine, "/mnt/virtiofs", "-t", "virtiofs", f"virtiofs-{cache}") as point:
         yield f"{point}/{os.path.basename(machine.read(SOURCE).decode())}"
 
 
 def no_virtiofsd(machine: Machine) -> str | None:
-    """Return why there is nothing to mount by virtiofs."""
+    """Return why virtiofs cannot be mounted, or None."""
     if machine.shares:
         return None
     return "needs root, and qemu's own virtiofsd, which later versions lack"
@@ -109,7 +109,7 @@ def no_virtiofsd(machine: Machine) -> str | None:
 
 @contextlib.contextmanager
 def samba(machine: Machine, *, options: str = "", kind: str = "cifs") -> Iterator[str]:
-    """Yield the checkpoint by SMB from a samba in the machine."""
+    """Yield the checkpoint over SMB from a Samba server in the machine."""
     config = f"{_SAMBA}/smb.conf"
     machine.sh(f"rm -rf {_SAMBA} && mkdir -p {_SAMBA}/private")
     machine.write(config, _SAMBA_CONFIG)
@@ -119,15 +119,15 @@ def samba(machine: Machine, *, options: str = "", kind: str = "cifs") -> Iterato
         with smb(machine, options, kind) as point:
             yield point
     finally:
-        # Its group holds the processes that serve the mount, too.
+        # Its group includes the processes that serve the mount.
         end(machine, f"-{daemon.pid}", daemon)
 
 
 @contextlib.contextmanager
 def ksmbd(machine: Machine, *, options: str = "") -> Iterator[str]:
-    """Yield the checkpoint by SMB from the server in the kernel.
+    """Yield the checkpoint over SMB from the kernel's own server.
 
-    Skips where that is newer than its tools.
+    Skips if that server is newer than its tools.
     """
     machine.modprobe("ksmbd")
     machine.sh(f"mkdir -p {_KSMBD_FOLDER} && : > {_KSMBD_FOLDER}/ksmbdpwd.db")
@@ -140,7 +140,7 @@ def ksmbd(machine: Machine, *, options: str = "") -> Iterator[str]:
             try:
                 point = stack.enter_context(smb(machine, options, "cifs"))
             except MachineError as error:
-                # ENOENT is what the client makes of BAD_NETWORK_NAME.
+                # The client maps BAD_NETWORK_NAME to ENOENT.
                 if "mount error(2)" not in str(error) or fills_in_payload_size(machine):
                     raise
                 pytest.skip(_KSMBD_TOO_OLD)
@@ -152,16 +152,16 @@ def ksmbd(machine: Machine, *, options: str = "") -> Iterator[str]:
 
 
 def no_ksmbd(machine: Machine) -> str | None:
-    """Return why the server in the kernel cannot be had; fetches its tools."""
+    """Return why the kernel's SMB server cannot run, or None; fetches its tools."""
     if not machine.has_module("ksmbd"):
         return "needs a kernel with the module ksmbd"
     return fetch_ksmbd_tools()
 
 
 def fetch_ksmbd_tools() -> str | None:
-    """Download and unpack ksmbd-tools, unless done before; return why that cannot be.
+    """Download and unpack ksmbd-tools unless already done; return why that failed, or None.
 
-    It is never installed: the package conflicts with samba's.
+    They are never installed: the package conflicts with samba's.
     """
     if os.path.exists(_KSMBD):
         return None
@@ -185,7 +185,7 @@ def fetch_ksmbd_tools() -> str | None:
 
 
 def fills_in_payload_size(machine: Machine) -> bool:
-    """Whether ksmbd-tools are of 3.5.2 or later."""
+    """Whether ksmbd-tools is 3.5.2 or later."""
     done = machine.run(f"{_KSMBD}/usr/sbin/ksmbd.mountd", "-V", check=False)
     version = (done.out + done.err).rpartition(":")[2].strip()
     return tuple(map(int, version.split("."))) >= (3, 5, 2)
@@ -193,14 +193,14 @@ def fills_in_payload_size(machine: Machine) -> bool:
 
 @contextlib.contextmanager
 def smb(machine: Machine, options: str, kind: str) -> Iterator[str]:
-    """Yield the checkpoint by SMB from the server that listens in the machine."""
+    """Yield the checkpoint over SMB from the server that listens in the machine."""
     given = ",".join(filter(None, (_SMB_OPTIONS, options)))
     with mounted(machine, "/mnt/smb", "-t", kind, "-o", given, _SMB_URL) as point:
         yield f"{point}/model"
 
 
 def await_server(machine: Machine, daemon: Process) -> None:
-    """Return as soon as the server answers; raises MachineError where it does not."""
+    """Return as soon as the server answers; raises MachineError if it does not."""
     deadline = time.monotonic() + _SMB_SECONDS
     connect = ("bash", "-c", f": < /dev/tcp/127.0.0.1/{_SMB_PORT}")
     while machine.run(*connect, check=False).code != 0:
@@ -210,7 +210,7 @@ def await_server(machine: Machine, daemon: Process) -> None:
 
 
 def end(machine: Machine, target: str, daemon: Process) -> None:
-    """End a daemon, whose process or group is the target, by force where it does not."""
+    """End a daemon, by force if necessary; `target` is its process or group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         machine.run("kill", f"-{int(number)}", "--", target, check=False)
         with contextlib.suppress(MachineError):
@@ -257,10 +257,10 @@ ROWS = (
     _virtiofs("auto", Keeps.NOTHING, _DROPS_AT_OPEN),
     _virtiofs("always", Keeps.ALL),
     _virtiofs("none", Keeps.NOTHING, _DROPS_AT_OPEN),
-    # By default the pages live as long as the handle, which is closed a second after the file.
+    # By default the pages live as long as the handle, which closes a second after the file.
     _smb("smb", samba, Keeps.NOTHING, warning=_CLOSES_LATE),
     _smb("smb-late-close", functools.partial(samba, options="closetimeo=300"), Keeps.ALL),
-    # Without a lease nothing is closed late.
+    # Without a lease the handle closes with the file.
     _smb(
         "smb-without-lease",
         functools.partial(samba, options="closetimeo=300,nolease"),

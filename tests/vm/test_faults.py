@@ -1,4 +1,4 @@
-"""Faults that need a kernel of one's own: a disk that fails, a clock that is set."""
+"""Faults that need a kernel of their own: a disk that fails, a clock that steps."""
 
 import re
 from pathlib import PurePath
@@ -8,8 +8,8 @@ from tests.vm import local_mounts
 from tests.vm.machine import MIB, Machine
 
 _SECTOR_BYTES = 512
-_BAD_BYTES = 64 * 1024  # what fails, in the middle of a shard
-# 24 MiB take 12 s, so that there is a middle.
+_BAD_BYTES = 64 * 1024  # the range that fails, in the middle of a shard
+# 24 MiB take 12 s, which leaves time to act in the middle.
 SLOW = ("--force", "--json", "--max-rate", "2M")
 
 
@@ -34,7 +34,7 @@ def test_a_disk_that_fails_in_the_middle(machine: Machine) -> None:
     assert len(said) == 1, done.err
     assert PurePath(second).name in said[0]
     for path, size_bytes in sizes.items():
-        # A block is given up with the rest of it, and what was asked for together with it.
+        # A failed read gives up the rest of its block and whatever was requested with it.
         lost = 2 * MIB if path == second else ALLOWED_WARM * size_bytes
         assert resident[path] >= size_bytes - lost
 
@@ -61,7 +61,7 @@ def test_a_clock_that_steps(machine: Machine) -> None:
 
 
 def physical_bytes(machine: Machine, path: str, offset: int) -> int:
-    """Return where on its disk a byte of a file lies."""
+    """Return the offset on its disk of a byte of a file."""
     for line in machine.sh(f"filefrag -b{MIB // 256} -e -v {path}").splitlines():
         found = re.match(r"\s*\d+:\s*(\d+)\.\.\s*(\d+):\s*(\d+)\.\.", line)
         if found and int(found[1]) * 4096 <= offset < (int(found[2]) + 1) * 4096:
@@ -70,7 +70,7 @@ def physical_bytes(machine: Machine, path: str, offset: int) -> int:
 
 
 def map_with_hole(machine: Machine, bad: int | None) -> None:
-    """Let the mapped disk fail from this byte on for a while, or nowhere."""
+    """Make `_BAD_BYTES` of the mapped disk fail from this byte on, or none."""
     below = machine.disks["spare"]
     end = int(machine.sh(f"blockdev --getsz {below}"))
     lines = [f"0 {end} linear {below} 0"]

@@ -1,4 +1,4 @@
-"""Each file system for real: what is found, what is decided, what is read, and what stays."""
+"""Each file system for real: what the command finds, decides and reads, and what stays cached."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ ROWS = (*local_mounts.ROWS, *fuse_mounts.ROWS, *nfs_mounts.ROWS, *shared_mounts.
 
 @dataclass(frozen=True)
 class Mounted:
-    """A row that is mounted in a machine."""
+    """A row, mounted in a machine."""
 
     row: Row
     machine: Machine
@@ -34,7 +34,7 @@ class Mounted:
         return sum(self.machine.size_bytes(self.files))
 
     def make_cold(self) -> None:
-        """Leave no page of it in the cache, by the oracle."""
+        """Drop it from the page cache, as the oracle confirms."""
         for _ in range(3):
             self.machine.drop_caches()
             if self.resident_bytes() <= ALLOWED_WARM * self.total_bytes:
@@ -42,11 +42,11 @@ class Mounted:
         raise AssertionError(f"{self.resident_bytes()} bytes stay resident")
 
     def resident_bytes(self) -> int:
-        """Return what fincore, which opens each file anew and asks mincore as root, says."""
+        """Return the resident bytes by fincore, which reopens each file, as root."""
         return sum(self.machine.resident_bytes(self.files))
 
     def tool(self, *arguments: str, user: int | None = None) -> Done:
-        """Return a run on the checkpoint that has ended well."""
+        """Return a successful run on the checkpoint."""
         done = self.machine.tool("--json", *arguments, self.path, user=user)
         assert done.code == 0, done
         return done
@@ -61,7 +61,7 @@ def mounted(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Mounte
 
 @contextmanager
 def mount(row: Row, machine: Machine) -> Iterator[Mounted]:
-    """Mount a row, or skip with the reason why it cannot be had in this machine."""
+    """Mount a row, or skip with the reason why this machine cannot."""
     if reason := row.unavailable(machine):
         pytest.skip(reason)
     with row.mounting(machine) as path:
@@ -91,7 +91,7 @@ def found_as_it_is(mounted: Mounted, document: dict[str, Any]) -> None:
 
 
 def nothing_is_resident(mounted: Mounted, user: int | None) -> None:
-    """What is cold is never said to be warm, whoever asks."""
+    """Cold files are never reported as warm, whoever asks."""
     if mounted.row.keeps is Keeps.MEMORY or not may_read(mounted, user):
         return
     residency = mounted.tool("--check", user=user).document["residency"]
@@ -127,12 +127,12 @@ def read_by_force(mounted: Mounted, done: Done) -> None:
 
 
 def read_whole(mounted: Mounted, done: Done) -> None:
-    """All was read, and what is said to have stayed is what the oracle finds."""
+    """Everything was read, and the reported residency is what the oracle finds."""
     document, row, total = done.document, mounted.row, mounted.total_bytes
     stayed = mounted.resident_bytes()
     result, residency = document["result"], document["residency"]
     assert result["complete"] and result["failed"] == [], done  # noqa: PT018
-    # A few pages of headers are resident from the look before.
+    # The look beforehand left a few header pages resident.
     assert result["bytes_read"] + result["bytes_already_resident"] == total
     assert result["bytes_read"] >= (1 - ALLOWED_WARM) * total
     if row.known_to_root:
@@ -150,7 +150,7 @@ def read_whole(mounted: Mounted, done: Done) -> None:
 
 
 def looked_at_by_a_stranger(mounted: Mounted) -> None:
-    """A user who does not own the files is told the truth, or that it is unknown."""
+    """A user who does not own the files gets the truth, or "unknown"."""
     if not may_read(mounted, STRANGER):
         return
     found = mounted.tool("--check", user=STRANGER).document["residency"]

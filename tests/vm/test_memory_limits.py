@@ -19,14 +19,14 @@ from tests.vm.machine import MIB, Cgroups, Done, Machine
 LARGE = "/srv/large"
 SHARDS = [30 * MIB, 40 * MIB, 20 * MIB, 38 * MIB]  # 128 MiB
 LIMIT = 64 * MIB
-# What the command itself takes in the cgroup, and what the kernel charges ahead in batches.
+# What the command itself uses in the cgroup, plus what the kernel charges ahead in batches.
 OWN_BYTES = 12 * MIB
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def large(machine: Machine) -> Iterator[list[str]]:
-    """The weight files, in load order, of a checkpoint on the machine's ext4."""
+    """A checkpoint's weight files on the machine's ext4, in load order."""
     folder = tempfile.mkdtemp(prefix="model-", dir=kernels.BUILD)
     try:
         built = checkpoints.write_sharded(f"{folder}/model", shard_bytes=SHARDS)
@@ -48,7 +48,7 @@ def set_limit(machine: Machine, directory: str, limit_bytes: int) -> None:
 
 @contextmanager
 def cgroups(machine: Machine, *limits: int | None) -> Iterator[list[str]]:
-    """Yield the directories of cgroups, each in the one before, with these limits in bytes."""
+    """Yield the directories of nested cgroups with these limits in bytes, outermost first."""
     directory = hierarchy(machine)
     made: list[str] = []
     try:
@@ -71,7 +71,7 @@ def cgroups(machine: Machine, *limits: int | None) -> Iterator[list[str]]:
 
 @contextmanager
 def holding(machine: Machine, directory: str, script: str) -> Iterator[None]:
-    """Run a Python script in a cgroup, until it prints `ready`, and on until the end."""
+    """Run a Python script in a cgroup for the duration of the context, once it prints `ready`."""
     process = machine.start_process(sys.executable, "-c", script, cgroup=directory)
     try:
         process.await_text("ready")
@@ -89,7 +89,7 @@ def warmed(machine: Machine, *arguments: str, path: str = LARGE, **how: Any) -> 
 
 
 def is_the_head(found: list[int], whole: list[int]) -> bool:
-    """Whether the files are resident up to one place in load order, and none behind it."""
+    """Whether the files are resident up to one point in load order and not beyond it."""
     states = [
         "all" if resident >= 0.99 * size else "none" if resident <= 0.01 * size else "part"
         for resident, size in zip(found, whole, strict=True)
@@ -218,7 +218,7 @@ def test_memory_high_bounds_as_max_does(machine: Machine, large: list[str]) -> N
 def test_a_private_cgroup_namespace_under_the_hosts_mount(
     machine: Machine, large: list[str], inner: int | None
 ) -> None:
-    """Its root is the process's own cgroup, and the mount shows what lies above all the same."""
+    """The namespace's root is the process's own cgroup, yet the mount shows those above it."""
     with cgroups(machine, 1024 * MIB, LIMIT, inner) as (_, tight, own):
         words = ("--force", "--partial")
         document = warmed(machine, *words, cgroup=own, private_cgroups=True).document
@@ -227,7 +227,7 @@ def test_a_private_cgroup_namespace_under_the_hosts_mount(
 
 
 def test_a_container_that_mounts_its_own_cgroup(machine: Machine, large: list[str]) -> None:
-    """Only what is below its own cgroup can be seen there, whose limit is the container's."""
+    """The mount shows only the container's own cgroup, which carries the container's limit."""
     v1 = machine.cgroups is Cgroups.V1
     place = hierarchy(machine)
     kind = "-t cgroup -o memory memory" if v1 else "-t cgroup2 cgroup2"
@@ -239,8 +239,8 @@ def test_a_container_that_mounts_its_own_cgroup(machine: Machine, large: list[st
         f"umount -l {place}; mount {kind} {place};"
         f" exec {sys.executable} /run/program.py --json --force --partial {LARGE}"
     )
-    # Python starts in the cgroup here, and its own files, 10 MiB of them, are charged to it: with
-    # a tenth of a small limit to spare they would push the first pages out.
+    # Python starts inside the cgroup, which is charged for its files, 10 MiB of them: the spare
+    # tenth of a small limit would not hold them, and they would push the first pages out.
     limit = 112 * MIB
     with cgroups(machine, 1024 * MIB, limit) as (_, job):
         machine.drop_caches()
@@ -294,7 +294,7 @@ def over_nfs(machine: Machine) -> Iterator[str]:
 def test_what_an_ended_container_read_stays_up_to_its_own_limit(
     machine: Machine, large: list[str], limit: int
 ) -> None:
-    """As an init container: the pod may hold more, and its cgroup goes as it ends."""
+    """Like an init container: the pod may hold more, and the container's cgroup ends with it."""
     with cgroups(machine, 1024 * MIB) as (pod,):
         if machine.cgroups is Cgroups.V2:
             machine.sh(f"echo +memory > {pod}/cgroup.subtree_control")

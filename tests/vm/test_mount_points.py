@@ -1,4 +1,4 @@
-"""Mount points for real: odd names, mounts over mounts, and a checkpoint that lies on several."""
+"""Real mount points: odd names, mounts over mounts, and a checkpoint spread over several."""
 
 import contextlib
 import os
@@ -20,14 +20,14 @@ _NAMES = {"space": "a model", "escapes": "tab\tline\nback\\slash#", "not-utf-8":
 
 @contextlib.contextmanager
 def network(machine: Machine, source: BuiltCheckpoint, point: str) -> Iterator[str]:
-    """Yield the checkpoint on a 9p that is mounted at this place."""
+    """Yield the checkpoint on a 9p that is mounted at `point`."""
     with mounted(machine, point, *_9P):
         yield os.path.join(point, os.path.relpath(source.directory, kernels.BUILD))
 
 
 @contextlib.contextmanager
 def farm(machine: Machine, *folders: str, side_files: str) -> Iterator[str]:
-    """Yield a directory of symlinks: shard N to the folder given Nth, the rest to the last."""
+    """Yield a directory of symlinks: shard N into the Nth folder, JSON files into `side_files`."""
     place = "/run/farm"
     script = f"rm -rf {place}; mkdir {place}; ln -s {side_files}/*.json {place}"
     for number, folder in enumerate(folders, 1):
@@ -40,26 +40,26 @@ def farm(machine: Machine, *folders: str, side_files: str) -> Iterator[str]:
 
 
 def found(document: dict[str, Any]) -> set[tuple[str, str]]:
-    """Return the type and the mount point of each file system that is listed."""
+    """Return the type and mount point of each listed file system."""
     return {(one["type"], one["mount_point"]) for one in document["filesystems"]}
 
 
 def facts(machine: Machine, path: str, *options: str) -> dict[str, Any]:
-    """Return what a dry run says of a path."""
+    """Return a dry run's document for a path."""
     done = machine.tool("--json", "--dry-run", *options, path)
     assert done.code == 0, done
     return done.document
 
 
 def resident_bytes(machine: Machine, *folders: str) -> int:
-    """Return what fincore says of the files, and of those that links lead to."""
+    """Return the resident bytes of the files by fincore, following symlinks."""
     words = "find -L " + " ".join(f"'{one}'" for one in folders) + " -type f -print0"
     return sum(map(int, machine.sh(f"{words} | xargs -0 fincore --bytes --raw -n -o RES").split()))
 
 
 @pytest.mark.parametrize("name", _NAMES.values(), ids=_NAMES.keys())
 def test_a_mount_point_of_any_name(machine: Machine, source: BuiltCheckpoint, name: str) -> None:
-    # Were the name misread, the checkpoint would seem to lie on the tmpfs around it.
+    # If the name were misread, the checkpoint would seem to lie on the surrounding tmpfs.
     point = f"/mnt/{name}"
     with network(machine, source, point) as path:
         document = facts(machine, path)
@@ -126,7 +126,7 @@ def test_a_checkpoint_on_three_file_systems(machine: Machine, source: BuiltCheck
         assert listed["xfs"]["total_bytes"] == total - sizes[0] - sizes[2]
         assert sum(one["files"] for one in listed.values()) == len(source.files)
 
-        # What is in memory anyway needs no room: the rest fits to the byte.
+        # Files that are in memory anyway need no room: the rest fits to the byte.
         on_storage = total - sizes[0]
         fits = facts(machine, path, "--max-bytes", str(on_storage))
         assert fits["decision"]["reason"] == "network-fits"
@@ -161,7 +161,7 @@ def test_a_checkpoint_in_memory_and_on_a_disk_is_local(
         assert done.document["decision"]["reason"] == "forced"
         assert (1 - ALLOWED_WARM) * sizes[1] <= done.document["result"]["bytes_read"] <= sizes[1]
         assert done.document["residency"]["after_bytes"] >= (1 - ALLOWED_WARM) * total
-        # A stranger can be told of the one, by samples, but not of the other, and so of no sum.
+        # A stranger gets samples of the XFS but nothing of the tmpfs, hence no total.
         told = machine.tool("--json", "--check", path, user=STRANGER).document["residency"]
         assert (told["method"], told["after_bytes"]) == ("unknown", None)
 

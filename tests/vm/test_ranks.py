@@ -1,6 +1,6 @@
-"""Processes that share a checkpoint on NFS: no byte is fetched twice, and none is left out.
+"""Processes that share a checkpoint on NFS fetch every byte exactly once.
 
-What came over the wire is counted by the client, and held against all that the server sent.
+The client counts the bytes that came over the wire; the server's total checks that count.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from tests.vm.rows import MODEL
 
 RANKS = 4
 BIG_BYTES = 48 * MIB + 4321
-# Headers are looked at before, and looks leave nothing behind in the cache.
+# Headers are fetched twice: looking at them beforehand leaves nothing in the cache.
 ALLOWED_AGAIN = 0.01
-# Of all that is sent on the link: heads of packets and of answers, look-ups, attributes.
+# The other traffic on the link: headers of packets and replies, lookups, attributes.
 ALLOWED_BESIDE = 0.05
 LAYOUTS = {
     "files": ("--split", "files"),
-    # More blocks than ranks, although the checkpoint is small.
+    # Small blocks, so that even this small checkpoint has more blocks than ranks.
     "bytes": ("--split", "bytes", "--block-size", "1M"),
 }
 
@@ -34,14 +34,14 @@ def _server(machine: Machine) -> Iterator[None]:
 
 @pytest.fixture
 def cold(machine: Machine) -> Iterator[str]:
-    """The root of what the server shows, on a mount of its own, of which nothing is cached."""
+    """The root of the export on a fresh mount, with nothing cached."""
     with nfs.mounted(machine) as mount_point:
         yield mount_point
 
 
 @pytest.fixture(scope="module")
 def big(machine: Machine) -> Iterator[str]:
-    """One weight file, by its path below the export."""
+    """One weight file, as a path below the export."""
     path = f"{nfs.EXPORT}/big.bin"
     try:
         machine.sh(f"head -c {BIG_BYTES} /dev/urandom > {path}; sync")
@@ -75,7 +75,7 @@ def test_one_process_reads_each_byte_of_a_big_file_once(
 def each_byte_comes_once(
     machine: Machine, mount_point: str, checkpoint: str, ranks: int, *arguments: str
 ) -> None:
-    """Let so many processes at once warm a cold checkpoint, and hold them against the wire."""
+    """Warm a cold checkpoint with `ranks` processes at once and check them against the wire."""
     files = machine.run("find", checkpoint, "-type", "f").out.splitlines()
     total_bytes = sum(map(int, machine.run("stat", "-c", "%s", *files).out.split()))
     assert sum(machine.resident_bytes(files)) == 0
@@ -88,14 +88,14 @@ def each_byte_comes_once(
     assert sum(machine.resident_bytes(files)) >= (1 - ALLOWED_WARM) * total_bytes
     assert total_bytes <= came <= (1 + ALLOWED_AGAIN) * total_bytes
     assert came < sent <= (1 + ALLOWED_BESIDE) * came
-    # None of them read for another one, and all of them have something to read.
+    # No rank read for another, and every rank had something to read.
     shares = [document["share"]["bytes"] for document in documents]
     assert sum(shares) == total_bytes
     assert min(shares) > 0
     for document in documents:
         result = document["result"]
         if result is None:
-            # A share of no more than what all have to look at, such as the index.
+            # The share holds only what every rank has to look at, e.g. the index.
             assert document["decision"]["reason"] == "already-resident"
             continue
         assert result["complete"], document
@@ -104,7 +104,7 @@ def each_byte_comes_once(
 
 
 def warmed(machine: Machine, checkpoint: str, ranks: int, *arguments: str) -> list[dict[str, Any]]:
-    """Return what each of the processes says, all started at once."""
+    """Start all processes at once and return the document of each."""
     processes = []
     for rank in range(ranks):
         place = ("--rank", str(rank), "--world-size", str(ranks)) if ranks > 1 else ()

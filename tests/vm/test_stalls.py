@@ -1,6 +1,6 @@
 """A server that goes away, for a while or for good: what the command says, and how it ends.
 
-The seconds from a signal to the end are taken in the machine, by whoever sends the signal.
+The sender of a signal, in the machine, measures the time from the signal to the exit.
 """
 
 import re
@@ -21,22 +21,22 @@ from tests.vm.machine import Done, Machine, Process
 from tests.vm.rows import MODEL
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-END_SECONDS = 1.0  # from a signal to the end
-SAY_SECONDS = 30.0  # from a stall to the line that says so
+END_SECONDS = 1.0  # from a signal to the exit
+SAY_SECONDS = 30.0  # from a stall to the line that reports it
 LEAVE_SECONDS = 60.0  # from the server's return until no process is left
-# 24 MiB take 12 s, so that there is a middle.
+# 24 MiB take 12 s, which leaves time to act in the middle.
 SLOW = ("--max-rate", "2M")
 SAYING = "nothing has arrived for"
-# Until all threads wait that are going to.
+# By then every thread that is going to hang hangs.
 HANG_SECONDS = 3
 SOFT_SECONDS = 180  # until every call has failed
 MODULE = (sys.executable, "-m", "prefetch_cli")
 
-# An emulated machine beside others comes late by some tenths of a second once in a while, as no
-# defect does: a call that holds the process lasts until the server is back.
+# An emulated machine beside others is occasionally late by a few tenths of a second. A defect would
+# take longer: a call that holds the process lasts until the server is back.
 pytestmark = pytest.mark.flaky(reruns=2, only_rerun=[r"the end came 1\.\d+ s after the signal"])
 
-# Sends signal $1 to process $2, and prints the time then, and when process $3 has gone.
+# Sends signal $1 to process $2; prints the time of sending and the time when process $3 is gone.
 _END = """
 [ -p /run/never ] || mkfifo /run/never
 exec 3<> /run/never
@@ -49,19 +49,19 @@ echo "$began $EPOCHREALTIME"
 
 @dataclass(frozen=True)
 class Away:
-    """A mount in a machine, whose server comes and goes."""
+    """A mount whose server comes and goes."""
 
     machine: Machine
     mount_point: str
-    served: str = MODEL  # the checkpoint, by its path on the server
+    served: str = MODEL  # the checkpoint's path on the server
 
     @property
     def model(self) -> str:
-        """The checkpoint."""
+        """The checkpoint's path on the mount."""
         return self.mount_point + self.served.removeprefix(nfs.EXPORT)
 
     def files(self) -> dict[str, int]:
-        """Return the sizes of the files; not while the server is away."""
+        """Return the files' sizes; call it only while the server is up."""
         lines = self.machine.run("find", self.model, "-type", "f", "-printf", r"%s %p\n").out
         return {
             path: int(size)
@@ -69,19 +69,19 @@ class Away:
         }
 
     def resident_bytes(self) -> int:
-        """Return what fincore, as root, says; not while the server is away."""
+        """Return the resident bytes by fincore, as root; call it only while the server is up."""
         return sum(self.machine.resident_bytes(list(self.files())))
 
     @contextmanager
     def reading(self, *arguments: str) -> Iterator[Process]:
-        """Yield a run in the middle of its reading."""
+        """Yield a run that is in the middle of reading."""
         with self.running(*SLOW, *arguments) as process:
             process.await_text("20%")
             yield process
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[Process]:
-        """Yield a run that was started, and leave none behind."""
+        """Yield a started run; kill it at the end if it still runs."""
         process = self.machine.start_tool(*arguments, self.model)
         try:
             yield process
@@ -98,21 +98,21 @@ def _server(machine: Machine) -> Iterator[None]:
 
 @pytest.fixture(params=["4.2", "3"], ids=["nfs4.2", "nfs3"])
 def either(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Away]:
-    """A hard mount of each version, of which nothing is cached."""
+    """A hard mount of each NFS version, with nothing cached."""
     with nfs.mounted(machine, version=request.param) as mount_point:
         yield Away(machine, mount_point)
 
 
 @pytest.fixture
 def away(machine: Machine) -> Iterator[Away]:
-    """A hard mount of NFSv4.2, of which nothing is cached."""
+    """A hard mount of NFSv4.2, with nothing cached."""
     with nfs.mounted(machine) as mount_point:
         yield Away(machine, mount_point)
 
 
 @pytest.fixture(params=["4.2", "3"], ids=["nfs4.2", "nfs3"])
 def soft(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Away]:
-    """A mount whose calls fail some seconds after the server has gone."""
+    """A mount whose calls fail a few seconds after the server is gone."""
     options = ("soft", "timeo=10", "retrans=1")
     with nfs.mounted(machine, version=request.param, options=options) as mount_point:
         yield Away(machine, mount_point)
@@ -142,7 +142,7 @@ def test_nobody_keeps_the_pipe_of_its_output(away: Away) -> None:
         time.sleep(HANG_SECONDS)
         words = ("pgrep", "-s", str(shell.pid), "-f", shlex.join(MODULE))
         (command,) = {int(pid) for pid in machine.run(*words).out.split()} - {shell.pid}
-        # The shell waits for tee, and tee for the end of what comes through the pipe.
+        # The shell waits for tee, and tee for the end of the pipe.
         done = ended_by(machine, shell, signal.SIGINT, to=command)
         assert "; interrupted by SIGINT" in done.out
         nfs.start_server(machine)
@@ -230,11 +230,11 @@ def test_an_export_that_is_withdrawn_is_a_failure_of_its_files(either: Away) -> 
             nfs.export(either.machine)
     failed_in_the_middle(done, sizes)
     errors = {one["error"] for one in done.document["result"]["failed"]}
-    assert errors == {"Permission denied"}  # nfsd's answer for what is exported to somebody else
+    assert errors == {"Permission denied"}  # nfsd's answer for an export that is not this client's
 
 
 def test_files_that_are_removed_are_failures(machine: Machine) -> None:
-    # Only NFSv3 has no open files, which the server would keep.
+    # NFSv3 only: with NFSv4 the server knows which files are open, and would keep them.
     removed = f"{nfs.EXPORT}/removed"
     with nfs.mounted(machine, version="3") as mount_point:
         try:
@@ -248,13 +248,13 @@ def test_files_that_are_removed_are_failures(machine: Machine) -> None:
             machine.run("rm", "-rf", removed)
     failed_in_the_middle(done, sizes)
     errors = {one["error"] for one in done.document["result"]["failed"]}
-    # Of those that were open, and of those that were not yet.
+    # From files that were already open, and from files that were not.
     assert "Stale file handle" in errors
     assert errors <= {"Stale file handle", "No such file or directory"}
 
 
 def said_within(process: Process, seconds: float) -> tuple[str, int | None]:
-    """Return what is waited for, by the first line that says so: path and offset."""
+    """Return the path and offset in the first line that reports a stall."""
     process.await_text(SAYING, seconds=seconds)
     _, errors = process.shown()
     found = re.search(rf"{SAYING} .+?: waiting .+? for (\S+)(?: at offset ([\d,]+))?\n", errors)
@@ -265,7 +265,7 @@ def said_within(process: Process, seconds: float) -> tuple[str, int | None]:
 def ended_by(
     machine: Machine, process: Process, number: signal.Signals, *, to: int | None = None
 ) -> Done:
-    """Return the process as a signal to it, or to its child `to`, has ended it, in time."""
+    """Return the result after a signal, to it or to its child `to`, ended it in time."""
     words = (number.name.removeprefix("SIG"), str(to or process.pid), str(process.pid))
     began, ended = map(float, machine.run("bash", "-c", _END, "end", *words).out.split())
     done = process.end()
@@ -276,7 +276,7 @@ def ended_by(
 
 
 def nothing_stays(machine: Machine, process: Process) -> None:
-    """No process of the session that this one began is left, or will be soon."""
+    """Soon no process is left of the session that this one started."""
     deadline = time.monotonic() + LEAVE_SECONDS
     while left := machine.run("pgrep", "-l", "-s", str(process.pid), check=False).out:
         assert time.monotonic() < deadline, left
@@ -284,7 +284,7 @@ def nothing_stays(machine: Machine, process: Process) -> None:
 
 
 def failed_in_the_middle(done: Done, sizes: dict[str, int]) -> None:
-    """A part was read, and the files of the rest are named, each once, with an error."""
+    """Part was read, and the files of the rest are listed, each once, with an error."""
     assert done.code == 1, done
     result = done.document["result"]
     assert result["complete"] is False

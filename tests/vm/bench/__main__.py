@@ -20,11 +20,11 @@ from tests.vm.machine import MIB
 from tests.vm.test_matrix import ROWS
 
 PARTS = ("latency", "loading", "libraries", "everywhere", "choice", "here")
-_MODEL_BYTES = 640 * MIB  # what the mounts of the matrix show
+_MODEL_BYTES = 640 * MIB  # the checkpoint on the matrix's mounts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 where everything that was asked for ran; a missed goal is a finding."""
+    """Return 0 if every requested part ran; a missed goal is a finding, not a failure."""
     parser = argparse.ArgumentParser(prog="python -m tests.vm.bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
     parser.add_argument("--kernel", choices=kernels.SERIES, default="6.1")
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(title: str, rows: list[list[str]]) -> None:
-    """Print rows of cells as a table, wide enough where nobody watches."""
+    """Print rows of cells as a table, 140 columns wide if not on a terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 140

@@ -28,12 +28,12 @@ ROUND_TRIPS_MS = (1, 10, 50)
 RSIZE_BYTES = 1024 * 1024
 _FILE_BYTES = 256 * MIB
 _HERE_BYTES = 2048 * MIB
-_LIMIT = "3s"  # the slow ones are slow from their first second on
+_LIMIT = "3s"  # slow combinations are slow from the first second
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination on one storage: the median rate, in MB a second."""
+    """One combination on one storage: the median rate in MB/s, its range, and the CPU time."""
 
     storage: str
     threads: int
@@ -80,13 +80,13 @@ def measure(place: Place, *, rounds: int, quick: bool, say: Say) -> list[Cell]:
 
 @contextmanager
 def _dropped(machine: Machine, directory: str) -> Iterator[str]:
-    # By its files, on a mount that stays: so many mounts would take longer than the reading.
+    # Drop the files and keep the mount: so many mounts would take longer than the reading.
     machine.sh(f"for file in {directory}/*; do dd if=$file iflag=nocache count=0 2>&1; done")
     yield directory
 
 
 def measure_here(*, rounds: int, quick: bool, say: Say) -> list[Cell]:
-    """Return a cell for each combination on the disk of this host, outside any machine."""
+    """Return a cell for each combination on this host's disk, outside any machine."""
     os.makedirs(os.path.join(ROOT, "build"), exist_ok=True)
     folder = tempfile.mkdtemp(prefix="here-", dir=os.path.join(ROOT, "build"))
     try:

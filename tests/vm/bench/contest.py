@@ -1,9 +1,9 @@
-"""Who reads, each run from a cache that is proven cold, and what the runs come to.
+"""The contenders, their runs from a proven cold cache, and the results.
 
-Under emulation the start of Python takes longer than many a run, and vLLM's loop runs in a server
-that has started already: so both it and the command are forked from a process that has imported
-them. vLLM's loop only reads: beside it the command counts with the time in which it reads, by its
-own clock; `whole_seconds` has the rest too, the looks before and after, and so has CPU time.
+Under emulation Python's start takes longer than many runs, and vLLM's loop runs in a server that
+has already started: so both it and the command are forked from a process that has imported them.
+vLLM's loop only reads, so only the command's reading time counts against it, by the command's own
+clock; `whole_seconds` and the CPU time include its looks before and after.
 """
 
 import statistics
@@ -20,13 +20,13 @@ ENGINES = ("advise", "splice", "read")
 AUTO, VLLM, VMTOUCH = "auto", "vLLM's loop", "vmtouch -t"
 
 Say = Callable[[str], None]
-# Yields the directory of the checkpoint, cold, for as long as a run takes.
+# Yields the directory of the cold checkpoint for the duration of a run.
 Cold = Callable[[], AbstractContextManager[str]]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of warming the weight files of a directory."""
+    """One way to warm a directory's weight files."""
 
     name: str
     run: Callable[[Machine, str, Sequence[str]], Done]
@@ -40,11 +40,11 @@ class Sample:
     seconds: float
     whole_seconds: float
     cpu_seconds: float  # of the process, in the machine
-    engine: str  # that the command chose; empty for others
+    engine: str  # the command's choice; empty for others
 
     @property
     def rate(self) -> float:
-        """MB a second."""
+        """The rate in MB/s."""
         return self.bytes / MB / self.seconds
 
 
@@ -54,7 +54,7 @@ class Standing:
 
     name: str
     runs: int
-    rate: float  # MB a second
+    rate: float  # MB/s
     rate_min: float
     rate_max: float
     whole_seconds: float
@@ -76,7 +76,7 @@ def command(name: str, *options: str) -> Contender:
 
 
 def contenders(*options: str) -> list[Contender]:
-    """Return the command by itself and with each engine, and vLLM's loop."""
+    """Return the command with its own choice and with each engine, and vLLM's loop."""
     return [
         command(AUTO, *options),
         *(command(engine, "--engine", engine, *options) for engine in ENGINES),
@@ -85,7 +85,7 @@ def contenders(*options: str) -> list[Contender]:
 
 
 def vmtouch() -> Contender:
-    """Return vmtouch, which faults pages in one after the other."""
+    """Return vmtouch, which faults pages in one by one."""
     return Contender(
         VMTOUCH, lambda machine, _, files: machine.run("vmtouch", "-qt", *files, seconds=900)
     )
@@ -102,13 +102,12 @@ def _vllm(machine: Machine, _directory: str, files: Sequence[str]) -> Done:
 def contest(
     machine: Machine, entrants: Sequence[Contender], cold: Cold, *, rounds: int, say: Say
 ) -> list[Standing]:
-    """Return how the contenders stand after so many rounds, each in another order.
+    """Return the contenders' standings after this many rounds, each in a different order.
 
-    Raises MachineError where the checkpoint is not cold, or where a run leaves it so although it
-    should be warm: a rate of bytes that are not there is none.
+    Raises MachineError if the checkpoint is not cold before a run, or if a run fails.
     """
     samples: dict[str, list[Sample]] = {one.name: [] for one in entrants}
-    # Once in vain: what lies below the mount, on the server and on the host, is warm from then on.
+    # One run that does not count warms the caches below the mount, on the server and on the host.
     with cold() as directory:
         _run(machine, entrants[-1], directory, weights(machine, directory))
     for number in range(1, rounds + 1):
@@ -122,12 +121,12 @@ def contest(
 
 
 def weights(machine: Machine, directory: str) -> list[str]:
-    """Return the weight files of a directory in the machine."""
+    """Return a directory's weight files, in the machine."""
     return machine.sh(f"ls -v {directory}/*.safetensors").splitlines()
 
 
 def resident_share(machine: Machine, files: Sequence[str]) -> float:
-    """Return which part of the files is resident, 0 to 1, by fincore."""
+    """Return the resident share of the files, 0 to 1, by fincore."""
     return sum(machine.resident_bytes(files)) / sum(machine.size_bytes(files))
 
 
@@ -139,7 +138,7 @@ def _run(machine: Machine, one: Contender, directory: str, files: Sequence[str])
     size = sum(machine.size_bytes(files))
     engine, seconds = "", done.seconds
     if done.out.startswith("{"):
-        # What was resident, a page of each header, is not read again; --time-limit leaves more.
+        # Resident pages, one of each header, are not read again; --time-limit leaves out more.
         result = done.document["result"]
         size, seconds, engine = result["bytes_read"], result["elapsed_seconds"], result["engine"]
     return Sample(size, seconds, done.seconds, done.cpu_seconds, engine)
@@ -172,5 +171,5 @@ def best_engine(standings: Sequence[Standing]) -> Standing:
 
 
 def keeps_up(one: Standing, other: Standing) -> bool:
-    """Whether one lies within the other's interval of runs, or above it."""
+    """Whether one is within the other's range of runs, or above it."""
     return one.rate >= other.rate_min or one.rate_max >= other.rate

@@ -1,8 +1,8 @@
 """`auto` beside each fixed engine and vLLM's loop, on every mount of the matrix.
 
-At a scale of one to four, since the machine is slow: a checkpoint of 640 MiB in blocks of 4 MiB is
-to `auto`, which compares the engines on a few blocks, what 2.5 GiB are in blocks of 16 MiB: a
-little more than the least for which it does so.
+The machine is slow, so sizes are scaled down by four. `auto` compares the engines on a few blocks:
+to it, 640 MiB in blocks of 4 MiB are what 2.5 GiB are in blocks of 16 MiB, a little more than the
+smallest checkpoint for which it compares.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ _BLOCK = "4MiB"
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the matrix; without standings where it cannot be had here, with the reason."""
+    """One row of the matrix: its standings, or the reason why it is unavailable here."""
 
     row: str
     standings: list[Standing]
@@ -33,7 +33,7 @@ class Result:
 
     @property
     def missed(self) -> list[str]:
-        """The goals that were missed, each in words."""
+        """The missed goals, in words."""
         auto, best = contest.find(self.standings, AUTO), contest.best_engine(self.standings)
         vllm = contest.find(self.standings, VLLM)
         return [
@@ -46,7 +46,7 @@ class Result:
 def measure(
     place: Place, *, rounds: int, quick: bool, say: Say, mounts: Sequence[str] = ()
 ) -> list[Result]:
-    """Return a row for each mount on which something is read, or for each of these."""
+    """Return a row for each mount on which something is read, or only for `mounts`."""
     results = []
     for row in ROWS[: 3 if quick else None]:
         if mounts and row.name not in mounts:
@@ -75,7 +75,7 @@ def measure(
 
 @contextmanager
 def dropped(machine: Machine, path: str) -> Iterator[str]:
-    """Yield the checkpoint, dropped from the page cache of the machine."""
+    """Yield the checkpoint, dropped from the machine's page cache."""
     machine.drop_caches()
     yield path
 

@@ -16,7 +16,7 @@ ROUND_TRIPS_MS = (10, 50)
 RSIZES = (1024 * 1024, 512 * 1024, 128 * 1024)
 LAYOUTS = {"4 files": 4, "1 file": 1}
 VMTOUCH_BYTES = 64 * MIB
-# Against vLLM's loop: by layout and round trip.
+# Ratios to vLLM's loop, by layout and round trip in ms.
 GOALS = {("4 files", 10): 1.0, ("4 files", 50): 1.0, ("1 file", 10): 1.6, ("1 file", 50): 2.5}
 CPU_GOAL, VMTOUCH_GOAL = 0.7, 5.0
 
@@ -33,26 +33,26 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        """The rate against vLLM's loop."""
+        """The rate relative to vLLM's loop."""
         return self._find(AUTO).rate / self._find(VLLM).rate
 
     @property
     def cpu_ratio(self) -> float:
-        """The CPU seconds against vLLM's loop."""
+        """The CPU seconds relative to vLLM's loop."""
         return self._find(AUTO).cpu_seconds_per_gb / self._find(VLLM).cpu_seconds_per_gb
 
     @property
     def vmtouch_ratio(self) -> float:
-        """The rate against vmtouch."""
+        """The rate relative to vmtouch."""
         return self._find(AUTO).rate / self.vmtouch.rate
 
     @property
     def missed(self) -> list[str]:
-        """The goals that were missed, each in words; none where all were met."""
+        """The missed goals, in words."""
         found = []
         goal = GOALS[self.layout, self.round_trip_ms]
         auto, vllm = self._find(AUTO), self._find(VLLM)
-        # "Never below" is a matter of the intervals; a ratio above 1 is one of the medians.
+        # A goal of 1, "never below", compares the ranges; a goal above 1 compares the medians.
         if self.ratio < goal and not (goal == 1 and contest.keeps_up(auto, vllm)):
             found.append(f"{self.ratio:.2f} x vLLM, goal {goal}")
         if self.cpu_ratio > CPU_GOAL:
@@ -103,10 +103,10 @@ def measure(place: Place, *, rounds: int, quick: bool, say: Say) -> list[Result]
 def cold_mount(
     machine: Machine, round_trip_seconds: float, rsize_bytes: int, path: str
 ) -> Iterator[str]:
-    """Yield the checkpoint on a mount of its own, so that the client's cache is empty.
+    """Yield the checkpoint on a fresh mount, so that the client's cache is empty.
 
-    The server's cache is warm, and so is the connection: the link is measured, neither the disk nor
-    the start of TCP.
+    The server's cache and the connection are warm: this measures the link, neither the disk nor
+    TCP's slow start.
     """
     machine.sh(f"cat {path}/* {BALLAST}/* > /dev/null")
     with nfs.mounted(machine, rsize_bytes=rsize_bytes) as mount_point:

@@ -1,7 +1,7 @@
-"""An import over NFS behind a delay: cold, behind `--package`, and warm.
+"""An import over NFS behind a delay: cold, after `--package`, and warm.
 
-The machine's processor is emulated and takes many times as long as a real one for the import's own
-work. So what it waits for is measured apart: the time that its thread was not on the processor.
+The emulated processor takes many times as long as a real one for the import's own work. So waiting
+is measured separately: the time that the import was off the processor.
 """
 
 import glob
@@ -34,7 +34,7 @@ class Time:
     """What one import took."""
 
     seconds: float
-    waiting_seconds: float  # of them, those that the process was not on the processor
+    waiting_seconds: float  # the part that the process was off the processor
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,27 @@ class Result:
     cold: Time
     warming_seconds: float  # the command
     warming_bytes: int
-    behind: Time  # the import that comes after it
-    warm: Time  # the import once more: what the processor takes
+    behind: Time  # the import after it
+    warm: Time  # the import again: processor time alone
 
     @property
     def ratio(self) -> float:
-        """How many times as long the import takes without."""
+        """How many times as long the import takes without warming."""
         return self.cold.seconds / self.behind.seconds
 
     @property
     def waiting_ratio(self) -> float:
-        """How many times as long it waits without."""
+        """How many times as long the import waits without warming."""
         return self.cold.waiting_seconds / max(self.behind.waiting_seconds, 0.01)
 
     @property
     def met(self) -> bool:
-        """Whether that is enough."""
+        """Whether the ratio reaches the goal."""
         return self.ratio >= GOAL
 
 
 def measure(place: Place, *, rounds: int, quick: bool, say: Say) -> list[Result]:
-    """Return what the import takes; each cold run is on a mount of its own."""
+    """Return the import's times; each cold run is on a fresh mount."""
     machine = place.machine
     _lay_out(machine, say)
     cold: list[Time] = []
@@ -114,11 +114,11 @@ def _shown(time: Time) -> str:
 
 
 def _lay_out(machine: Machine, say: Say) -> None:
-    """Put the packages where the machine's server has them."""
+    """Put the packages on the machine's NFS server."""
     server = make(os.path.join(ROOT, "build", "bench-server"), say, torch=TORCH)
     (site,) = glob.glob(os.path.join(server.directory, "lib", "python*", "site-packages"))
     found = [path for name in _PACKAGES for path in glob.glob(os.path.join(site, name))]
-    # The tests of a package are as large as it is, and nobody imports them.
+    # A package's tests are as large as the package itself, and nobody imports them.
     machine.sh(
         f"mkdir -p {_SITE}; cp -r {shlex.join(found)} {_SITE}; "
         f"find {_SITE} -name tests -prune -exec rm -r {{}} +; sync",
@@ -138,7 +138,7 @@ def _mounted(machine: Machine) -> Iterator[str]:
 
 
 def _imported(machine: Machine, site: str) -> Time:
-    """Return what the import took, without the interpreter's own start."""
+    """Return the import's time, without the interpreter's own start."""
     code = (
         "import time; began, busy = time.monotonic(), time.process_time(); "
         f"{_IMPORT}; print(time.monotonic() - began, time.process_time() - busy)"
@@ -153,7 +153,7 @@ def _imported(machine: Machine, site: str) -> Time:
 
 
 def _warmed(machine: Machine, site: str) -> tuple[float, int]:
-    """Return the seconds of the command, and the bytes of the libraries, all of which are warm."""
+    """Return the command's seconds and the libraries' bytes; raises MachineError if not warm."""
     words = ("--json", "--progress", "none", "--package", _PACKAGE, "--python", _interpreter())
     done = machine.tool(*words, env={"PYTHONPATH": site}, seconds=600)
     part = done.document["libraries"]
@@ -166,7 +166,7 @@ def _warmed(machine: Machine, site: str) -> tuple[float, int]:
 
 
 def _interpreter() -> str:
-    """Return this project's, whose own packages stand behind those of PYTHONPATH."""
+    """Return this project's interpreter: packages on PYTHONPATH come before its own."""
     return sys.executable
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-import safetensors.numpy  # noqa: F401 - else the first slice would pay for it
+import safetensors.numpy  # noqa: F401 - else the first slice would pay for the import
 from safetensors import safe_open
 
 

@@ -29,22 +29,22 @@ class Result:
     runs: int
     cold_seconds: float  # the loaders alone
     warming_seconds: float  # the command before them
-    reading_seconds: float  # of which it read
-    warm_seconds: float  # the loaders behind it
+    reading_seconds: float  # the part of it spent reading
+    warm_seconds: float  # the loaders after it
 
     @property
     def ratio(self) -> float:
-        """How many times as long it takes without."""
+        """How many times as long loading takes without the warmer."""
         return self.cold_seconds / (self.warming_seconds + self.warm_seconds)
 
     @property
     def met(self) -> bool:
-        """Whether that is enough."""
+        """Whether the ratio reaches the goal."""
         return self.ratio >= GOALS[self.round_trip_ms]
 
 
 def measure(place: Place, *, rounds: int, quick: bool, say: Say) -> list[Result]:
-    """Return the result of each link; the loaders are started and have imported before."""
+    """Return a result for each link; timing starts once the loaders have imported everything."""
     machine = place.machine
     results = []
     with nfs.serving(machine):
@@ -77,7 +77,7 @@ def measure(place: Place, *, rounds: int, quick: bool, say: Say) -> list[Result]
 
 
 def load(machine: Machine, directory: str) -> float:
-    """Return the seconds from the word to load until the last rank has loaded its slices."""
+    """Return the seconds from the start signal until the last rank has loaded its slices."""
     machine.run("rm", "-f", _GO)
     ranks = [
         machine.start_process(

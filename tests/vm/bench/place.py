@@ -1,4 +1,4 @@
-"""Where the checkpoints of a measurement lie: on the first disk of a machine made for it."""
+"""A machine for a measurement, with the checkpoints on its first disk."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from tests.vm.conftest import CGROUPS, prepare, shares_of
 from tests.vm.machine import MIB, Machine
 
 # Read over each new connection before it is measured: TCP starts slowly, and at 50 ms it takes
-# seconds until a window of some 10 MB is open, as that of a server's mount is.
+# seconds to open a window of some 10 MB, which a server's mount already has.
 BALLAST = "/srv/ballast-192"
 
 _BALLAST_BYTES = 192 * MIB
@@ -22,14 +22,14 @@ _MEMORY_BYTES = 8 * 1024 * MIB
 
 @dataclass(frozen=True)
 class Place:
-    """A machine that runs, and a folder of the host's that it sees."""
+    """A running machine, and a folder on the host that it sees."""
 
     machine: Machine
     folder: str
 
     def checkpoint(self, name: str, shard_bytes: Sequence[int]) -> str:
-        """Return the directory, on the machine's first disk, of a checkpoint of these shards."""
-        # Of another name for each size: the machine keeps what it once saw of a path.
+        """Return the directory of a checkpoint of these shards on the machine's first disk."""
+        # A different name for each size: the machine keeps what it once saw of a path.
         name = f"{name}-{sum(shard_bytes) // MIB}"
         directory = f"/srv/{name}"
         if self.machine.run("test", "-d", directory, check=False).code != 0:
@@ -55,7 +55,7 @@ def place(series: str, model_bytes: int) -> Iterator[Place]:
             CGROUPS[series],
             shares=shares_of(model),
             memory_bytes=_MEMORY_BYTES,
-            # Memory that the host has to find first would slow the first run down.
+            # Memory that the host still has to find would slow down the first run.
             touched=True,
         ) as machine:
             prepare(machine, model)
