@@ -268,7 +268,10 @@ def _read(report: Report, monitor: Monitor, stop: Stop) -> Report:
         Target(file.path, media[found])
         for file, found in zip(_files(report), report.filesystems, strict=True)
     ]
-    return replace(report, result=job.read(report.plan, targets, monitor, stop))
+    monitor.start(report.plan.size_bytes, report.plan.files)
+    result = job.read(report.plan, targets, monitor, stop)
+    monitor.stop()
+    return replace(report, result=result)
 
 
 def _medium(found: FileSystem) -> Medium:
