@@ -178,7 +178,8 @@ class ThreadTuner:
         self._most = most
         self._since = now
         self._bytes = 0
-        self._rate_of_half = 0.0  # with half as many threads as now
+        self._before = 1  # threads of the step before
+        self._rate_before = 0.0  # with those
         self._settled = 0  # steps since more threads did not pay; 0 while climbing
 
     def record(self, size_bytes: int, now: float) -> None:
@@ -202,15 +203,15 @@ class ThreadTuner:
             self._settled += 1
             if self._settled > _CLIMB_AGAIN:
                 self._settled = 0
-                self._rate_of_half = 0.0
+                self._rate_before = 0.0
                 self._admit(self.admitted // 2, now)
-        elif rate < _CLIMB_WORTH * self._rate_of_half:
+        elif rate < _CLIMB_WORTH * self._rate_before:
             self._settled = 1
-            self._admit(self.admitted // 2, now)
+            self._admit(self._before, now)
         elif self.admitted == self._most:
             self._settled = 1
         else:
-            self._rate_of_half = rate
+            self._before, self._rate_before = self.admitted, rate
             self._admit(2 * self.admitted, now)
         self._bytes, self._since = 0, now
 

@@ -79,7 +79,7 @@ class Grid:
         return one.threads * one.block_bytes <= self.piece_bytes
 
 
-ENGINES = (Engine.ADVISE, Engine.SPLICE, Engine.READ)
+ENGINES = Engine.fixed()
 THREADS = (1, 8, 32)
 BLOCKS = (1 * MIB, 16 * MIB, 64 * MIB)
 # From all that is worth a try down to what tells the engines apart.

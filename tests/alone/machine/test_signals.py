@@ -262,10 +262,12 @@ def test_a_reader_that_does_not_come_back(
 PATIENT = (
     sys.executable,
     "-c",
+    "import functools\n"
     "from prefetch_cli.cli import main\nfrom prefetch_cli.reading import job\n"
     "from prefetch_cli.show import display\n"
     "display._HEARTBEAT_SECONDS = 0.2\n"
-    "job._GRACE_SECONDS = 9\n"
+    "patience = job.Tunables(grace_seconds=9)\n"
+    "job.read = functools.partial(job.read, tunables=patience)\n"
     "main.main()",
 )
 QUICK_TO_TELL = (
