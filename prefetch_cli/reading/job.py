@@ -56,7 +56,7 @@ def read(
     *,
     tunables: Tunables = TUNABLES,
 ) -> ReadResult:
-    """Return what came of reading the plan.
+    """Return the result of reading the plan.
 
     Ends when all is read, or shortly after `stop`, even if a thread hangs in the storage. A file
     that fails is in the result; the others are read all the same.
@@ -107,7 +107,7 @@ class Job:
     def run(self) -> None:
         """Return when all threads have ended, or when the grace after a stop is over.
 
-        Raises what a thread raised by a defect.
+        Raises any exception of a thread except an OSError, which fails a file.
         """
         # Nothing may be advised ahead of a limited rate.
         shared = Shared(self._threads, self.limiter.step_bytes(WINDOW_BYTES))

@@ -2,13 +2,14 @@
 
     python -m tests.helpers.reading ENGINE PATH...
 
-It reads whole files and prints a JSON record of the result. Of several files, one may hang: the
-run stops as soon as all others have been read.
+It reads whole files and prints a JSON record of the result. Of several files, the first
+hangs: the run stops when it is waited for and all others have been read.
 """
 
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def read(
     parts: dict[str, Any] | None = None,
     **given: Any,
 ) -> ReadResult:
-    """Return what comes of reading a plan; `parts` replace those that the job makes itself."""
+    """Return the result of reading a plan; `parts` replace those that the job would make."""
     plan = plan_of(paths, **given)
     monitor = monitor or Monitor()
     targets = [Target(path, medium) for path in paths]
@@ -96,16 +97,19 @@ def pages(sizes: Sequence[int]) -> int:
 
 
 def main(engine: str, *paths: str) -> None:
-    """Read the files, and print what came of it."""
-    stop = Stop()
+    """Read the files, and print the result."""
+    monitor, stop = Monitor(), Stop()
+    if len(paths) > 1:
 
-    class Watched(Monitor):
-        def finish_file(self) -> None:
-            super().finish_file()
-            if self.snapshot().done_files == max(1, len(paths) - 1):
-                stop.request()
+        def watch() -> None:
+            while True:
+                now = monitor.snapshot()
+                waits = now.longest_wait is not None and now.longest_wait.offset is not None
+                if waits and now.done_files == len(paths) - 1:
+                    stop.request()
+                time.sleep(0.01)
 
-    monitor = Watched()
+        threading.Thread(target=watch, daemon=True).start()
     result = read(paths, engine=Engine(engine), stop=stop, monitor=monitor)
     wait = monitor.snapshot().longest_wait
     record = {

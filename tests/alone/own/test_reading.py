@@ -118,7 +118,7 @@ def test_a_saturated_disk_is_read_by_few_threads_beside_others(
     disk = Disk(0.01, saturated_by_one=True)
     monkeypatch.setattr(os, "sendfile", disk.sendfile)
     path = sparse_file(tmp_path, 400 * MIB)
-    assert read([path], threads=32, block=4 * MIB, yielding=True).complete
+    assert read([path], threads=32, block=4 * MIB, engine=Engine.SPLICE, yielding=True).complete
     # Two are tried once in a while; a window may be off on a busy machine, most are not.
     assert sum(disk.calls[1:3]) > 0.8 * sum(disk.calls)
 
@@ -129,7 +129,7 @@ def test_a_disk_that_needs_them_is_read_by_all_threads_beside_others(
     disk = Disk(0.02, saturated_by_one=False)
     monkeypatch.setattr(os, "sendfile", disk.sendfile)
     path = sparse_file(tmp_path, 1000 * MIB)
-    assert read([path], threads=8, block=4 * MIB, yielding=True).complete
+    assert read([path], threads=8, block=4 * MIB, engine=Engine.SPLICE, yielding=True).complete
     assert disk.most == 8
 
 
@@ -140,5 +140,7 @@ def test_all_threads_begin_at_once_otherwise(
     disk = Disk(0.01, saturated_by_one=True)
     monkeypatch.setattr(os, "sendfile", disk.sendfile)
     path = sparse_file(tmp_path, 40 * MIB)
-    assert read([path], medium=medium, threads=8, block=MIB, yielding=yielding).complete
+    assert read(
+        [path], medium=medium, threads=8, block=MIB, engine=Engine.SPLICE, yielding=yielding
+    ).complete
     assert disk.most == 8

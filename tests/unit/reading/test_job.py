@@ -19,6 +19,7 @@ from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.plan.extents import Extent, head, whole, within
 from prefetch_cli.reading.job import Tunables
 from prefetch_cli.reading.plan import Medium
+from prefetch_cli.reading.tune import trial
 from tests.helpers import oracle
 from tests.helpers.oracle import about
 from tests.helpers.reading import (
@@ -36,17 +37,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(("medium", "likely"), [(NEAR, Engine.SPLICE), (FAR, Engine.ADVISE)])
+@pytest.mark.parametrize("medium", [NEAR, FAR])
 @pytest.mark.parametrize("yielding", [False, True])
-def test_auto_begins_with_the_likely_engine(
-    tmp_path: Path, medium: Medium, likely: Engine, yielding: bool
-) -> None:
+def test_auto_begins_with_the_likely_engine(tmp_path: Path, medium: Medium, yielding: bool) -> None:
     sizes = [5 * MIB + 1, 1, PAGE_BYTES, 3 * MIB - 1, 0, 2 * MIB]
     paths = cold_files(tmp_path, sizes)
     result = read(paths, medium=medium, threads=8, yielding=yielding)
     assert oracle.resident_bytes(paths) == about(pages(sizes))
     assert (result.bytes_read, result.complete, result.failed) == (sum(sizes), True, ())
-    assert result.engine is likely
+    assert result.engine is trial(Engine.AUTO, far=medium.far, block_bytes=MIB).engines[0]
 
 
 def test_auto_reads_nothing_behind_the_cut(tmp_path: Path) -> None:
@@ -315,7 +314,8 @@ def test_a_thread_that_hangs_holds_nobody_up_beside_others(
 
     monkeypatch.setattr(os, "sendfile", sendfile)
     path = sparse_file(tmp_path, 10 * MIB)
-    assert read([path], threads=2, block=MIB, yielding=True).complete
+    options: dict[str, Any] = {"engine": Engine.SPLICE, "yielding": True}
+    assert read([path], threads=2, block=MIB, **options).complete
     assert free.is_set()
 
 
@@ -329,6 +329,8 @@ def test_a_stop_ends_the_threads_that_wait_beside_others(
         return size
 
     monkeypatch.setattr(os, "sendfile", sendfile)
-    done = read([sparse_file(tmp_path, 10 * MIB)], stop=stop, threads=8, block=MIB, yielding=True)
+    path = sparse_file(tmp_path, 10 * MIB)
+    options: dict[str, Any] = {"engine": Engine.SPLICE, "yielding": True}
+    done = read([path], stop=stop, threads=8, block=MIB, **options)
     assert done.bytes_read == MIB
     assert not [one for one in threading.enumerate() if one.name.startswith("read-")]
