@@ -47,6 +47,11 @@ class Engine(enum.Enum):
     SPLICE = "splice"  # sendfile to /dev/null: no copy, no buffer
     READ = "read"  # preadv into one buffer of each thread
 
+    @classmethod
+    def fixed(cls) -> tuple["Engine", ...]:
+        """Return all but AUTO, which is a choice among them."""
+        return tuple(engine for engine in cls if engine is not cls.AUTO)
+
 
 class Action(enum.Enum):
     """What the command was asked to do."""

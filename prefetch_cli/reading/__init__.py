@@ -1,4 +1,4 @@
-"""Bytes into the page cache: the plan, the engines, the queue of blocks, the tuning.
+"""Reads bytes into the page cache: plan, engines, queue of blocks, tuning, rate limit.
 
-It knows files and extents, and nothing of checkpoints.
+It knows files and extents, and nothing about checkpoints.
 """

@@ -1,4 +1,4 @@
-"""What is to be read, and what came of it: the values at both ends of the reader."""
+"""What to read, and the result: the values at both ends of the reader."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from prefetch_cli.plan.extents import Extent
 
 @dataclass(frozen=True)
 class Medium:
-    """What the reader needs to know of a file system."""
+    """What the reader needs to know about a file system."""
 
-    far: bool  # latency rules: network and FUSE
+    far: bool  # dominated by latency: network and FUSE
     step_bytes: int  # the most that one WILLNEED reads
-    reads_ahead_little: bool  # by itself, so that files are opened to be read ahead further
+    reads_ahead_little: bool  # little enough to double it for each open file
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read, and how."""
+    """What to read, and how."""
 
     extents: tuple[Extent, ...]  # what is missing, in load order
     cut: Extent | None  # the head of the file in which the budget ends
@@ -34,7 +34,7 @@ class Plan:
     block_size_bytes: int
     engine: Engine
     max_bytes_per_second: int | None
-    yielding: bool  # others read meanwhile, whose requests should not wait behind all of these
+    yielding: bool  # others use the disk too: keep the queue short for them
 
     @property
     def size_bytes(self) -> int:
@@ -49,16 +49,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What came of a plan."""
+    """The result of reading a plan."""
 
     bytes_read: int
     bytes_already_resident: int
     elapsed_seconds: float
     engine: Engine  # the one that read the most
-    complete: bool  # all that was meant to be read
+    complete: bool  # everything planned was read
     failed: tuple[tuple[str, str], ...]  # path and error, each file once
 
     @property
     def bytes_per_second(self) -> float:
-        """The rate of what was read."""
+        """The mean rate."""
         return self.bytes_read / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from prefetch_cli.base.words import Engine
 from tests.bench.run import ROOT, Usage, run, tool
 from tests.helpers.checkpoints import BuiltCheckpoint
 
 VLLM = "vLLM's loop"
 PREFETCH = "prefetch-cli"
-ENGINES = ("splice", "advise", "read")
+ENGINES = tuple(engine.value for engine in Engine.fixed())
 _VLLM_LOOP = os.path.join(ROOT, "tests", "bench", "vllm_loop.py")
 _FIO_SYNCHRONOUS = "psync"
 _FIO_ENGINES = ("io_uring", "libaio", _FIO_SYNCHRONOUS)

@@ -1,6 +1,6 @@
-"""Choose flags on one's own storage: `python -m tests.bench.own CHECKPOINT`.
+"""Find the best flags for your storage: `python -m tests.bench.own CHECKPOINT`.
 
-Each combination of engine, threads and block size reads cold pieces of the checkpoint, by the
+Each combination of engine, threads and block size reads cold pieces of the checkpoint with the
 tool's own reader. Nothing is evicted or written: a server may be using the checkpoint.
 """
 
@@ -50,13 +50,13 @@ class Options:
 
 
 class TooLittleError(Exception):
-    """Why nothing can be told, in one line."""
+    """There is too little to measure; says why in one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 where the table could be filled, 1 where too little is cold to tell.
+    """Return 0 if the table could be filled, 1 if too little is cold to tell.
 
-    A checkpoint that is not there is 3, as for the tool.
+    Like the tool, it exits with 3 if there is no such checkpoint.
     """
     options = _parse(arguments)
     try:
@@ -124,7 +124,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
 
 
 def _grids(given: argparse.Namespace) -> tuple[Grid, ...]:
-    """Return what is tried from the largest down, or just what the command line asks for."""
+    """Return the grids to try, largest first, or the one that the command line asks for."""
     if not (given.engine or given.threads or given.block_size or given.piece):
         return GRIDS
     threads = tuple(given.threads or pieces.THREADS)
@@ -142,7 +142,7 @@ def _size(text: str) -> int:
 
 
 def _deal(storage: Storage, options: Options) -> Deal:
-    """Return who reads what; raises TooLittleError where nothing could be told from it."""
+    """Return which combination reads which piece; raises TooLittleError if that tells nothing."""
     if not storage.weights:
         raise TooLittleError(
             f"expected files on storage, found that all lie in memory ({storage.types})"
@@ -182,7 +182,7 @@ def _deal(storage: Storage, options: Options) -> Deal:
 
 
 def _measure(storage: Storage, dealt: Deal) -> Iterator[Sample]:
-    """Yield a sample for each piece, everyone once in each round."""
+    """Yield a sample for each piece; each combination reads once per round."""
     everyone = range(len(dealt.combinations))
     for number in range(1, dealt.rounds + 1):
         for place, who in enumerate(in_turn(everyone, number, dealt.rounds)):
@@ -193,10 +193,10 @@ def _measure(storage: Storage, dealt: Deal) -> Iterator[Sample]:
 
 
 def _read(storage: Storage, combination: Combination, piece: Piece, number: int) -> Sample:
-    """Return what it took this combination to read the piece, and whether it was cold."""
+    """Return what reading the piece cost this combination, and whether the piece was cold."""
     warm = storage.resident_share(piece) or 0.0
-    # A virtual machine gives freed pages away, and gets them back slowly; but never more than is
-    # free, since what others have cached must stay.
+    # A virtual machine returns freed pages to its host and gets them back slowly, so touch them
+    # first; only free ones, because what others have cached must stay.
     oracle.pretouch(min(piece.size_bytes * _TOUCHED_PER_READ, psutil.virtual_memory().free // 2))
     plan = Plan(
         extents=piece.extents,

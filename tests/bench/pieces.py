@@ -19,7 +19,7 @@ _GRAIN_BYTES = 16 * MIB
 
 @dataclass(frozen=True)
 class Combination:
-    """Values for the flags that are to be chosen."""
+    """Values for the flags under test."""
 
     engine: Engine
     threads: int
@@ -33,7 +33,7 @@ class Combination:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The flags that set it: those that differ from the tool's own values."""
+        """The flags that set it, without those that equal the defaults."""
         found: list[str] = []
         if self.engine is not DEFAULT.engine:
             found += ["--engine", self.engine.value]
@@ -56,7 +56,7 @@ DEFAULT = _default()  # what the tool does without flags
 
 @dataclass(frozen=True)
 class Grid:
-    """Which values are combined, and how much of the checkpoint each reads at least at a time."""
+    """Values to combine, and the least that each combination reads at a time."""
 
     engines: tuple[Engine, ...]
     threads: tuple[int, ...]
@@ -64,11 +64,11 @@ class Grid:
     piece_bytes: int
 
     def combinations(self) -> list[Combination]:
-        """Return the tool's own values, then each combination of which all threads have work."""
+        """Return the defaults, then each combination that has work for all its threads."""
         return [DEFAULT, *(one for one in self._all() if self._busy(one))]
 
     def left_out(self) -> list[Combination]:
-        """Return the combinations that have a thread without a block to read in a piece."""
+        """Return the combinations in which some thread would get no block of a piece."""
         return [one for one in self._all() if not self._busy(one)]
 
     def _all(self) -> Iterator[Combination]:
@@ -79,10 +79,10 @@ class Grid:
         return one.threads * one.block_bytes <= self.piece_bytes
 
 
-ENGINES = (Engine.ADVISE, Engine.SPLICE, Engine.READ)
+ENGINES = Engine.fixed()
 THREADS = (1, 8, 32)
 BLOCKS = (1 * MIB, 16 * MIB, 64 * MIB)
-# From all that is worth a try down to what tells the engines apart.
+# From everything worth trying down to just the engines.
 GRIDS = (
     Grid(ENGINES, THREADS, BLOCKS, 2 * GIB),
     Grid(ENGINES, THREADS, BLOCKS, 512 * MIB),
@@ -137,8 +137,8 @@ def deal(
 ) -> Deal | None:
     """Return the largest of `grids` that the cold extents allow, None where none does.
 
-    Together the pieces have at most `most_bytes`. `gap_bytes` lie between two of them: what is
-    read ahead behind the end of one must not warm the next.
+    All pieces together have at most `most_bytes`. They lie `gap_bytes` apart, so that read-ahead
+    past the end of one does not warm the next.
     """
     for grid in grids:
         combinations = tuple(grid.combinations())
@@ -164,7 +164,7 @@ def needed_bytes(grids: Sequence[Grid], *, rounds: int, gap_bytes: int) -> int:
 def cut(cold: Sequence[Extent], size_bytes: int, gap_bytes: int) -> list[Piece]:
     """Return disjoint pieces of exactly this size, in load order, with a gap behind each.
 
-    A piece goes on in the next run, and in the next file, where the one before ends.
+    A piece that reaches the end of a run or file continues in the next one.
     """
     pieces = []
     shortest = min(_SHORTEST_RUN_BYTES, size_bytes)

@@ -1,4 +1,4 @@
-"""CHECKPOINT -> its weight files, where they lie, and what of them is cold."""
+"""CHECKPOINT -> its weight files, their storage, and which parts are cold."""
 
 import os
 from dataclasses import dataclass, replace
@@ -32,13 +32,13 @@ class Storage:
     path: str
     files: tuple[File, ...]
     targets: tuple[Target, ...]  # one for each file
-    weights: dict[int, int]  # their sizes, by place; not those that lie in memory anyway
+    weights: dict[int, int]  # their sizes, by place; without files on memory file systems
     types: str  # of the file systems
     method: Method  # how residency was found
     cold: tuple[Extent, ...]  # of the weights, in load order; only true where the method is exact
     failed: tuple[tuple[str, str], ...]  # path and error of each file that cannot be opened
     memory_bytes: int  # what the page cache may take
-    read_ahead_bytes: int  # the furthest that the kernel reads beyond what is asked for
+    read_ahead_bytes: int  # the furthest that the kernel reads past a request
 
     @property
     def weight_bytes(self) -> int:
@@ -51,7 +51,7 @@ class Storage:
         return sum(extent.length for extent in self.cold)
 
     def resident_share(self, piece: Piece) -> float | None:
-        """Return how much of the piece is resident, 0 to 1; None where nobody can tell."""
+        """Return how much of the piece is resident, 0 to 1; None if unknown."""
         found = survey(self.files, piece.extents, threads=_LOOKING_THREADS, monitor=Monitor())
         return None if found.exact_bytes is None else found.exact_bytes / piece.size_bytes
 
@@ -59,8 +59,8 @@ class Storage:
 def look(checkpoint: str) -> Storage:
     """Return what a dry run of the tool finds; it reads no weight.
 
-    Raises PrefetchError where there is no such checkpoint, and click.ClickException where the
-    environment sets an option to what it cannot be.
+    Raises PrefetchError if there is no such checkpoint, and click.ClickException if the
+    environment sets an option to an invalid value.
     """
     context = command.make_context(
         "bench", ["--dry-run", checkpoint], auto_envvar_prefix=ENVIRONMENT_PREFIX

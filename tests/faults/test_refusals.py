@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from prefetch_cli.base.words import Engine
 from tests.faults import refuse
 from tests.helpers import oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
@@ -57,7 +58,7 @@ def test_all_residency(built: BuiltCheckpoint, cold: str, error: str) -> None:
     assert "unknown" in done.output
 
 
-@pytest.mark.parametrize("engine", ["auto", "advise", "splice", "read"])
+@pytest.mark.parametrize("engine", [engine.value for engine in Engine])
 @pytest.mark.parametrize("error", ERRORS)
 def test_advice(built: BuiltCheckpoint, cold: str, engine: str, error: str) -> None:
     done = refused("--force", "--json", "--engine", engine, cold, fadvise64=error)

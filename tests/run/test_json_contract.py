@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from prefetch_cli import __version__
+from prefetch_cli.base.words import Engine
 from tests.conftest import MIB
 from tests.helpers import command, oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
@@ -123,19 +124,20 @@ SKIP_REASONS = (
     "local-fits",
     "local-too-big",
 )
+ENGINE = words(*(engine.value for engine in Engine))
 READ = record(action=words("prefetch", "partial"), reason=words(*READ_REASONS), message=WORD)
 SKIP = record(action=words("skip"), reason=words(*SKIP_REASONS), message=WORD)
 PLAN = record(
     threads={"type": "integer", "minimum": 1},
     block_size_bytes={"type": "integer", "minimum": 4096},
-    engine=words("auto", "advise", "splice", "read"),
+    engine=ENGINE,
 )
 READ_RESULT = record(
     bytes_read=COUNT,
     bytes_already_resident=COUNT,
     elapsed_seconds=NUMBER,
     bytes_per_second=NUMBER,
-    engine=words("auto", "advise", "splice", "read"),  # auto: nothing was read
+    engine=ENGINE,  # auto: nothing was read
     complete=FLAG,
     interrupted=FLAG,
     failed=FAILED,

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefetch_cli.base.words import Engine
 from tests.helpers import checkpoints, oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import COMMAND, environment
@@ -142,7 +143,7 @@ def _arguments(built: BuiltCheckpoint, chance: random.Random) -> tuple[str, list
     action = chance.choice(("warm", "warm", "warm", "check", "evict", "dry-run", "ranks"))
     words = ["--json", "--threads", str(chance.choice((1, 2, 8, 64)))]
     if action in {"warm", "ranks"}:
-        words += ["--force", "--engine", chance.choice(("auto", "advise", "splice", "read"))]
+        words += ["--force", "--engine", chance.choice([engine.value for engine in Engine])]
         words += ["--block-size", chance.choice(("64K", "1M", "16M"))]
         words += chance.choice(([], [], ["--max-bytes", "50M"], ["--max-rate", "200M"]))
         words += chance.choice(([], [], ["--time-limit", "0.3s"]))

@@ -1,4 +1,4 @@
-"""Signals, and storage that never answers: how a run ends, and what it reports."""
+"""Signals, and storage that never answers: how a run ends, and what it says then."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from tests.helpers.passthrough import mounted
 MIB = 1024 * 1024
 SLOW = ("--force", "--max-rate", "4M")  # 20 MiB take five seconds
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
-# As if a read in the second half of a shard never returned.
+# As if a read into the second half of a shard never came back.
 HANGING = (
     sys.executable,
     "-c",
@@ -39,7 +39,7 @@ HANGING = (
 
 
 def ended(running: Running, number: signal.Signals) -> Done:
-    """Send a signal and return the run, which must end within a second."""
+    """Return the run after a signal, by which it has ended within a second."""
     began = time.monotonic()
     running.send(number)
     done = running.end()
@@ -62,7 +62,7 @@ def test_a_signal_ends_with_its_code_and_what_was_read(cold: str, number: signal
 def test_a_read_that_hangs_does_not_hold_the_summary(cold: str) -> None:
     arguments = ("--force", "--engine", "splice", "--threads", "2", "-b", "1M", cold)
     with Running.start(*arguments, command=HANGING) as running:
-        running.await_line(" 10%")  # a busy machine may also wait for the first byte
+        running.await_line(" 10%")  # a busy machine may wait for the first byte, too
         running.await_line("nothing has arrived for")
         done = ended(running, signal.SIGTERM)
     read = done.lines["read"]
@@ -104,7 +104,7 @@ def test_a_second_interrupt_ends_at_once(cold: str) -> None:
     with Running.start(*arguments, command=HANGING) as running:
         running.await_line("nothing has arrived for")
         running.send(signal.SIGINT)
-        time.sleep(0.15)  # as fast as fingers; without it the run would end after 0.5 s
+        time.sleep(0.15)  # as fast as fingers are; by itself it would end after 0.5 s
         running.send(signal.SIGINT)
         done = running.end()
     assert done.code == 130
@@ -113,7 +113,7 @@ def test_a_second_interrupt_ends_at_once(cold: str) -> None:
 
 @pytest.mark.skipif(shutil.which("timeout") is None, reason="needs timeout (coreutils)")
 def test_timeout_signals_twice_and_the_summary_comes_all_the_same(cold: str) -> None:
-    # timeout signals its child, then its process group, which contains the child too.
+    # It signals its child, and then the group in which the child is too.
     line = ["timeout", "--preserve-status", "--signal=INT", "1s", *COMMAND, *SLOW, cold]
     done = subprocess.run(line, capture_output=True, check=False, text=True, env=environment())
     assert done.returncode == 130
@@ -174,8 +174,8 @@ def test_a_signal_before_the_run_has_begun_leaves_no_trace() -> None:
 def hanging_file(folder: Path, built: BuiltCheckpoint, hang_from: int) -> Iterator[str]:
     """Yield the path of a shard on a file system whose reads hang from an offset on.
 
-    Reads before the offset are answered however many hang: by default FUSE would let only twelve
-    read-aheads wait, and queue all others behind them.
+    However many hang, those before the offset are answered: by default FUSE lets twelve reads ahead
+    wait, and all others behind them.
     """
     source = folder / "source"
     mountpoint = folder / "mount"
@@ -207,7 +207,7 @@ def test_a_mount_that_hangs_until_the_time_limit(tmp_path: Path, built: BuiltChe
         done = run("--force", "-t", "2", "-b", "1M", "--time-limit", "1s", path)
     assert done.code == 0, done
     assert done.lines["read"].endswith("; ended by --time-limit")
-    # Residency is still measured although a thread hangs.
+    # The proof is not given up with the thread that hangs.
     assert re.fullmatch(r"[1-4](\.\d+)? MiB of 11 MiB \([\d.]+ %, \w+\)", done.lines["resident"])
 
 
@@ -238,14 +238,14 @@ def test_a_mount_that_hangs_before_anything_is_known(
 def test_a_reader_that_does_not_come_back(
     tmp_path: Path, built: BuiltCheckpoint, hangs: str
 ) -> None:
-    """The reader's grace exceeds the supervisor's, as it may on a busy machine."""
+    """As if its grace were longer than the supervisor's: a busy machine may make it so."""
     with hanging_file(tmp_path / "fuse", built, 6 * MIB) as path:
         if hangs == "weights":
             sources = ["--force", path]
         elif hangs == "libraries":
             oracle.evict(built.files)
             sources = ["--force", "--also", path, built.directory]
-        else:  # a local disk is skipped without --force
+        else:  # a local disk is left alone without --force
             sources = ["--also", path, built.directory]
         arguments = ("--json", "-t", "2", "-b", "1M", *sources)
         with Running.start(*arguments, command=PATIENT) as running:
@@ -262,10 +262,12 @@ def test_a_reader_that_does_not_come_back(
 PATIENT = (
     sys.executable,
     "-c",
-    "from prefetch_cli.cli import main\n"
+    "import functools\n"
+    "from prefetch_cli.cli import main\nfrom prefetch_cli.reading import job\n"
     "from prefetch_cli.base import limits\n"
     "limits.HEARTBEAT_SECONDS = 0.2\n"
-    "limits.READER_GRACE_SECONDS = 9\n"
+    "patience = job.Tunables(grace_seconds=9)\n"
+    "job.read = functools.partial(job.read, tunables=patience)\n"
     "main.main()",
 )
 QUICK_TO_TELL = (
@@ -278,7 +280,7 @@ QUICK_TO_TELL = (
 
 @contextmanager
 def full_pipe() -> Iterator[int]:
-    """Yield the write end of a full pipe that nobody reads."""
+    """Yield the writing end of a pipe that is full and that nobody reads."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for size in (4096, 1):
@@ -294,7 +296,7 @@ def full_pipe() -> Iterator[int]:
 
 
 def await_state(running: Running, state: str, in_call: str = "") -> None:
-    """Wait until the main thread is in this state, inside this kernel function."""
+    """Wait until the main thread is in a state, and in a call of the kernel."""
     pid = running.process.pid
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from prefetch_cli.base.words import Engine
 from tests.bench.throughput import in_turn
 from tests.helpers.oracle import ALLOWED_WARM
 from tests.vm.machine import Done, Machine, MachineError
 
 MB = 1e6  # rates are decimal
-ENGINES = ("advise", "splice", "read")
+ENGINES = tuple(engine.value for engine in Engine.fixed())
 AUTO, VLLM, VMTOUCH = "auto", "vLLM's loop", "vmtouch -t"
 
 Say = Callable[[str], None]
