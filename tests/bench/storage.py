@@ -10,6 +10,7 @@ from prefetch_cli.checkpoint.files import File
 from prefetch_cli.cli import meaning
 from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX
 from prefetch_cli.cli.main import command
+from prefetch_cli.cli.rules import Given
 from prefetch_cli.linux import readahead
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.extents import Extent
@@ -64,8 +65,8 @@ def look(checkpoint: str) -> Storage:
         "bench", ["--dry-run", checkpoint], auto_envvar_prefix=ENVIRONMENT_PREFIX
     )
     typed = {"dry_run", "checkpoints"}
-    values = meaning.settled(context.params, typed)
-    options = meaning.to_options(values, typed, (), os.environ)
+    values = Given(context.params, typed).effective().values
+    options = meaning.to_options(values, (), os.environ)
     found: list[Report] = []
     pipeline.run(replace(options, libraries=None), os.environ, Monitor(), Stop(), found.append)
     return _storage(found[-1])

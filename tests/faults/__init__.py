@@ -21,7 +21,7 @@ a read that never returns               143   others   waiting N s for FILE at o
 nothing ever answers                    1     none     expected an answer within       limit + 1 s  alone.machine.test_signals::a_mount_that_hangs_before_anything_is_known
 16 descriptors, 64 threads, 500 files   0     all      none                            -            alone.own.test_limits::few_descriptors
 threads refused                         0     all      none                            -            alone.own.test_limits::few_threads
-no thread at all                        1     none     expected threads to read in     at once      alone.own.test_limits::no_threads
+no thread at all                        1     none     expected to start threads       at once      alone.own.test_limits::no_threads
 address space limited                   0     all      none                            -            alone.own.test_limits::little_address_space
 memory limit reached while reading      0     the tail expected to stay                -            vm.test_memory_limits::force_reads_all_keeps_the_tail_and_says_so
 output closed, full, cut                0     all      none                            -            unit.show.test_streams::a_stream_that_fails_stops_nothing
