@@ -3,15 +3,17 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from prefetch_cli import __version__
 from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, EXAMPLES, FLAGS, GROUPS, PROGRAM, Flag
 from prefetch_cli.cli.types import Value
 from prefetch_cli.show.streams import Stream
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _ARGUMENTS = "CHECKPOINT... [-- COMMAND [ARG]...]"
 _TERM_COLUMNS = 26  # of the options in the help: the same in each group
@@ -46,8 +48,10 @@ class _Type(click.ParamType):  # type: ignore[type-arg]
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    ) -> list["CompletionItem"]:
         """Return the words that begin like what was typed."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - `--help` needs none
+
         return [CompletionItem(one) for one in self._value.words if one.startswith(incomplete)]
 
 
