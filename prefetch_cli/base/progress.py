@@ -1,18 +1,18 @@
-"""What is under way right now: the one value that is written and read by several threads."""
+"""What is under way: the one value that several threads write and read."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Wait:
-    """A call into the storage that has not come back yet."""
+    """A call into the storage that has not returned yet."""
 
     path: str
-    offset: int | None  # bytes; None where it is a look-up, not a read
+    offset: int | None  # bytes; None for a look-up, which has no offset
     seconds: float
 
 
@@ -26,10 +26,10 @@ class Snapshot:
     done_files: int
     elapsed_seconds: float
     longest_wait: Wait | None
-    idle_seconds: float  # since anything came back from the storage, while something is awaited
+    idle_seconds: float  # since the storage last answered, while any thread waits for it
     ended: bool = False  # reading is over, however far it came
-    last_part_bytes: int = 0  # of what is done, those of the last part: the checkpoint
-    part_seconds: float = 0.0  # since the part that is being read began
+    done_by_part: Mapping[str, int] = field(default_factory=dict)  # bytes
+    part_seconds: float = 0.0  # since the current part began
 
     @property
     def bytes_per_second(self) -> float:
@@ -44,24 +44,24 @@ class Snapshot:
 
 
 class Monitor:
-    """The observer that the stages are handed: they report to it, the display polls it."""
+    """The observer of a run: the stages report to it, the main thread polls it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # What each thread waits for: path, offset, since when. The last is the call itself, those
-        # before it are what it is a part of.
+        # Per thread, the nested calls it waits in: path, offset, start. The innermost is last.
         self._waits: dict[int, list[tuple[str, int | None, float]]] = {}
         self._last_arrival = 0.0
         self._started: float | None = None
         self._stopped: float | None = None
-        self._total_bytes = self._done_bytes = self._total_files = self._done_files = 0
+        self._total_bytes = self._total_files = self._done_files = 0
         self._parts_left = 0
-        self._part_from_bytes = 0
+        self._part = ""
         self._part_started = 0.0
+        self._done_by_part: dict[str, int] = {}
 
     @contextmanager
     def waiting(self, path: str, offset: int | None = None) -> Iterator[None]:
-        """Say that the storage is being asked for this, until it answers."""
+        """Report a call into the storage, until it returns."""
         thread = threading.get_ident()
         now = time.monotonic()
         with self._lock:
@@ -77,43 +77,39 @@ class Monitor:
                 waits = self._waits[thread]
                 waits.pop()
                 if waits:
-                    # Something has answered, so the wait for the whole begins anew.
+                    # The storage has answered: the outer call starts waiting again now.
                     waits[-1] = (*waits[-1][:2], now)
                 else:
                     del self._waits[thread]
 
-    def announce(self, total_bytes: int, total_files: int, parts: int) -> None:
-        """Say how much is to be read in so many parts, each of which starts and stops."""
+    def announce(self, parts: Mapping[str, tuple[int, int]]) -> None:
+        """Report which parts will be read, with the bytes and files of each."""
         with self._lock:
-            self._total_bytes, self._total_files = total_bytes, total_files
-            self._parts_left = parts
+            self._total_bytes = sum(size_bytes for size_bytes, _ in parts.values())
+            self._total_files = sum(files for _, files in parts.values())
+            self._parts_left = len(parts)
 
-    def start(self, total_bytes: int, total_files: int) -> None:
-        """Say that reading begins, or a part of it; how much it is counts if not announced."""
+    @contextmanager
+    def reading_part(self, name: str) -> Iterator[None]:
+        """Report that an announced part is being read, until the block ends."""
         with self._lock:
-            if self._parts_left == 0:
-                self._total_bytes, self._total_files = total_bytes, total_files
-                self._parts_left = 1
-            self._part_started = time.monotonic()
-            self._part_from_bytes = self._done_bytes
+            self._part, self._part_started = name, time.monotonic()
             self._started = self._started or self._part_started
-
-    def advance(self, size_bytes: int) -> None:
-        """Say that so many more bytes have been read."""
-        with self._lock:
-            self._done_bytes += size_bytes
-
-    def finish_file(self) -> None:
-        """Say that one more file needs no more reading."""
-        with self._lock:
-            self._done_files += 1
-
-    def stop(self) -> None:
-        """Say that reading, or a part of it, is over."""
+        yield
         with self._lock:
             self._parts_left -= 1
             if self._parts_left == 0:
                 self._stopped = time.monotonic()
+
+    def advance(self, size_bytes: int) -> None:
+        """Report that more of the current part has been read."""
+        with self._lock:
+            self._done_by_part[self._part] = self._done_by_part.get(self._part, 0) + size_bytes
+
+    def finish_file(self) -> None:
+        """Report that a file is finished."""
+        with self._lock:
+            self._done_files += 1
 
     @property
     def reading(self) -> bool:
@@ -121,14 +117,14 @@ class Monitor:
         return self._started is not None
 
     def snapshot(self) -> Snapshot:
-        """Return the progress as it is now."""
+        """Return the current progress."""
         with self._lock:
             now = time.monotonic()
             waits = (waits[-1] for waits in self._waits.values())
             oldest = min(waits, key=lambda wait: wait[2], default=None)
             return Snapshot(
                 total_bytes=self._total_bytes,
-                done_bytes=self._done_bytes,
+                done_bytes=sum(self._done_by_part.values()),
                 total_files=self._total_files,
                 done_files=self._done_files,
                 elapsed_seconds=(
@@ -139,8 +135,6 @@ class Monitor:
                 ),
                 idle_seconds=now - self._last_arrival if self._waits else 0.0,
                 ended=self._stopped is not None,
-                last_part_bytes=(
-                    self._done_bytes - self._part_from_bytes if self._parts_left <= 1 else 0
-                ),
+                done_by_part=dict(self._done_by_part),
                 part_seconds=(self._stopped or now) - self._part_started,
             )

@@ -14,6 +14,11 @@ class File:
     device: int
     inode: int
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What tells this file from every other, whatever its paths are."""
+        return self.device, self.inode
+
 
 @dataclass(frozen=True)
 class Skipped:

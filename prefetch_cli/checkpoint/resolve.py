@@ -68,6 +68,11 @@ class Checkpoint:
     warnings: tuple[str, ...]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What the user named."""
+        return tuple(source.argument for source in self.sources)
+
+    @property
     def size_bytes(self) -> int:
         """The bytes of all files."""
         return sum(file.size_bytes for file in self.files)

@@ -22,7 +22,7 @@ from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.process.beside import Terms
 from prefetch_cli.process.command import find
 from prefetch_cli.run.options import Options
-from prefetch_cli.run.outcome import Report, exit_code
+from prefetch_cli.run.outcome import Outcome, Refused, exit_code
 from prefetch_cli.show.display import Display
 
 
@@ -143,11 +143,11 @@ def refuse(values: Values, error: PrefetchError, defect: BaseException | None) -
 
     Values may be missing, or exclude each other: that may be the error.
     """
-    report = Report(_action(values), error=error)
+    outcome = Outcome(_action(values), ending=Refused(error))
     display = Display(
         ProgressMode.NONE,
         Verbosity.VERBOSE if values.get("verbose") else Verbosity.NORMAL,
         json_document=bool(values.get("json")),
     )
-    display.failed(report, defect)
-    return exit_code(report)
+    display.failed(outcome, defect)
+    return exit_code(outcome)

@@ -48,6 +48,11 @@ class Libraries:
     failed: tuple[Skipped, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
 
 def locate(wanted: Wanted, environ: Mapping[str, str], monitor: Monitor, stop: Stop) -> Located:
     """Return where the libraries are; raises CheckpointError where one of them is not there."""

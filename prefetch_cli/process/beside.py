@@ -1,13 +1,12 @@
-"""Warming beside a command: this process becomes COMMAND, and another one does the warming.
+"""Warms beside COMMAND: this process becomes COMMAND, and a forked one, the warmer, reads.
 
-The process that the user started keeps its pid, its streams and everything else that a command
-inherits, and execs COMMAND as soon as the warmer gives the word. The warmer is forked before any
-thread is started, and twice: it is nobody's child that COMMAND could wait for, be signalled about,
-or leave behind as a defunct entry, unless COMMAND is the one that orphans go to (the first process
-of a container). So PR_SET_PDEATHSIG, which knows parents only, would not tell it that COMMAND has
-ended; a pidfd does, which was opened before the fork and so is of that process and no other.
+The original process keeps its pid, streams and all that a command inherits, and execs COMMAND when
+the warmer tells it to. We fork twice, before any thread starts, so that the warmer is not a child
+of COMMAND: COMMAND sees no SIGCHLD and leaves no zombie, unless it is pid 1 of a container, which
+inherits orphans. PR_SET_PDEATHSIG follows parents only, so the warmer watches COMMAND through a
+pidfd that was opened before the fork.
 
-The two talk through a pair of sockets that closes by itself at the exec.
+A socket pair connects the two; the exec closes COMMAND's end.
 """
 
 import os
@@ -21,7 +20,9 @@ from prefetch_cli.base.progress import Snapshot
 from prefetch_cli.plan.decision import Verdict
 from prefetch_cli.process.command import CommandError, become, find
 from prefetch_cli.process.fork import LEAVE, START, Channel, Warmer, await_end, fork
-from prefetch_cli.run.outcome import Report
+from prefetch_cli.run.outcome import Outcome
+from prefetch_cli.run.parts import CHECKPOINT, Kind
+from prefetch_cli.run.states import Decided
 from prefetch_cli.show.audience import Audience
 from prefetch_cli.show.display import Display
 
@@ -30,18 +31,18 @@ Warm = Callable[[Audience], int]
 
 @dataclass(frozen=True)
 class Terms:
-    """What is to run beside the warming, and when it starts."""
+    """The command that runs beside the warming, and when it starts."""
 
-    command: tuple[str, ...]  # at least the name
+    command: tuple[str, ...]  # never empty
     lead: Amount
     best_effort: bool
 
 
 def accompany(terms: Terms, display: Display, warm: Warm) -> int:
-    """Become COMMAND, with `warm` under way in another process.
+    """Become COMMAND while another process runs `warm`.
 
-    Returns in the warmer, with what `warm` returned, and here where COMMAND does not start.
-    Raises CommandError where it cannot be run. Only for a process that has one thread.
+    Returns an exit code in the warmer, and in this process where COMMAND does not start. Raises
+    CommandError where COMMAND cannot be run. The process must have a single thread.
     """
     path = find(terms.command[0], os.environ)
     try:
@@ -53,10 +54,10 @@ def accompany(terms: Terms, display: Display, warm: Warm) -> int:
         channel.settle()
         return warm(_Beside(display, terms, channel))
     with channel:
-        code = _await_word(channel, display)
+        code = _await_start(channel, display)
     if code is not None:
         return code
-    number, _ = channel.news(0)  # of a signal that came meanwhile; the next one ends the process
+    number, _ = channel.news(0)  # a signal that arrived meanwhile; the next one ends the process
     if number is not None:
         channel.send(number)
         await_end(channel)
@@ -69,8 +70,8 @@ def accompany(terms: Terms, display: Display, warm: Warm) -> int:
         raise
 
 
-def _await_word(channel: Channel, display: Display) -> int | None:
-    """Return None as soon as COMMAND may start, else the exit code to end with."""
+def _await_start(channel: Channel, display: Display) -> int | None:
+    """Return None when COMMAND may start, or the exit code to end with."""
     while True:
         number, said = channel.news(None)
         if number is not None:
@@ -88,54 +89,52 @@ def _await_word(channel: Channel, display: Display) -> int | None:
 
 
 class _Beside:
-    """Shows the run in the manner of a server's log, and gives the word."""
+    """Shows the run as log lines, and tells when COMMAND starts."""
 
     def __init__(self, display: Display, terms: Terms, warmer: Warmer) -> None:
         self._display = display
         self._terms = terms
         self._warmer = warmer
         self._warm_bytes = self._resident_bytes = 0
-        self._lead_bytes: int | None = None  # not known before the decision
+        self._lead_bytes: int | None = None  # unknown before the decision
         self._said = False
 
-    def decided(self, report: Report) -> None:
-        """Show the decision, and give the word where nothing is to be waited for."""
-        self._display.decided(report)
-        plan, decision = report.plan, report.decision
-        if plan is None or decision is None or decision.action is Verdict.SKIP:
-            if report.signal is None:
-                self._say(START)
+    def learned(self, outcome: Outcome, kind: Kind) -> None:
+        """Show the decision, and start COMMAND if enough is warm already."""
+        self._display.learned(outcome, kind)
+        decided = outcome.checkpoint.get(Decided)
+        if decided is None or self._lead_bytes is not None:
             return
+        if decided.decision.action is Verdict.SKIP:
+            self._say(START)
+            return
+        plan = decided.plan
         self._resident_bytes = plan.already_resident_bytes
         self._lead_bytes = self._terms.lead.of(plan.size_bytes + plan.already_resident_bytes)
         self._look(0)
 
-    def gathered(self, report: Report) -> None:
-        """Show what was found of the libraries."""
-        self._display.gathered(report)
-
     def progress(self, snapshot: Snapshot) -> None:
-        """Show how far it has come, and give the word where that is far enough."""
+        """Show the progress, and start COMMAND once enough is warm."""
         self._display.progress(snapshot)
-        self._look(snapshot.last_part_bytes)
+        self._look(snapshot.done_by_part.get(CHECKPOINT.name, 0))
         if snapshot.ended:
             self._start_short()
 
-    def finished(self, report: Report, shown: Report | None) -> None:
-        """Show what came of it, unless COMMAND has ended; it starts now at the latest."""
+    def finished(self, outcome: Outcome) -> None:
+        """Show the result, unless COMMAND has ended. COMMAND starts now at the latest."""
         if self._warmer.dismissed:
             return
-        error = report.error
+        error = outcome.error
         if error is None:
-            if report.signal is None:
+            if outcome.signal is None:
                 self._start_short()
-            self._display.finished(report, shown)
+            self._display.finished(outcome)
         elif isinstance(error, CheckpointError) and self._terms.best_effort:
             hint = "" if error.hint is None else f"; {error.hint}"
             self._display.warn(f"{error.message}{hint}; COMMAND starts all the same")
             self._say(START)
         else:
-            self._display.finished(report, shown)
+            self._display.finished(outcome)
             if isinstance(error, CheckpointError):
                 self._say(int(error.exit_code))
             else:
@@ -150,7 +149,7 @@ class _Beside:
             self._say(START)
 
     def _start_short(self) -> None:
-        """Give the word where no more is to come."""
+        """Start COMMAND, with a warning, where no more will be read."""
         found = format_size(self._warm_bytes)
         self._start(f"expected {format_size(self._lead_bytes or 0)} warm (--lead), found {found}")
 

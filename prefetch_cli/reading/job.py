@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from prefetch_cli.base import limits
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Engine
@@ -31,7 +32,6 @@ _MOST_THREADS = _BUFFERS_BYTES // pagecache.PAGE_BYTES
 _WINDOW_BYTES = 16 * 1024 * 1024  # advised at a time, then drained
 # Read-ahead started before the end of what may be read reaches no further than this behind it.
 _LARGEST_READ_AHEAD_BYTES = 64 * 1024 * 1024
-_GRACE_SECONDS = 0.3  # for threads to come back after a stop; a hung one never does
 _STRIKES = 3  # errors of a file after which the rest of it is left alone
 
 # Of a disk that gives way to others: each step takes twice the threads, for so many times the rate.
@@ -62,11 +62,9 @@ def read(plan: Plan, targets: Sequence[Target], monitor: Monitor, stop: Stop) ->
     file that fails is in the result, the others are read all the same.
     """
     began = time.monotonic()
-    monitor.start(plan.size_bytes, plan.files)
     job = _Job(plan, targets, monitor, stop)
     if plan.extents:
         job.run()
-    monitor.stop()
     bytes_read = job.bytes_by_engine.total()
     return ReadResult(
         bytes_read=bytes_read,
@@ -447,7 +445,7 @@ class _Job:
             while thread.is_alive():
                 thread.join(0.05)
                 if self._stop.requested:
-                    left_at = left_at or time.monotonic() + _GRACE_SECONDS
+                    left_at = left_at or time.monotonic() + limits.READER_GRACE_SECONDS
                     if time.monotonic() >= left_at:
                         return  # a thread hangs: its descriptors end with the process
         self._queue.close()

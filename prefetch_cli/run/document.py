@@ -1,40 +1,52 @@
-"""An outcome -> its JSON document, by the contract of `schema_version` 1."""
+"""An outcome -> its JSON document, by the contract of `schema_version` 1: pure functions."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+import signal
 from typing import Any
 
 from prefetch_cli import __version__
+from prefetch_cli.base.errors import PrefetchError
+from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.linux.pagecache import Method
-from prefetch_cli.run.outcome import Report, by_filesystem, exit_code
+from prefetch_cli.run.outcome import History, Outcome, exit_code
+from prefetch_cli.run.parts import BESIDE
+from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
 
 SCHEMA_VERSION = 1
 
+Json = dict[str, Any]
 
-def document(report: Report) -> dict[str, Any]:
-    """Return the JSON document, by the contract of `schema_version` 1."""
+
+def document(outcome: Outcome) -> Json:
+    """Return the JSON document of a run that has ended."""
     head = {
         "schema_version": SCHEMA_VERSION,
         "version": __version__,
-        "action": report.action.value,
-        "exit_code": int(exit_code(report)),
+        "action": outcome.action.value,
+        "exit_code": int(exit_code(outcome)),
     }
-    if report.error is not None:
-        error = {"message": report.error.message, "hint": report.error.hint}
-        return {**head, "error": error}
+    checkpoint = outcome.checkpoint
+    error = outcome.error or _interrupted_early(outcome)
+    wanted = checkpoint.get(Wanted)
+    if error is not None or wanted is None:
+        message, hint = ("", None) if error is None else (error.message, error.hint)
+        return {**head, "error": {"message": message, "hint": hint}}
+    beside = {
+        kind.name: _beside(outcome, outcome.of(kind))
+        for kind in dict.fromkeys((*BESIDE, *(part.kind for part in outcome.beside)))
+    }
     return {
         **head,
-        "checkpoint": _checkpoint(report),
-        "filesystems": _filesystems(report),
-        "memory": _memory(report),
-        "decision": _decision(report),
-        "share": _share(report),
-        "plan": _plan(report),
-        "result": _result(report),
-        "residency": _residency(report),
-        "libraries": _libraries(report),
-        "warnings": list(report.warnings),
+        "checkpoint": _checkpoint(wanted),
+        "filesystems": _filesystems(wanted),
+        "memory": _memory(wanted),
+        "decision": _decision(checkpoint),
+        "share": _share(wanted),
+        "plan": _plan(checkpoint),
+        "result": _result(outcome, checkpoint),
+        "residency": _residency(checkpoint),
+        **beside,
+        "warnings": list(outcome.warnings),
     }
 
 
@@ -43,10 +55,17 @@ def json_path(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _checkpoint(report: Report) -> dict[str, Any] | None:
-    checkpoint = report.checkpoint
-    if checkpoint is None:
+def _interrupted_early(outcome: Outcome) -> PrefetchError | None:
+    """Return the error of a run that a signal ended before the decision."""
+    if outcome.signal is None or outcome.is_ready(outcome.checkpoint):
         return None
+    name = signal.Signals(outcome.signal).name
+    return PrefetchError(f"interrupted by {name} before anything was read")
+
+
+def _checkpoint(wanted: Wanted) -> Json:
+    found = wanted.found
+    sources = found.sources if isinstance(found, Checkpoint) else ()
     return {
         "sources": [
             {
@@ -56,14 +75,14 @@ def _checkpoint(report: Report) -> dict[str, Any] | None:
                 "revision": source.revision,
                 "load_format": source.load_format.value,
             }
-            for source in checkpoint.sources
+            for source in sources
         ],
-        "files": len(checkpoint.files),
-        "total_bytes": checkpoint.size_bytes,
+        "files": len(found.files),
+        "total_bytes": found.size_bytes,
     }
 
 
-def _filesystems(report: Report) -> list[dict[str, Any]]:
+def _filesystems(wanted: Wanted) -> list[Json]:
     return [
         {
             "type": found.type,
@@ -71,40 +90,37 @@ def _filesystems(report: Report) -> list[dict[str, Any]]:
             "source": json_path(found.source),
             "network": found.network,
             "files": files,
-            "total_bytes": size,
+            "total_bytes": size_bytes,
         }
-        for found, files, size in by_filesystem(report)
+        for found, files, size_bytes in wanted.by_filesystem
     ]
 
 
-def _memory(report: Report) -> dict[str, Any] | None:
-    if report.memory is None or report.budget is None:
-        return None
+def _memory(wanted: Wanted) -> Json:
+    memory, budget = wanted.memory, wanted.budget
     return {
-        "available_bytes": report.memory.available_bytes,
-        "host_available_bytes": report.memory.host_available_bytes,
-        "cgroup_available_bytes": report.memory.cgroup_available_bytes,
-        "limited_by": json_path(report.budget.limited_by),
-        "threshold_percent": report.budget.threshold_percent,
-        "budget_bytes": report.budget.size_bytes,
+        "available_bytes": memory.available_bytes,
+        "host_available_bytes": memory.host_available_bytes,
+        "cgroup_available_bytes": memory.cgroup_available_bytes,
+        "limited_by": json_path(budget.limited_by),
+        "threshold_percent": budget.threshold_percent,
+        "budget_bytes": budget.size_bytes,
     }
 
 
-def _decision(report: Report) -> dict[str, Any] | None:
-    decision = report.decision
-    if decision is None:
+def _decision(part: History) -> Json | None:
+    decided = part.get(Decided)
+    if decided is None:
         return None
     return {
-        "action": decision.action.value,
-        "reason": decision.reason.value,
-        "message": decision.message,
+        "action": decided.decision.action.value,
+        "reason": decided.decision.reason.value,
+        "message": decided.decision.message,
     }
 
 
-def _share(report: Report) -> dict[str, Any] | None:
-    share = report.share
-    if share is None:
-        return None
+def _share(wanted: Wanted) -> Json:
+    share = wanted.share
     return {
         "rank": share.rank,
         "world_size": share.world_size,
@@ -114,29 +130,33 @@ def _share(report: Report) -> dict[str, Any] | None:
     }
 
 
-def _plan(report: Report) -> dict[str, Any] | None:
-    plan = report.plan
-    if plan is None:
+def _plan(part: History) -> Json | None:
+    decided = part.get(Decided)
+    if decided is None:
         return None
     return {
-        "threads": plan.threads,
-        "block_size_bytes": plan.block_size_bytes,
-        "engine": plan.engine.value,
+        "threads": decided.plan.threads,
+        "block_size_bytes": decided.plan.block_size_bytes,
+        "engine": decided.plan.engine.value,
     }
 
 
-def _result(report: Report) -> dict[str, Any] | None:
-    failed = _failures(replace(report, libraries=None).failed)
-    if report.eviction is not None:
+def _result(outcome: Outcome, part: History) -> Json | None:
+    failed = [
+        {"path": json_path(path), "error": error}
+        for path, error in part.failed(outcome.action).items()
+    ]
+    if evicted := part.get(Evicted):
         return {
-            "bytes_evicted": report.eviction.bytes_evicted,
-            "elapsed_seconds": round(report.eviction.elapsed_seconds, 6),
-            "complete": report.eviction.complete and not failed,
+            "bytes_evicted": evicted.eviction.bytes_evicted,
+            "elapsed_seconds": round(evicted.eviction.elapsed_seconds, 6),
+            "complete": evicted.eviction.complete and not failed,
             "failed": failed,
         }
-    result = report.result
-    if result is None:
+    read = part.get(Read)
+    if read is None:
         return None
+    result = read.result
     return {
         "bytes_read": result.bytes_read,
         "bytes_already_resident": result.bytes_already_resident,
@@ -144,42 +164,38 @@ def _result(report: Report) -> dict[str, Any] | None:
         "bytes_per_second": round(result.bytes_per_second, 1),
         "engine": result.engine.value,
         "complete": result.complete and not failed,
-        "interrupted": report.signal is not None,
+        "interrupted": outcome.signal is not None,
         "failed": failed,
     }
 
 
-def _libraries(report: Report) -> dict[str, Any] | None:
-    """Return what became of the files that are read before the checkpoint, counted apart."""
-    part = report.libraries
-    if part is None or part.checkpoint is None:
+def _residency(part: History) -> Json | None:
+    looked, proven = part.get(Looked), part.get(Proven)
+    surveys = [state.survey for state in (looked, proven) if state is not None]
+    if not surveys:
         return None
-    return {
-        "distributions": list(part.names),
-        "files": len(part.checkpoint.files),
-        "total_bytes": part.checkpoint.size_bytes,
-        "decision": _decision(part),
-        "share": _share(part),
-        "result": _result(replace(part, signal=report.signal)),
-        "residency": _residency(part),
-    }
-
-
-def _failures(failed: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"path": json_path(path), "error": error} for path, error in failed]
-
-
-def _residency(report: Report) -> dict[str, Any] | None:
-    before, after = report.before, report.after
-    known = after or before
-    if known is None:
-        return None
-    surveys = [one for one in (before, after) if one is not None]
     # The figure rests on the less sure of the two.
     method = max((one.method for one in surveys), key=list(Method).index)
     return {
-        "before_bytes": None if before is None else before.resident_bytes,
-        "after_bytes": None if after is None else after.resident_bytes,
-        "total_bytes": known.total_bytes,
+        "before_bytes": None if looked is None else looked.survey.resident_bytes,
+        "after_bytes": None if proven is None else proven.survey.resident_bytes,
+        "total_bytes": surveys[-1].total_bytes,
         "method": method.value,
+    }
+
+
+def _beside(outcome: Outcome, part: History) -> Json | None:
+    """Return what became of a part beside the checkpoint, None where that was not asked for."""
+    wanted = part.get(Wanted)
+    if wanted is None or not outcome.is_ready(part):
+        return None
+    names = {} if part.kind.names_key is None else {part.kind.names_key: list(wanted.found.names)}
+    return {
+        **names,
+        "files": len(wanted.found.files),
+        "total_bytes": wanted.found.size_bytes,
+        "decision": _decision(part),
+        "share": _share(wanted),
+        "result": _result(outcome, part),
+        "residency": _residency(part),
     }

@@ -1,17 +1,20 @@
-"""All that became known of a run, and the exit code that follows from it."""
+"""What became known of a run, folded from the states that it published, and its exit code."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import TypeVar
 
 from prefetch_cli.base.errors import ExitCode, PrefetchError, interrupted_exit_code
+from prefetch_cli.base.progress import Snapshot
 from prefetch_cli.base.words import Action
-from prefetch_cli.checkpoint.resolve import Checkpoint
-from prefetch_cli.linux.filesystem import FileSystem
-from prefetch_cli.linux.memory import Memory
-from prefetch_cli.plan.decision import Budget, Decision, Reason
-from prefetch_cli.plan.share import Share
-from prefetch_cli.reading.plan import Plan, ReadResult
+from prefetch_cli.plan.decision import Reason, Verdict
+from prefetch_cli.reading.plan import ReadResult
 from prefetch_cli.residency.evict import Eviction
-from prefetch_cli.residency.survey import Survey
+from prefetch_cli.run.parts import CHECKPOINT, Kind
+from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, State, Wanted, Warned
+
+_State = TypeVar("_State", bound=State)
 
 # Decisions by which no file was meant to be read, so that none failed to be.
 _NOTHING_MEANT = {
@@ -24,62 +27,179 @@ _NOTHING_MEANT = {
 
 
 @dataclass(frozen=True)
-class Report:
-    """What is known so far: each stage adds its value."""
+class Completed:
+    """The run came to its end, or has not been ended by anything else."""
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A signal ended the run."""
+
+    signal: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An error ended the run early."""
+
+    error: PrefetchError
+
+
+Ending = Completed | Interrupted | Refused
+Event = State | Warned | Interrupted | Refused
+
+
+@dataclass(frozen=True)
+class History:
+    """The states that one part has been through."""
+
+    kind: Kind
+    states: Mapping[type[State], State] = field(default_factory=dict)
+
+    def get(self, state: type[_State]) -> _State | None:
+        """Return a state, None where the part has not reached it."""
+        found = self.states.get(state)
+        return found if isinstance(found, state) else None
+
+    def after(self, state: State) -> "History":
+        """Return the history with one more state, or one that replaces its like."""
+        return replace(self, states={**self.states, type(state): state})
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be read, and no result of that is known."""
+        decided = self.get(Decided)
+        return (
+            decided is not None
+            and decided.decision.action is not Verdict.SKIP
+            and self.get(Read) is None
+        )
+
+    def failed(self, action: Action) -> dict[str, str]:
+        """Return the error of each file, by its path, that could not be read, or dropped."""
+        decided = self.get(Decided)
+        if action is Action.DRY_RUN or (decided and decided.decision.reason in _NOTHING_MEANT):
+            return {}
+        errors: dict[str, str] = {}
+        for path, error in self._failed():
+            errors.setdefault(path, error)
+        return errors
+
+    def _failed(self) -> Iterator[tuple[str, str]]:
+        if wanted := self.get(Wanted):
+            yield from ((one.path, one.reason) for one in wanted.found.failed)
+        if read := self.get(Read):
+            yield from read.result.failed
+        if evicted := self.get(Evicted):
+            yield from evicted.eviction.failed
+        if proven := self.get(Proven):
+            yield from proven.survey.failed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that is known of a run."""
 
     action: Action
     min_resident_percent: float | None = None
-    checkpoint: Checkpoint | None = None
-    filesystems: tuple[FileSystem, ...] | None = None  # one for each file
-    memory: Memory | None = None
-    budget: Budget | None = None
-    share: Share | None = None
-    launcher: str | None = None  # who told the rank
-    before: Survey | None = None
-    decision: Decision | None = None
-    plan: Plan | None = None
-    result: ReadResult | None = None
-    eviction: Eviction | None = None
-    after: Survey | None = None
-    # What is read before the checkpoint has gone through the same stages.
-    libraries: "Report | None" = None
-    names: tuple[str, ...] = ()  # of the distributions, in a report of libraries
+    parts: tuple[History, ...] = ()  # in the order in which they became known
     warnings: tuple[str, ...] = ()
-    signal: int | None = None  # the one that interrupted the run
-    error: PrefetchError | None = None  # the one that ended it early
+    ending: Ending = Completed()
+
+    @property
+    def checkpoint(self) -> History:
+        """What is known of the checkpoint."""
+        return self.of(CHECKPOINT)
+
+    @property
+    def beside(self) -> list[History]:
+        """What is known of the other parts."""
+        return [one for one in self.parts if one.kind != CHECKPOINT]
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended the run, None where none did."""
+        return self.ending.signal if isinstance(self.ending, Interrupted) else None
+
+    @property
+    def error(self) -> PrefetchError | None:
+        """The error that ended the run early, None where none did."""
+        return self.ending.error if isinstance(self.ending, Refused) else None
 
     @property
     def failed(self) -> tuple[tuple[str, str], ...]:
-        """Path and error of each file that could not be read, or dropped, each once."""
-        own = () if self._nothing_meant else self._own_failed
-        return own if self.libraries is None else (*self.libraries.failed, *own)
+        """Path and error of each file that could not be read, or dropped."""
+        parts = (*self.beside, self.checkpoint)
+        return tuple(one for part in parts for one in part.failed(self.action).items())
 
-    @property
-    def _nothing_meant(self) -> bool:
-        if self.decision is not None and self.decision.reason in _NOTHING_MEANT:
-            return True
-        return self.action is Action.DRY_RUN
+    def of(self, kind: Kind) -> History:
+        """Return what is known of a part, which may be nothing yet."""
+        return next((one for one in self.parts if one.kind == kind), History(kind))
 
-    @property
-    def _own_failed(self) -> tuple[tuple[str, str], ...]:
-        parts: dict[str, str] = {}
-        if self.checkpoint is not None:
-            parts.update((one.path, one.reason) for one in self.checkpoint.failed)
-        for found in (self.result, self.eviction, self.after):
-            if found is not None:
-                for path, error in found.failed:
-                    parts.setdefault(path, error)
-        return tuple(parts.items())
+    def is_ready(self, part: History) -> bool:
+        """Whether all is known of a part that is shown before anything is done."""
+        reads = self.action in {Action.PREFETCH, Action.DRY_RUN}
+        return part.get(Decided if reads else Looked) is not None
 
 
-def falls_short(report: Report) -> str | None:
+def fold(outcome: Outcome, event: Event) -> Outcome:
+    """Return the outcome with what the event says."""
+    if isinstance(event, (Interrupted, Refused)):
+        return replace(outcome, ending=event)
+    warnings = tuple(dict.fromkeys((*outcome.warnings, *event.warnings)))
+    if isinstance(event, Warned):
+        return replace(outcome, warnings=warnings)
+    changed = outcome.of(event.kind).after(event)
+    others = {one.kind: one for one in outcome.parts}
+    return replace(outcome, parts=(*{**others, event.kind: changed}.values(),), warnings=warnings)
+
+
+def folded(outcome: Outcome, events: Iterable[Event]) -> Outcome:
+    """Return the outcome with what all the events say."""
+    return reduce(fold, events, outcome)
+
+
+def cut_short(outcome: Outcome, snapshot: Snapshot) -> Outcome:
+    """Return the outcome of a run that hangs in reading, with what was read of each part."""
+    results = (
+        Read(
+            part.kind,
+            ReadResult(
+                bytes_read=snapshot.done_by_part.get(part.kind.name, 0),
+                bytes_already_resident=decided.plan.already_resident_bytes,
+                elapsed_seconds=snapshot.part_seconds,
+                engine=decided.plan.engine,
+                complete=False,
+                failed=(),
+            ),
+        )
+        for part in outcome.parts
+        if part.is_due and (decided := part.get(Decided))
+    )
+    return folded(outcome, results)
+
+
+def evicted_so_far(outcome: Outcome, seconds: float) -> Outcome:
+    """Return the outcome of a run that hangs in dropping pages: how many it dropped is unknown."""
+    return folded(
+        outcome,
+        (
+            Evicted(part.kind, Eviction(None, seconds, complete=False, failed=()))
+            for part in outcome.parts
+            if part.get(Looked) and not part.get(Evicted)
+        ),
+    )
+
+
+def falls_short(outcome: Outcome) -> str | None:
     """Return why `--min-resident` is not reached, in words, or None where it is or is not asked."""
-    wanted = report.min_resident_percent
-    if wanted is None or report.action not in {Action.PREFETCH, Action.CHECK}:
+    wanted = outcome.min_resident_percent
+    if wanted is None or outcome.action not in {Action.PREFETCH, Action.CHECK}:
         return None
-    survey = report.after
-    if survey is None:
+    proven = outcome.checkpoint.get(Proven)
+    if proven is None:
         return f"--min-resident {wanted:g}: the run ended before it was known what is resident"
+    survey = proven.survey
     if survey.resident_bytes is None:
         return f"--min-resident {wanted:g}: it cannot be known here how much is resident"
     percent = 100.0 * survey.resident_bytes / survey.total_bytes if survey.total_bytes else 100.0
@@ -88,24 +208,14 @@ def falls_short(report: Report) -> str | None:
     return f"--min-resident {wanted:g}: expected {wanted:g} %, found {percent:.1f} % resident"
 
 
-def exit_code(report: Report) -> int:
+def exit_code(outcome: Outcome) -> int:
     """Return the exit code of the process."""
-    if report.signal is not None:
-        return interrupted_exit_code(report.signal)
-    if report.error is not None:
-        return report.error.exit_code
-    if report.failed:
+    if outcome.signal is not None:
+        return interrupted_exit_code(outcome.signal)
+    if outcome.error is not None:
+        return outcome.error.exit_code
+    if outcome.failed:
         return ExitCode.READ_FAILED
-    if falls_short(report) is not None:
+    if falls_short(outcome) is not None:
         return ExitCode.NOT_RESIDENT
     return ExitCode.OK
-
-
-def by_filesystem(report: Report) -> list[tuple[FileSystem, int, int]]:
-    """Return each file system with the number and the bytes of the files that lie on it."""
-    totals: dict[FileSystem, tuple[int, int]] = {}
-    if report.checkpoint is not None and report.filesystems is not None:
-        for file, found in zip(report.checkpoint.files, report.filesystems, strict=True):
-            files, size = totals.get(found, (0, 0))
-            totals[found] = (files + 1, size + file.size_bytes)
-    return [(found, files, size) for found, (files, size) in totals.items()]

@@ -1,25 +1,23 @@
-"""Who is told how a run goes."""
+"""The interface between a run and whoever watches it."""
 
 from typing import Protocol
 
 from prefetch_cli.base.progress import Snapshot
-from prefetch_cli.run.outcome import Report
+from prefetch_cli.run.outcome import Outcome
+from prefetch_cli.run.parts import Kind
 
 
 class Audience(Protocol):
-    """Who is told how a run goes."""
+    """Whoever watches a run."""
 
-    def decided(self, report: Report) -> None:
-        """Take what was found and decided, before anything is read."""
-
-    def gathered(self, report: Report) -> None:
-        """Take what was found of the libraries, before anything of them is read."""
+    def learned(self, outcome: Outcome, kind: Kind) -> None:
+        """Take a new state of one part, which `outcome` includes."""
 
     def progress(self, snapshot: Snapshot) -> None:
-        """Take how far reading has come."""
+        """Take the progress. The decisions behind it have been learned before."""
 
-    def finished(self, report: Report, shown: Report | None) -> None:
-        """Take what came of it; `shown` is what `decided` was given, None where an error came."""
+    def finished(self, outcome: Outcome) -> None:
+        """Take the final outcome."""
 
     def stop_bar(self) -> None:
-        """Take the bar off the terminal."""
+        """Erase the bar."""

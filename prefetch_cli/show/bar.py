@@ -1,4 +1,4 @@
-"""The bar at the foot of a terminal."""
+"""The progress bar."""
 
 from typing import IO, TYPE_CHECKING, cast
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """One line at the foot of a terminal, drawn anew at each call."""
+    """One line at the bottom of a terminal, redrawn at each call."""
 
     def __init__(self, stream: Stream) -> None:
-        from rich.live import Live  # noqa: PLC0415 - 50 ms that a log need not pay
+        from rich.live import Live  # noqa: PLC0415 - 50 ms that a log does not need
 
         self._live = Live(
             console=_console(stream),
@@ -25,7 +25,7 @@ class Bar:
             redirect_stderr=False,
         )
         self._live.start()
-        # A process that is killed could not show it again.
+        # A killed process could not bring it back.
         self._live.console.show_cursor(show=True)
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -34,7 +34,7 @@ class Bar:
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        # Asked anew each time, since a terminal may change its width.
+        # The terminal may have been resized since the last call.
         text, bar_columns = bar_line(snapshot, self._live.console.width - 1)
         line = Table.grid(padding=(0, 1, 0, 0))
         if bar_columns:
@@ -54,22 +54,22 @@ class Bar:
         self._live.console.print(line, soft_wrap=True)
 
     def stop(self) -> None:
-        """Leave nothing behind."""
+        """Erase the bar."""
         self._live.stop()
 
 
 def bar_line(snapshot: Snapshot, columns: int) -> tuple[str, int]:
-    """Return the text beside the bar and the columns of the bar: the most that fits, 0 for none.
+    """Return the text beside the bar and the width of the bar: as much as fits, 0 for no bar.
 
-    Figures that change have a fixed width, so that the line does not tremble.
+    Changing figures have a fixed width, so that the line does not jump.
     """
-    # Rounded down: 100 is the end.
+    # Rounded down, so that 100 % means finished.
     percent = f"{100 * snapshot.done_bytes // snapshot.total_bytes:3}%"
     rate = format_rate(snapshot.bytes_per_second)
     left = "?" if snapshot.left_seconds is None else coarse(snapshot.left_seconds)
     files = f"{snapshot.done_files:>{len(str(snapshot.total_files))}}/{snapshot.total_files}"
     total = format_size(snapshot.total_bytes)
-    # Each with the columns that its bar takes at least; the last ones have none.
+    # The minimum width of the bar beside each text; the last three have no bar.
     texts = (
         (16, f"{percent} of {total}  {rate:>12}  {left:>7} left  {files} files"),
         (12, f"{percent}  {rate:>12}  {left:>7} left  {files} files"),
@@ -86,7 +86,7 @@ def bar_line(snapshot: Snapshot, columns: int) -> tuple[str, int]:
 
 
 def _console(stream: Stream) -> "Console":
-    from rich.console import Console  # noqa: PLC0415 - 50 ms that a log need not pay
+    from rich.console import Console  # noqa: PLC0415 - 50 ms that a log does not need
 
     return Console(
         file=cast("IO[str]", stream),

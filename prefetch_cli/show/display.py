@@ -1,32 +1,31 @@
-"""Shows a run on standard output and standard error, whatever these are."""
+"""Shows a run on standard output and standard error."""
 
 import json
 import os
 import re
 import shutil
-import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TextIO
 
+from prefetch_cli.base import limits
 from prefetch_cli.base.amounts import format_size
-from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Snapshot
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import ProgressMode, Verbosity
 from prefetch_cli.run.document import document
-from prefetch_cli.run.outcome import Report, falls_short
+from prefetch_cli.run.outcome import History, Outcome, falls_short
+from prefetch_cli.run.parts import CHECKPOINT, Kind
+from prefetch_cli.run.states import Evicted, Looked, Proven, Read, Wanted
 from prefetch_cli.show.bar import Bar
 from prefetch_cli.show.lines import (
     Line,
     each_file,
-    found_lines,
-    gathered_lines,
+    facts,
+    facts_beside,
     in_one_line,
-    is_decided,
     so_far,
     summary,
     waiting,
@@ -34,17 +33,14 @@ from prefetch_cli.show.lines import (
 from prefetch_cli.show.streams import Stream
 
 _NAME = "prefetch-cli"
-# Between lines that say what is waited for; the first one comes after a third of it.
-_HEARTBEAT_SECONDS = 30.0
 _LABEL_COLUMNS = 13
-
 _TEXT_LEAST_COLUMNS = 20  # beside the labels
 _NUMBER_WITH_UNIT = re.compile(r"(\d) ([KMGTPE]?i?B\b|bytes?\b|%|s\b)")
-_NOT_ABLE = {"", "dumb", "unknown"}  # terminfo's words for terminals of which nothing is known
+_PLAIN_TERMINALS = {"", "dumb", "unknown"}  # terminfo: no known capabilities
 
 
 class Display:
-    """Shows a run on standard output and standard error, whatever these are."""
+    """Shows a run: results on standard output, progress and warnings on standard error."""
 
     def __init__(
         self,
@@ -60,7 +56,7 @@ class Display:
         self._errors = Stream(sys.stderr if errors is None else errors)
         self._verbosity = verbosity
         self._json = json_document
-        # Standard output is COMMAND's then, and standard error its log.
+        # Beside COMMAND, standard output belongs to it and standard error is its log.
         self._beside = beside_command
         self._mode = _mode(progress, verbosity, self._errors)
         if beside_command and self._mode is ProgressMode.BAR:
@@ -68,28 +64,22 @@ class Display:
         self._bar: Bar | None = None
         self._steps_said = 0
         self._beats_said = 0
-        # Lines of several ranks meet in one log, so each says whose it is.
+        self._shown: set[Kind] = set()
+        self._warnings_said = 0
+        # Several ranks write to one log, so each line carries its rank.
         self._rank = ""
 
-    def decided(self, report: Report) -> None:
-        """Show what was found and decided, before anything is read."""
-        if report.share is not None and report.share.world_size > 1:
-            self._rank = f"rank {report.share.rank}/{report.share.world_size}"
-        self._say(found_lines(report))
-        if self._verbosity is Verbosity.VERBOSE:
-            self._say(each_file(report, report.before))
-        self._warn(report.warnings)
-
-    def gathered(self, report: Report) -> None:
-        """Show what was found of the libraries, before anything of them is read."""
-        if report.libraries is not None:
-            self._say(gathered_lines(report.libraries))
+    def learned(self, outcome: Outcome, kind: Kind) -> None:
+        """Show the facts and the decision of a part, once, when both are known."""
+        part = outcome.of(kind)
+        if kind not in self._shown and outcome.is_ready(part):
+            self._show(outcome, part)
 
     def progress(self, snapshot: Snapshot) -> None:
-        """Show how far reading has come, and what has been awaited for long."""
+        """Show how far reading has come, and any file that has not answered for long."""
         if self._mode is ProgressMode.NONE:
             return
-        beats = int(snapshot.idle_seconds / _HEARTBEAT_SECONDS + 2 / 3)
+        beats = int(snapshot.idle_seconds / limits.HEARTBEAT_SECONDS + 2 / 3)
         if beats > self._beats_said and snapshot.longest_wait is not None:
             self._tell(waiting(snapshot, snapshot.longest_wait))
         self._beats_said = beats
@@ -101,49 +91,69 @@ class Display:
         else:
             self._step(snapshot)
 
-    def finished(self, report: Report, shown: Report | None) -> None:
-        """Show what came of it; `shown` is what `decided` was given, None where an error came."""
+    def finished(self, outcome: Outcome) -> None:
+        """Show the result."""
         self.stop_bar()
-        if report.error is not None:
-            self._document(report)
-            self._tell(f"error: {in_one_line(report.error)}")
+        if outcome.error is not None:
+            self._document(outcome)
+            self._tell(f"error: {in_one_line(outcome.error)}")
             return
-        self._warn(report.warnings[len(shown.warnings) if shown is not None else 0 :])
-        for path, error in report.failed:
+        if CHECKPOINT not in self._shown:
+            self._show(outcome, outcome.checkpoint)
+        self._warn_of_new(outcome)
+        for path, error in outcome.failed:
             self._tell(f"error: {path}: {error}")
-        if (short := falls_short(report)) is not None:
+        if (short := falls_short(outcome)) is not None:
             self._tell(f"{'warning' if self._beside else 'error'}: {short}")
-        self._document(report)
-        self._say(summary(report))
-        changed = report.result is not None or report.eviction is not None
-        if self._verbosity is Verbosity.VERBOSE and changed:
-            self._say(each_file(report, report.after))
+        self._document(outcome)
+        self._say(summary(outcome))
+        part = outcome.checkpoint
+        wanted, proven = part.get(Wanted), part.get(Proven)
+        changed = part.get(Read) or part.get(Evicted)
+        if self._verbosity is Verbosity.VERBOSE and changed and wanted and proven:
+            self._say(each_file(wanted, proven.survey))
 
-    def failed(self, report: Report, defect: BaseException | None = None) -> None:
-        """Show a run that came to nothing; the trace of a defect for whoever asks for more."""
+    def failed(self, outcome: Outcome, defect: BaseException | None = None) -> None:
+        """Show a run that never started; with --verbose, the traceback of a defect."""
         if defect is not None and self._verbosity is Verbosity.VERBOSE:
             self.stop_bar()
             for line in "".join(traceback.format_exception(defect)).splitlines():
                 self._errors.write(printable(line) + "\n")
-        self.finished(report, None)
+        self.finished(outcome)
 
     def stop_bar(self) -> None:
-        """Take the bar off the terminal."""
+        """Erase the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def warn(self, warning: str) -> None:
-        """Show what does not end the run."""
-        self._warn([warning])
-
-    def _warn(self, warnings: Iterable[str]) -> None:
+        """Show a warning."""
         if self._verbosity is not Verbosity.QUIET:
-            for warning in warnings:
-                self._tell(f"warning: {warning}")
+            self._tell(f"warning: {warning}")
+
+    def _warn_of_new(self, outcome: Outcome) -> None:
+        """Show the warnings that are new."""
+        for warning in outcome.warnings[self._warnings_said :]:
+            self.warn(warning)
+        self._warnings_said = len(outcome.warnings)
+
+    def _show(self, outcome: Outcome, part: History) -> None:
+        """Show the facts and the decision of a part."""
+        self._shown.add(part.kind)
+        if part.kind != CHECKPOINT:
+            self._say(facts_beside(outcome, part))
+            return
+        wanted, looked = part.get(Wanted), part.get(Looked)
+        if wanted is not None and wanted.share.world_size > 1:
+            self._rank = f"rank {wanted.share.rank}/{wanted.share.world_size}"
+        self._say(facts(outcome))
+        if self._verbosity is Verbosity.VERBOSE and wanted and looked:
+            self._say(each_file(wanted, looked.survey))
+        self._warn_of_new(outcome)
 
     def _tell(self, text: str) -> None:
-        """Write a line on standard error: above the bar, where there is one."""
+        """Write a line to standard error, above the bar if there is one."""
         name = f"{_NAME} {self._rank}".rstrip()
         line = printable(f"{name}: {text}")
         if self._bar is not None:
@@ -152,7 +162,7 @@ class Display:
             self._errors.write(line + "\n")
 
     def _step(self, snapshot: Snapshot) -> None:
-        """Write a line for each tenth that has been passed since the last call."""
+        """Write a line for each 10 % passed since the last call."""
         reached = 10 * snapshot.done_bytes // snapshot.total_bytes
         for step in range(self._steps_said + 1, reached):
             passed = format_size(snapshot.total_bytes * step // 10)
@@ -162,7 +172,7 @@ class Display:
             self._steps_said = reached
 
     def _say(self, lines: Iterable[Line]) -> None:
-        """Write labelled lines where people read them, unless they are not to be written."""
+        """Write labelled lines, unless --json or --quiet suppresses them."""
         if self._json or self._verbosity is Verbosity.QUIET:
             return
         safe = [(label, printable(text)) for label, text in lines]
@@ -170,10 +180,10 @@ class Display:
             for label, text in safe:
                 self._tell(f"{label:<{_LABEL_COLUMNS}}{text}")
             return
-        if self._output.isatty() and _is_able():
+        if self._output.isatty() and _has_cursor():
             columns = shutil.get_terminal_size().columns
             self._output.write(
-                "".join(f"{_beside_label(label, text, columns)}\n" for label, text in safe)
+                "".join(f"{_wrapped(label, text, columns)}\n" for label, text in safe)
             )
             return
         margin = f"{self._rank}  ".lstrip()
@@ -181,36 +191,28 @@ class Display:
             "".join(f"{margin}{label:<{_LABEL_COLUMNS}}{text}\n" for label, text in safe)
         )
 
-    def _document(self, report: Report) -> None:
+    def _document(self, outcome: Outcome) -> None:
         if self._json:
-            self._output.write(json.dumps(document(_whole(report)), indent=2) + "\n")
+            self._output.write(json.dumps(document(outcome), indent=2) + "\n")
 
 
 def _mode(asked: ProgressMode, verbosity: Verbosity, errors: Stream) -> ProgressMode:
-    """Return where progress goes; a bar that is asked for is drawn into a pipe too."""
+    """Return where progress goes; `--progress bar` draws into a pipe too."""
     if verbosity is Verbosity.QUIET:
         return ProgressMode.NONE
     if asked is ProgressMode.AUTO:
-        return ProgressMode.BAR if errors.isatty() and _is_able() else ProgressMode.LOG
-    return ProgressMode.LOG if asked is ProgressMode.BAR and not _is_able() else asked
+        return ProgressMode.BAR if errors.isatty() and _has_cursor() else ProgressMode.LOG
+    return ProgressMode.LOG if asked is ProgressMode.BAR and not _has_cursor() else asked
 
 
-def _is_able() -> bool:
-    """Whether the terminal moves its cursor and knows colours, by what it says it is."""
-    return os.environ.get("TERM", "") not in _NOT_ABLE
+def _has_cursor() -> bool:
+    """Whether the terminal can move its cursor, according to TERM."""
+    return os.environ.get("TERM", "") not in _PLAIN_TERMINALS
 
 
-def _whole(report: Report) -> Report:
-    """Return the report as one that has a document: what ends before the decision is an error."""
-    if report.error is not None or report.signal is None or is_decided(report):
-        return report
-    name = signal.Signals(report.signal).name
-    return replace(report, error=PrefetchError(f"interrupted by {name} before anything was read"))
-
-
-def _beside_label(label: str, text: str, columns: int) -> str:
-    """Return a labelled line, its text wrapped beside the label, or below where that is narrow."""
-    # What belongs together stays together: `64 MiB`, `90 %`.
+def _wrapped(label: str, text: str, columns: int) -> str:
+    """Return a labelled line, wrapped beside its label, or below it on a narrow terminal."""
+    # Keep a number and its unit on one line.
     tied = _NUMBER_WITH_UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", text)
     beside = columns - _LABEL_COLUMNS >= _TEXT_LEAST_COLUMNS
     indent = _LABEL_COLUMNS if beside else 2

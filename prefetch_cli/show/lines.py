@@ -9,154 +9,166 @@ from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Snapshot, Wait
 from prefetch_cli.base.text import counted
 from prefetch_cli.base.words import Action
+from prefetch_cli.checkpoint.resolve import Checkpoint, Source
 from prefetch_cli.linux.pagecache import Method
+from prefetch_cli.reading.plan import Plan, ReadResult
+from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.residency.survey import Survey
-from prefetch_cli.run.outcome import Report, by_filesystem
+from prefetch_cli.run.outcome import History, Outcome
+from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
 
-_MOST_NAMES = 3  # of distributions: the rest is counted
+_MOST_NAMES = 3  # names of a part; the rest is counted
 
 Line = tuple[str, str]  # a label and a text
 
 
-def is_decided(report: Report) -> bool:
-    """Whether all is known that is shown before anything is done."""
-    if report.action in {Action.PREFETCH, Action.DRY_RUN}:
-        return report.plan is not None
-    return report.before is not None
-
-
-def found_lines(report: Report) -> Iterator[Line]:
-    """Yield what is always shown first, as far as it is known."""
-    checkpoint = report.checkpoint
-    if checkpoint is None:
+def facts(outcome: Outcome) -> Iterator[Line]:
+    """Yield the facts and the decision about the checkpoint, as far as they are known."""
+    part = outcome.checkpoint
+    wanted = part.get(Wanted)
+    if wanted is None:
         return
-    if not checkpoint.sources:
-        yield from _memory(report)  # only libraries are wanted
+    if not _sources(wanted):
+        yield "memory", _memory(wanted)  # only other parts are wanted
         return
-    weights = sum(file.weight for file in checkpoint.files)
-    others = len(checkpoint.files) - weights
-    size = f"{format_size(checkpoint.size_bytes)} in {counted(weights, 'weight file')}"
-    for source in checkpoint.sources:
+    for source in _sources(wanted):
         revision = f" at {source.revision[:12]}" if source.revision else ""
         yield "checkpoint", f"{source.argument}{revision}"
-    yield "size", size + (f" and {counted(others, 'other file')}" if others else "")
-    for found, files, size_bytes in by_filesystem(report):
+    yield "size", _size(wanted)
+    for found, files, size_bytes in wanted.by_filesystem:
         kind = "network" if found.network else "local"
         kind = "in memory" if found.in_memory else kind
-        part = "" if files == len(checkpoint.files) else f", {format_size(size_bytes)} of it"
-        yield "file system", f"{found.type} ({kind}) at {found.mount_point}{part}"
-    yield from _memory(report)
-    share = report.share
-    if share is not None and share.world_size > 1:
-        by = f", as {report.launcher} says" if report.launcher else ""
-        yield (
-            "share",
-            f"rank {share.rank} of {share.world_size}{by}: {format_size(share.size_bytes)} in "
-            f"{counted(share.files, 'file')}, split by {share.split.value}",
-        )
-    if report.before is not None:
-        yield "resident", _resident(report.before)
-    if report.decision is not None:
-        yield "decision", f"{report.decision.action.value}: {report.decision.message}"
-    if report.action is Action.DRY_RUN:
-        yield from _plan(report)
+        share = "" if files == len(wanted.found.files) else f", {format_size(size_bytes)} of it"
+        yield "file system", f"{found.type} ({kind}) at {found.mount_point}{share}"
+    yield "memory", _memory(wanted)
+    if wanted.share.world_size > 1:
+        yield "share", _share(wanted)
+    if looked := part.get(Looked):
+        yield "resident", _resident(looked.survey)
+    if decided := part.get(Decided):
+        decision = decided.decision
+        yield "decision", f"{decision.action.value}: {decision.message}"
+        if outcome.action is Action.DRY_RUN:
+            yield "plan", _plan(decided.plan)
 
 
-def _memory(report: Report) -> Iterator[Line]:
-    memory, budget = report.memory, report.budget
-    if memory is None or budget is None:
-        return
+def _sources(wanted: Wanted) -> tuple[Source, ...]:
+    return wanted.found.sources if isinstance(wanted.found, Checkpoint) else ()
+
+
+def _size(wanted: Wanted) -> str:
+    found = wanted.found
+    weights = sum(file.weight for file in found.files)
+    others = len(found.files) - weights
+    size = f"{format_size(found.size_bytes)} in {counted(weights, 'weight file')}"
+    return size + (f" and {counted(others, 'other file')}" if others else "")
+
+
+def _memory(wanted: Wanted) -> str:
+    memory, budget = wanted.memory, wanted.budget
     bound = "the host" if memory.limited_by == "host" else f"the cgroup {memory.limited_by}"
     limit = f"{budget.threshold_percent:g} %"
     if budget.limited_by == "max-bytes":
         limit = "--max-bytes"
-    yield (
-        "memory",
+    return (
         f"{format_size(memory.available_bytes)} available, bound by {bound}; "
-        f"budget {format_size(budget.size_bytes)} ({limit})",
+        f"budget {format_size(budget.size_bytes)} ({limit})"
     )
 
 
-def _plan(report: Report) -> Iterator[Line]:
-    plan = report.plan
-    if plan is None:
-        return
+def _share(wanted: Wanted) -> str:
+    share = wanted.share
+    by = f", as {wanted.launcher} says" if wanted.launcher else ""
+    return (
+        f"rank {share.rank} of {share.world_size}{by}: {format_size(share.size_bytes)} in "
+        f"{counted(share.files, 'file')}, split by {share.split.value}"
+    )
+
+
+def _plan(plan: Plan) -> str:
     if not plan.extents:
-        yield "plan", "read nothing"
-        return
-    yield (
-        "plan",
+        return "read nothing"
+    return (
         f"read {format_size(plan.size_bytes)} of {counted(plan.files, 'file')} with "
         f"{counted(plan.threads, 'thread')} in blocks of {format_size(plan.block_size_bytes)}, "
-        f"engine {plan.engine.value}",
+        f"engine {plan.engine.value}"
     )
 
 
-def gathered_lines(part: Report) -> Iterator[Line]:
-    """Yield what was found of the libraries."""
-    checkpoint, before = part.checkpoint, part.before
-    if checkpoint is None or before is None:
+def facts_beside(outcome: Outcome, part: History) -> Iterator[Line]:
+    """Yield the facts about a part beside the checkpoint."""
+    wanted, looked, decided = part.get(Wanted), part.get(Looked), part.get(Decided)
+    if wanted is None or looked is None:
         return
+    names = wanted.found.names
     of = ""
-    if part.names:
-        rest = len(part.names) - _MOST_NAMES
-        of = f" of {', '.join(part.names[:_MOST_NAMES])}" + (f" and {rest} more" * (rest > 0))
-    size, files = format_size(checkpoint.size_bytes), counted(len(checkpoint.files), "file")
+    if names:
+        rest = len(names) - _MOST_NAMES
+        of = f" of {', '.join(names[:_MOST_NAMES])}" + (f" and {rest} more" * (rest > 0))
+    size, files = format_size(wanted.found.size_bytes), counted(len(wanted.found.files), "file")
     plan = ""
-    if part.action is Action.DRY_RUN and part.plan is not None:
-        plan = f"; read {format_size(part.plan.size_bytes)}"
-    yield "libraries", f"{size} in {files}{of}; resident {_resident(before)}{plan}"
-    if part.decision is not None and part.plan is not None and part.plan.cut is not None:
-        yield "", part.decision.message
+    if outcome.action is Action.DRY_RUN and decided is not None:
+        plan = f"; read {format_size(decided.plan.size_bytes)}"
+    yield part.kind.name, f"{size} in {files}{of}; resident {_resident(looked.survey)}{plan}"
+    if decided is not None and decided.plan.cut is not None:
+        yield "", decided.decision.message
 
 
-def summary(report: Report) -> Iterator[Line]:
-    """Yield what came of it."""
-    part = report.libraries
-    if part is not None and part.result is not None:
-        read = format_size(part.result.bytes_read)
-        took = format_duration(part.result.elapsed_seconds)
-        after = "" if part.after is None else f"; resident {_resident(part.after)}"
-        yield "libraries", f"read {read} in {took}{after}"
-    elif part is not None and part.eviction is not None:
-        dropped = part.eviction.bytes_evicted
-        size = "unknown how much" if dropped is None else format_size(dropped)
-        yield "libraries", f"evicted {size}"
-    result, eviction = report.result, report.eviction
-    if report.checkpoint is not None and not report.checkpoint.sources and report.signal is None:
-        return  # only libraries were wanted
-    if result is not None:
-        of = how = ""
-        if report.plan is not None and not result.complete:
-            of = f" of {format_size(report.plan.size_bytes)}"
-        if result.bytes_read:
-            how = f", {format_rate(result.bytes_per_second)}, engine {result.engine.value}"
-        yield (
-            "read",
-            f"{format_size(result.bytes_read)}{of} in {format_duration(result.elapsed_seconds)}"
-            f"{how}{_ending(report, complete=result.complete)}",
-        )
-    elif eviction is not None:
-        dropped = eviction.bytes_evicted
-        size = "unknown how much" if dropped is None else format_size(dropped)
-        yield (
-            "evicted",
-            f"{size} in {format_duration(eviction.elapsed_seconds)}"
-            f"{_ending(report, complete=True)}",
-        )
-    elif report.signal is not None:
-        what = "nothing read" if report.action is Action.PREFETCH else "not finished"
-        yield report.action.value, f"{what}{_ending(report, complete=False)}"
-    changed = result is not None or eviction is not None
-    if report.after is not None and changed:
-        yield "resident", _resident(report.after)
+def summary(outcome: Outcome) -> Iterator[Line]:
+    """Yield the result of the run."""
+    for part in outcome.beside:
+        yield from _summary_beside(part)
+    part = outcome.checkpoint
+    wanted, decided = part.get(Wanted), part.get(Decided)
+    read, evicted, proven = part.get(Read), part.get(Evicted), part.get(Proven)
+    if wanted is not None and not _sources(wanted) and outcome.signal is None:
+        return  # only other parts were wanted
+    if read is not None and decided is not None:
+        yield "read", _read(outcome, decided.plan, read.result)
+    elif evicted is not None:
+        took = format_duration(evicted.eviction.elapsed_seconds)
+        ending = _ending(outcome, complete=True)
+        yield "evicted", f"{_dropped(evicted.eviction)} in {took}{ending}"
+    elif outcome.signal is not None:
+        what = "nothing read" if outcome.action is Action.PREFETCH else "not finished"
+        yield outcome.action.value, f"{what}{_ending(outcome, complete=False)}"
+    if proven is not None and (read or evicted):
+        yield "resident", _resident(proven.survey)
 
 
-def _ending(report: Report, *, complete: bool) -> str:
-    if report.signal is not None:
-        return f"; interrupted by {signal.Signals(report.signal).name}"
-    if report.failed:
-        return f"; {counted(len(report.failed), 'file')} failed"
+def _summary_beside(part: History) -> Iterator[Line]:
+    if read := part.get(Read):
+        size = format_size(read.result.bytes_read)
+        took = format_duration(read.result.elapsed_seconds)
+        proven = part.get(Proven)
+        after = "" if proven is None else f"; resident {_resident(proven.survey)}"
+        yield part.kind.name, f"read {size} in {took}{after}"
+    elif evicted := part.get(Evicted):
+        yield part.kind.name, f"evicted {_dropped(evicted.eviction)}"
+
+
+def _read(outcome: Outcome, plan: Plan, result: ReadResult) -> str:
+    of = how = ""
+    if not result.complete:
+        of = f" of {format_size(plan.size_bytes)}"
+    if result.bytes_read:
+        how = f", {format_rate(result.bytes_per_second)}, engine {result.engine.value}"
+    return (
+        f"{format_size(result.bytes_read)}{of} in {format_duration(result.elapsed_seconds)}"
+        f"{how}{_ending(outcome, complete=result.complete)}"
+    )
+
+
+def _dropped(eviction: Eviction) -> str:
+    dropped = eviction.bytes_evicted
+    return "unknown how much" if dropped is None else format_size(dropped)
+
+
+def _ending(outcome: Outcome, *, complete: bool) -> str:
+    if outcome.signal is not None:
+        return f"; interrupted by {signal.Signals(outcome.signal).name}"
+    if outcome.failed:
+        return f"; {counted(len(outcome.failed), 'file')} failed"
     return "" if complete else "; ended by --time-limit"
 
 
@@ -170,12 +182,10 @@ def _resident(survey: Survey) -> str:
     )
 
 
-def each_file(report: Report, survey: Survey | None) -> Iterator[Line]:
+def each_file(wanted: Wanted, survey: Survey) -> Iterator[Line]:
     """Yield how much of each file is resident."""
-    if report.checkpoint is None or survey is None:
-        return
     for number, resident in survey.resident_by_file.items():
-        file = report.checkpoint.files[number]
+        file = wanted.found.files[number]
         known = "unknown" if resident is None else format_size(resident)
         yield "file", f"{file.path}: {known} of {format_size(file.size_bytes)} resident"
 
@@ -193,7 +203,7 @@ def so_far(snapshot: Snapshot) -> str:
 
 
 def waiting(snapshot: Snapshot, wait: Wait) -> str:
-    """Return what is waited for, and how long."""
+    """Return which file has not answered, and for how long."""
     at = "" if wait.offset is None else f" at offset {wait.offset:,}"
     return (
         f"nothing has arrived for {coarse(int(snapshot.idle_seconds))}: "
@@ -202,7 +212,7 @@ def waiting(snapshot: Snapshot, wait: Wait) -> str:
 
 
 def coarse(seconds: float) -> str:
-    """Return a duration to the second: that of a forecast or a wait is no finer."""
+    """Return a duration in whole seconds, for forecasts and waits."""
     whole = math.ceil(seconds)
     return f"{whole} s" if whole < 60 else format_duration(whole)
 

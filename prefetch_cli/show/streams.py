@@ -1,21 +1,21 @@
-"""Standard streams to which writing never fails: the warming matters, not the words."""
+"""Standard streams that never raise: a broken log must not stop the warming."""
 
 import os
 from typing import TextIO
 
 
 class Stream:
-    """Standard output or error, whatever it is: a terminal, a log, a pipe, full, closed.
+    """Standard output or error: a terminal, a file, a pipe, a full disk, or closed.
 
-    It has the methods of a text file that rich asks for.
+    It has the text file methods that rich calls.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
-        # None: closed when the process started (`>&-`).
+        # None if the stream was closed when the process started (`>&-`).
         self._stream = stream
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            # Names of files may hold what the locale's encoding cannot.
+            # A file name may hold characters that the locale cannot encode.
             reconfigure(errors="backslashreplace")
 
     @property
@@ -37,22 +37,22 @@ class Stream:
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Write and flush as much as can be, and return the length of the text."""
+        """Write and flush what the stream takes, and return the length of the text."""
         if self._stream is not None:
             try:
                 self._stream.write(text)
                 self._stream.flush()
             except (OSError, ValueError):
-                # A reader that has gone (`| head`), a full device, a terminal that hung up.
-                # What is buffered would fail again with the next line.
+                # The reader has exited (`| head`), the disk is full, the terminal hung up.
+                # Buffered text would fail again at the next line.
                 self._discard()
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: every write has been flushed."""
+        """Do nothing: each write flushes."""
 
     def _discard(self) -> None:
-        """Point the descriptor to nowhere, as the manual of Python's signal module advises."""
+        """Point the descriptor at /dev/null, as Python's signal documentation recommends."""
         try:
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(null, self.fileno())

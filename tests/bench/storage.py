@@ -7,6 +7,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import listing
 from prefetch_cli.checkpoint.files import File
+from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.cli import meaning
 from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX
 from prefetch_cli.cli.main import command
@@ -15,9 +16,10 @@ from prefetch_cli.linux import readahead
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading.plan import Target
-from prefetch_cli.residency.survey import survey
-from prefetch_cli.run import pipeline
-from prefetch_cli.run.outcome import Report
+from prefetch_cli.residency.survey import Survey, survey
+from prefetch_cli.run import pipeline, stages
+from prefetch_cli.run.outcome import Outcome, folded
+from prefetch_cli.run.states import Looked, State, Wanted, Warned
 from tests.bench.pieces import Piece
 
 _LOOKING_THREADS = 8
@@ -67,36 +69,38 @@ def look(checkpoint: str) -> Storage:
     typed = {"dry_run", "checkpoints"}
     values = Given(context.params, typed).effective().values
     options = meaning.to_options(values, (), os.environ)
-    found: list[Report] = []
-    pipeline.run(replace(options, libraries=None), os.environ, Monitor(), Stop(), found.append)
-    return _storage(found[-1])
+    events: list[State | Warned] = []
+    pipeline.run(replace(options, libraries=None), os.environ, Monitor(), Stop(), events.append)
+    known = folded(Outcome(options.action), events).checkpoint
+    wanted, looked = known.get(Wanted), known.get(Looked)
+    assert wanted is not None, "a dry run resolves"
+    assert looked is not None, "a dry run looks"
+    return _storage(wanted, looked.survey)
 
 
-def _storage(report: Report) -> Storage:
-    known, before, budget = report.checkpoint, report.before, report.budget
-    assert known is not None, "a dry run resolves"
-    assert before is not None, "a dry run looks"
-    assert budget is not None, "a dry run inspects"
-    places = report.filesystems or ()
+def _storage(wanted: Wanted, before: Survey) -> Storage:
+    found = wanted.found
     weights = {
         number: file.size_bytes
-        for number, (file, place) in enumerate(zip(known.files, places, strict=True))
-        if file.weight and not place.in_memory
+        for number, file in enumerate(found.files)
+        if file.weight and number in wanted.on_storage
     }
+    (argument,) = found.names
     return Storage(
-        argument=known.sources[0].argument,
-        path=known.sources[0].path,
-        files=known.files,
+        argument=argument,
+        path=found.sources[0].path if isinstance(found, Checkpoint) else argument,
+        files=found.files,
         targets=tuple(
-            Target(file.path, pipeline._medium(place))
-            for file, place in zip(known.files, places, strict=True)
+            Target(file.path, stages.medium(place))
+            for file, place in zip(found.files, wanted.filesystems, strict=True)
         ),
         weights=weights,
-        types=listing(sorted({place.type for place in places})),
+        types=listing(sorted({place.type for place in wanted.filesystems})),
         method=before.method,
         cold=tuple(extent for extent in before.missing if extent.file in weights),
         failed=before.failed,
-        memory_bytes=budget.size_bytes,
+        memory_bytes=wanted.budget.size_bytes,
         # The next window is asked for before the one that is being read ends.
-        read_ahead_bytes=2 * max(map(readahead.read_step_bytes, set(places)), default=0),
+        read_ahead_bytes=2
+        * max(map(readahead.read_step_bytes, set(wanted.filesystems)), default=0),
     )

@@ -44,6 +44,7 @@ _ALONE = """
 import gc, json, os, resource, sys, threading
 from prefetch_cli.cli import meaning
 from prefetch_cli.run import pipeline
+from prefetch_cli.run.outcome import Outcome, folded
 from prefetch_cli.cli.main import command
 from prefetch_cli.cli.rules import Given
 from prefetch_cli.base.progress import Monitor
@@ -58,11 +59,11 @@ for line in sys.stdin:
     typed = {word[2:].replace("-", "_") for word in words if word.startswith("--")}
     values = Given(context.params, typed).effective().values
     options = meaning.to_options(values, (), os.environ)
-    reports = []
+    events = []
     stop = Stop(options.time_limit_seconds)
-    pipeline.run(options, os.environ, Monitor(), stop, reports.append)
-    failed = [list(one) for one in reports[-1].failed]
-    del reports
+    pipeline.run(options, os.environ, Monitor(), stop, events.append)
+    failed = [list(one) for one in folded(Outcome(options.action), events).failed]
+    del events
     print(json.dumps([failed, *look()]), flush=True)
 """
 

@@ -82,8 +82,8 @@ UNKNOWING = (
 )
 QUICK_TO_TELL = (
     *(sys.executable, "-c"),
-    "from prefetch_cli.cli import main; from prefetch_cli.show import display; "
-    "display._HEARTBEAT_SECONDS = 0.2; main.main()",
+    "from prefetch_cli.cli import main; from prefetch_cli.base import limits; "
+    "limits.HEARTBEAT_SECONDS = 0.2; main.main()",
 )
 
 

@@ -259,8 +259,8 @@ def server_of(mountpoint: Path) -> psutil.Process:
 ARGUMENTS = ("--force", "--engine", "splice", "-b", "1M", "-t", "2")
 QUICK_TO_TELL = (
     "from prefetch_cli.cli import main\nfrom prefetch_cli.linux import exit\n"
-    "from prefetch_cli.show import display\n"
-    "display._HEARTBEAT_SECONDS = 0.2\n"
+    "from prefetch_cli.base import limits\n"
+    "limits.HEARTBEAT_SECONDS = 0.2\n"
     "exit._KEPT_SECONDS = 1\n"
 )
 COMMAND_THAT_TELLS = (sys.executable, "-c", f"{QUICK_TO_TELL}main.main()")

@@ -32,8 +32,8 @@ HANGING = (
     "        threading.Event().wait()\n"
     "    return real(out, descriptor, offset, count)\n"
     "os.sendfile = sendfile\n"
-    "from prefetch_cli.cli import main\nfrom prefetch_cli.show import display\n"
-    "display._HEARTBEAT_SECONDS = 0.2\n"
+    "from prefetch_cli.cli import main\nfrom prefetch_cli.base import limits\n"
+    "limits.HEARTBEAT_SECONDS = 0.2\n"
     "main.main()",
 )
 
@@ -262,17 +262,17 @@ def test_a_reader_that_does_not_come_back(
 PATIENT = (
     sys.executable,
     "-c",
-    "from prefetch_cli.cli import main\nfrom prefetch_cli.reading import job\n"
-    "from prefetch_cli.show import display\n"
-    "display._HEARTBEAT_SECONDS = 0.2\n"
-    "job._GRACE_SECONDS = 9\n"
+    "from prefetch_cli.cli import main\n"
+    "from prefetch_cli.base import limits\n"
+    "limits.HEARTBEAT_SECONDS = 0.2\n"
+    "limits.READER_GRACE_SECONDS = 9\n"
     "main.main()",
 )
 QUICK_TO_TELL = (
     sys.executable,
     "-c",
-    "from prefetch_cli.cli import main\nfrom prefetch_cli.show import display\n"
-    "display._HEARTBEAT_SECONDS = 0.2\nmain.main()",
+    "from prefetch_cli.cli import main\nfrom prefetch_cli.base import limits\n"
+    "limits.HEARTBEAT_SECONDS = 0.2\nmain.main()",
 )
 
 

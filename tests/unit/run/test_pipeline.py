@@ -19,7 +19,10 @@ from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.run import pipeline
 from prefetch_cli.run.options import Options
-from prefetch_cli.run.outcome import Report
+from prefetch_cli.run.outcome import Outcome, folded
+from prefetch_cli.run.parts import LIBRARIES
+from prefetch_cli.run.states import Decided, Proven, Read, State, Warned
+from prefetch_cli.run.states import Wanted as WantedState
 from tests.helpers import oracle
 
 MIB = 1024 * 1024
@@ -41,8 +44,8 @@ class Pauses(Stop):
             self.request()
 
 
-def run(path: str | Path, stop: Stop | None = None, **given: object) -> list[Report]:
-    """Return what a run publishes."""
+def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
+    """Return what a run comes to."""
     options = Options(
         action=Action.PREFETCH,
         request=Request((str(path),), None, None, None, LoadFormat.AUTO, Filters(), False, False),
@@ -62,10 +65,10 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> list[Rep
         time_limit_seconds=None,
         min_resident_percent=None,
     )
-    reports: list[Report] = []
+    events: list[State | Warned] = []
     options = replace(options, **given)  # type: ignore[arg-type]
-    pipeline.run(options, {}, Monitor(), stop or Stop(), reports.append)
-    return reports
+    pipeline.run(options, {}, Monitor(), stop or Stop(), events.append)
+    return folded(Outcome(options.action), events)
 
 
 @pytest.fixture
@@ -95,8 +98,8 @@ def afterwards(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return let
 
 
-def doubts(report: Report) -> list[str]:
-    return [warning for warning in report.warnings if "stayed" in warning]
+def doubts(outcome: Outcome) -> list[str]:
+    return [warning for warning in outcome.warnings if "stayed" in warning]
 
 
 def shards(folder: Path) -> list[str]:
@@ -114,11 +117,9 @@ def test_small_files_over_a_network_are_asked_for_by_more_threads(
     library = tmp_path / "lib.so"
     library.write_bytes(bytes(MIB))
     wanted = Wanted((str(library),), packages=(), python=None, command=(), of_command=False)
-    last = run(small, libraries=wanted)[-1]
-    assert last.libraries is not None
-    assert last.libraries.plan is not None
-    assert last.plan is not None
-    assert (last.libraries.plan.threads, last.plan.threads) == (threads, 2)
+    last = run(small, libraries=wanted)
+    parts = last.of(LIBRARIES).get(Decided), last.checkpoint.get(Decided)
+    assert [part.plan.threads for part in parts if part is not None] == [threads, 2]
 
 
 # The late close of SMB
@@ -129,9 +130,9 @@ def test_what_was_read_by_smb_is_looked_at_when_its_files_are_closed(
 ) -> None:
     on(CIFS, NFS)
     stop = Pauses()
-    last = run(small, stop)[-1]
+    last = run(small, stop)
     assert stop.seconds == [3.0]
-    assert last.after is not None
+    assert last.checkpoint.get(Proven) is not None
 
 
 @pytest.mark.parametrize("found", [NFS, replace(CIFS, in_memory=True)])
@@ -155,9 +156,9 @@ def test_where_nothing_was_read_nothing_is_waited_for(small: Path, on: Callable[
 
 def test_who_interrupts_the_wait_gets_no_proof(small: Path, on: Callable[..., None]) -> None:
     on(CIFS)
-    reports = run(small, Pauses(interrupted_in_it=True))
-    assert reports[-1].result is not None
-    assert reports[-1].after is None
+    last = run(small, Pauses(interrupted_in_it=True))
+    assert last.checkpoint.get(Read) is not None
+    assert last.checkpoint.get(Proven) is None
 
 
 # The doubt
@@ -169,7 +170,7 @@ def test_what_does_not_stay_is_doubted(small: Path, afterwards: Callable[..., No
         return result
 
     afterwards(drop)
-    assert doubts(run(small)[-1])
+    assert doubts(run(small))
 
 
 def test_a_file_that_failed_is_not_doubted(small: Path, afterwards: Callable[..., None]) -> None:
@@ -179,7 +180,7 @@ def test_a_file_that_failed_is_not_doubted(small: Path, afterwards: Callable[...
         return replace(result, failed=((path, "Input/output error"),))
 
     afterwards(fail)
-    last = run(small)[-1]
+    last = run(small)
     assert [path for path, _ in last.failed] == shards(small)[:1]
     assert doubts(last) == []
 
@@ -192,7 +193,7 @@ def test_a_file_that_is_gone_is_not_doubted(small: Path, afterwards: Callable[..
         return result
 
     afterwards(remove)
-    last = run(small)[-1]
+    last = run(small)
     assert [path for path, _ in last.failed] == [gone]
     assert doubts(last) == []
 
@@ -207,7 +208,7 @@ def test_beside_a_file_that_failed_the_others_are_doubted(
         return replace(result, failed=((shards(small)[0], "Input/output error"),))
 
     afterwards(fail)
-    assert doubts(run(small)[-1])
+    assert doubts(run(small))
 
 
 def test_bytes_of_a_file_that_failed_are_not_expected_of_the_others(
@@ -218,9 +219,10 @@ def test_bytes_of_a_file_that_failed_are_not_expected_of_the_others(
         return replace(result, failed=((shards(small)[0], "Input/output error"),))
 
     afterwards(fail)
-    last = run(small, max_bytes=500_000)[-1]  # the first shard and a part of the second
-    assert last.plan is not None
-    assert last.plan.cut is not None
+    last = run(small, max_bytes=500_000)  # the first shard and a part of the second
+    decided = last.checkpoint.get(Decided)
+    assert decided is not None
+    assert decided.plan.cut is not None
     assert doubts(last) == []
 
 
@@ -238,8 +240,8 @@ def test_cut_short_a_file_that_failed_stands_for_all_that_it_may_have_been(
         return replace(result, bytes_read=Path(first).stat().st_size, failed=failed)
 
     afterwards(fail)
-    last = run(small, stop)[-1]
-    assert last.after is not None
+    last = run(small, stop)
+    assert last.checkpoint.get(Proven) is not None
     assert doubts(last) == []
 
 
@@ -257,10 +259,11 @@ def test_a_limit_of_bytes_does_not_hide_what_bounds_the_memory(
         return result
 
     afterwards(drop)
-    last = run(small, max_bytes=150_000)[-1]
-    assert last.budget is not None
-    assert last.budget.limited_by == "max-bytes"
-    assert last.result is not None
-    assert last.result.bytes_read > 0
+    last = run(small, max_bytes=150_000)
+    wanted, read = last.checkpoint.get(WantedState), last.checkpoint.get(Read)
+    assert wanted is not None
+    assert wanted.budget.limited_by == "max-bytes"
+    assert read is not None
+    assert read.result.bytes_read > 0
     [doubt] = doubts(last)
     assert f"the memory limit of the cgroup {job}" in doubt

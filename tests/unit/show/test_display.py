@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Monitor, Snapshot, Wait
 from prefetch_cli.base.words import Action, ProgressMode, Verbosity
-from prefetch_cli.run.outcome import Report
+from prefetch_cli.run.outcome import Outcome, Refused
 from prefetch_cli.show.bar import bar_line
 from prefetch_cli.show.display import Display
 
@@ -273,13 +273,14 @@ def test_a_stream_that_fails_stops_nothing(failing: str, monkeypatch: pytest.Mon
         shown = display(Broken(), mode)
         shown.progress(snapshot(50 * MIB))
         shown.progress(stalled(31))
-        shown.finished(Report(Action.PREFETCH, error=PrefetchError("found nothing")), None)
+        shown.finished(Outcome(Action.PREFETCH, ending=Refused(PrefetchError("found nothing"))))
 
 
 def test_an_error_is_one_line_with_its_hint() -> None:
     errors = io.StringIO()
     error = PrefetchError("expected a, found b", "do c")
-    display(errors, verbosity=Verbosity.QUIET).finished(Report(Action.PREFETCH, error=error), None)
+    refused = Outcome(Action.PREFETCH, ending=Refused(error))
+    display(errors, verbosity=Verbosity.QUIET).finished(refused)
     assert errors.getvalue() == "prefetch-cli: error: expected a, found b; do c\n"
 
 
@@ -320,12 +321,12 @@ def test_the_monitor_names_the_call_itself_not_what_it_is_a_part_of(clock: list[
 def test_the_rate_is_of_the_time_of_reading(clock: list[float]) -> None:
     monitor = Monitor()
     clock[0] += 50
-    monitor.start(100, 2)
-    for _ in itertools.repeat(None, 4):
-        monitor.advance(10)
-    clock[0] += 4
-    shown = monitor.snapshot()
-    assert (shown.bytes_per_second, shown.left_seconds) == (10.0, 6.0)
-    monitor.stop()
+    monitor.announce({"checkpoint": (100, 2)})
+    with monitor.reading_part("checkpoint"):
+        for _ in itertools.repeat(None, 4):
+            monitor.advance(10)
+        clock[0] += 4
+        shown = monitor.snapshot()
+        assert (shown.bytes_per_second, shown.left_seconds) == (10.0, 6.0)
     clock[0] += 100
     assert monitor.snapshot().elapsed_seconds == 4.0

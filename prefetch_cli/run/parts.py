@@ -1,0 +1,69 @@
+"""The parts of a run: what was asked for, in the order in which it is read.
+
+A new kind of part is one more `yield` in `asked`, and its words in a `Kind`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.base.stop import Stop
+from prefetch_cli.base.words import Overrule
+from prefetch_cli.checkpoint.resolve import Checkpoint, resolve
+from prefetch_cli.libraries import gather as libraries
+from prefetch_cli.libraries.gather import Libraries
+from prefetch_cli.run.options import Options
+
+Found = Checkpoint | Libraries
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part, in words: `name` labels its lines and is its key in JSON.
+
+    `names_key` is the JSON key for the names of what it consists of, None where it has no such key.
+    """
+
+    name: str
+    names_key: str | None = None
+
+
+CHECKPOINT = Kind("checkpoint")
+LIBRARIES = Kind("libraries", names_key="distributions")
+# The kinds beside the checkpoint. Every document has their keys, null where nothing was asked for.
+BESIDE = (LIBRARIES,)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part as it was asked for: everything that the user named is there.
+
+    `find` takes a number of threads and returns the files. `places` are paths of the storage that
+    holds them, where they are many and small: over a network more threads ask for such files.
+    """
+
+    kind: Kind
+    find: Callable[[int], Found]
+    overrule: Overrule
+    places: tuple[str, ...] = ()
+
+
+def asked(
+    options: Options, environ: Mapping[str, str], monitor: Monitor, stop: Stop
+) -> Iterator[Part]:
+    """Yield the parts in the order in which they are read.
+
+    Raises CheckpointError where one of them names something that is not there.
+    """
+    checkpoint = resolve(options.request, environ, monitor, options.threads)
+    if options.libraries is not None:
+        located = libraries.locate(options.libraries, environ, monitor, stop)
+        yield Part(
+            LIBRARIES,
+            partial(libraries.gather, located, monitor),
+            # Whoever names them wants them read, as far as they fit.
+            Overrule.FORCE | Overrule.PARTIAL,
+            libraries.places(located),
+        )
+    yield Part(CHECKPOINT, lambda _threads: checkpoint, options.overrule)

@@ -1,0 +1,113 @@
+"""The states of a part: wanted -> looked -> decided -> read or evicted -> proven.
+
+Each is a whole value, published as soon as it is known, and never filled in later.
+"""
+
+from dataclasses import dataclass
+
+from prefetch_cli.linux.filesystem import FileSystem
+from prefetch_cli.linux.memory import Memory
+from prefetch_cli.plan.decision import Budget, Decision
+from prefetch_cli.plan.share import Share
+from prefetch_cli.reading.plan import Plan, ReadResult
+from prefetch_cli.residency.evict import Eviction
+from prefetch_cli.residency.survey import Survey
+from prefetch_cli.run.parts import Found, Kind
+
+
+@dataclass(frozen=True)
+class State:
+    """What has become known of one part."""
+
+    kind: Kind
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should not overlook in it."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Wanted(State):
+    """Which files there are, where they lie, what they may take, and this process's share."""
+
+    found: Found
+    filesystems: tuple[FileSystem, ...]  # one for each file
+    memory: Memory
+    budget: Budget
+    share: Share
+    launcher: str | None  # the one that told the rank; None where the user did, or nobody
+    threads: int  # that look at the files and read them
+
+    @property
+    def on_storage(self) -> dict[int, FileSystem]:
+        """The file system of each file, by its number, without the files that lie in memory."""
+        return {number: one for number, one in enumerate(self.filesystems) if not one.in_memory}
+
+    @property
+    def by_filesystem(self) -> list[tuple[FileSystem, int, int]]:
+        """Each file system with the number and the bytes of the files on it."""
+        totals: dict[FileSystem, tuple[int, int]] = {}
+        for file, found in zip(self.found.files, self.filesystems, strict=True):
+            files, size_bytes = totals.get(found, (0, 0))
+            totals[found] = (files + 1, size_bytes + file.size_bytes)
+        return [(found, *total) for found, total in totals.items()]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was noticed while the files were looked for."""
+        return self.found.warnings
+
+
+@dataclass(frozen=True)
+class Looked(State):
+    """How much of the share is resident before anything is done."""
+
+    survey: Survey
+
+
+@dataclass(frozen=True)
+class Decided(State):
+    """What to do about the share, and the plan that follows."""
+
+    decision: Decision
+    plan: Plan
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The decision, where it is one that the user should know of."""
+        return (self.decision.message,) if self.decision.warning else ()
+
+
+@dataclass(frozen=True)
+class Read(State):
+    """What came of the plan."""
+
+    result: ReadResult
+
+
+@dataclass(frozen=True)
+class Evicted(State):
+    """What came of dropping the share from the page cache."""
+
+    eviction: Eviction
+
+
+@dataclass(frozen=True)
+class Proven(State):
+    """How much of the share is resident in the end."""
+
+    survey: Survey
+    doubt: str | None = None  # why less stayed than was read
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The doubt."""
+        return () if self.doubt is None else (self.doubt,)
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should not overlook, and that concerns no single part."""
+
+    warnings: tuple[str, ...]
