@@ -399,7 +399,7 @@ def test_a_defect_is_one_line_and_a_trace_for_who_asks(cold: str) -> None:
         "from prefetch_cli.cli import main\n"
         "from prefetch_cli.run import pipeline\n"
         "def fail(*_, **__): raise KeyError('a\\x1bb')\n"
-        "pipeline.partition = fail\n"
+        "pipeline.run = fail\n"
         "main.main()",
     )
     done = run(cold, command=broken)
@@ -433,7 +433,7 @@ def test_what_the_system_refuses_is_no_defect(cold: str, fault: str, expected: s
         "from prefetch_cli.cli import main\n"
         "from prefetch_cli.run import pipeline\n"
         f"def fail(*_, **__): raise {fault}\n"
-        "pipeline.partition = fail\n"
+        "pipeline.run = fail\n"
         "main.main()"
     )
     done = run(cold, command=(sys.executable, "-c", script))
