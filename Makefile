@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # Named after the interpreter, so that another PYTHON makes another environment.
 STAMP := $(VENV)/.made-for-$(shell $(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)' 2>&1 | tail -n 1 | tr -c 'a-z0-9\n-' _)
 
-# From the command line these reach the recipes through the environment, with any character.
+# Recipes read these from the environment, so their values may hold any character.
 export CHECKPOINT PREFIX
+MAN_PAGES := man1/prefetch-cli.1 man5/prefetch-cli-json.5 \
+	man7/prefetch-cli-caching.7 man7/prefetch-cli-recipes.7
 BENCH ?=
 FUZZ ?=
 MUTANTS ?=
@@ -16,7 +18,7 @@ VM ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# The page cache is one for all: tests and measurements side by side disturb each other.
+# Tests and measurements share the page cache, so running them side by side disturbs both.
 .NOTPARALLEL:
 
 .PHONY: help
@@ -39,11 +41,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 .PHONY: test-pythons
-test-pythons: ## Run the tests on each Python from 3.10 on that is here; PYTHONS='--but 3.11'
+test-pythons: ## Run the tests on every Python here, 3.10 or later; PYTHONS='--but 3.11'
 	$(PYTHON) tests/tools/pythons.py $(PYTHONS)
 
 .PHONY: test-vm
-test-vm: $(STAMP) ## Run the tests on real mounts, in a machine under qemu; VM='-k 6.12' chooses
+test-vm: $(STAMP) ## Run the tests on real mounts, in a virtual machine; VM='-k 6.12' chooses
 	$(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadscope --durations 12 $(VM)
 
 .PHONY: test-launchers
@@ -56,11 +58,11 @@ bench: $(STAMP) ## Measure beside the peers; CHECKPOINT=/models/x: which flags s
 	else $(BIN)/python -m tests.bench $(BENCH); fi
 
 .PHONY: bench-vm
-bench-vm: $(STAMP) ## Measure on those mounts, NFS behind a delay among them; BENCH='--help'
+bench-vm: $(STAMP) ## Measure on the mounts of test-vm, delayed NFS included; BENCH='--help'
 	$(BIN)/python -m tests.vm.bench $(BENCH)
 
 .PHONY: fuzz
-fuzz: $(STAMP) ## Mutate all input that others have written, for 10 minutes; FUZZ='--help'
+fuzz: $(STAMP) ## Mutate all input written by others for 10 minutes; FUZZ='--help'
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 .PHONY: soak
@@ -72,12 +74,12 @@ mutants: $(STAMP) ## Break the pure stages and what handles faults; list what no
 	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
 	$(BIN)/python -m tests.tools.mutants $(MUTANTS)
 
-# Coverage opens files of its own, and a user who may not write them gets a traceback.
+# Coverage opens its own files; a user who may not write them gets a traceback.
 DISTURBED := tests/alone/machine/test_command.py::test_command_has_the_same_descriptors_closed \
 	tests/alone/own/test_pagecache.py::test_on_fuse_the_figure_is_true_or_unknown
 
 .PHONY: coverage
-coverage: $(STAMP) ## Run all tests, and list the branches that none takes
+coverage: $(STAMP) ## Run all tests, and list the branches they miss
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest --numprocesses 4 --dist loadscope \
 		$(foreach test,$(DISTURBED),--deselect $(test))
@@ -85,23 +87,27 @@ coverage: $(STAMP) ## Run all tests, and list the branches that none takes
 	$(BIN)/python -m coverage report
 
 .PHONY: man
-man: $(STAMP) ## Write the man page, and README's tables, from the command
+man: $(STAMP) ## Write man/prefetch-cli.1 and README's tables from the command
 	$(BIN)/python -m man.generate
 
 .PHONY: install
-install: ## Install command and man page below PREFIX=/usr/local
+install: ## Install command and man pages below PREFIX=/usr/local
 	@case "$$PREFIX" in /*) ;; *) echo "PREFIX: expected an absolute path, found '$$PREFIX'" >&2; exit 2;; esac
 	$(PYTHON) -m venv --clear "$$PREFIX/lib/prefetch-cli"
 	"$$PREFIX/lib/prefetch-cli/bin/python" -m pip install --quiet .
-	mkdir -p "$$PREFIX/bin" "$$PREFIX/share/man/man1"
+	mkdir -p "$$PREFIX/bin"
 	ln -sf ../lib/prefetch-cli/bin/prefetch-cli "$$PREFIX/bin/"
-	ln -sf ../../../lib/prefetch-cli/share/man/man1/prefetch-cli.1 "$$PREFIX/share/man/man1/"
+	set -e; for page in $(MAN_PAGES); do \
+		mkdir -p "$$PREFIX/share/man/$${page%/*}"; \
+		ln -sf "../../../lib/prefetch-cli/share/man/$$page" "$$PREFIX/share/man/$$page"; \
+	done
 	"$$PREFIX/bin/prefetch-cli" --version
 
 .PHONY: uninstall
 uninstall: ## Remove what `make install` put below PREFIX
 	rm -rf "$$PREFIX/lib/prefetch-cli"
-	rm -f "$$PREFIX/bin/prefetch-cli" "$$PREFIX/share/man/man1/prefetch-cli.1"
+	rm -f "$$PREFIX/bin/prefetch-cli"
+	for page in $(MAN_PAGES); do rm -f "$$PREFIX/share/man/$$page"; done
 
 .PHONY: dist
 dist: $(STAMP) ## Build wheel and sdist into dist/
@@ -109,7 +115,7 @@ dist: $(STAMP) ## Build wheel and sdist into dist/
 	$(BIN)/python -m build --no-isolation
 
 .PHONY: clean
-clean: ## Remove all that these targets made here
+clean: ## Remove everything these targets made here
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -278,7 +278,10 @@ SEE_ALSO = (
     "mincore(2)",
     "posix_fadvise(2)",
     "sendfile(2)",
+    "prefetch-cli-json(5)",
     "cgroups(7)",
+    "prefetch-cli-caching(7)",
+    "prefetch-cli-recipes(7)",
     "vmtouch(8)",
 )
 

@@ -204,7 +204,7 @@ def _examples() -> Iterator[str]:
         yield ".PP"
         yield ".RS 4"
         yield ".EX"
-        yield _escaped(line)
+        yield _escaped(line).replace("'", r"\(aq")
         yield ".EE"
         yield ".RE"
 

@@ -1,1 +1,1 @@
-"""The figures of the README: prefetch-cli and its peers, side by side in one run."""
+"""The figures of this folder's README: prefetch-cli and its peers, side by side in one run."""

@@ -1,13 +1,13 @@
-"""The table of faults names tests that exist, and every test of a fault has its row."""
+"""The fault table of tests/README.md names tests that exist, and every fault test has its row."""
 
 import ast
 from pathlib import Path
 
-from tests import faults
+from tests.helpers import documents
 from tests.helpers.command import ROOT
 
 _FOLDER = Path(ROOT) / "tests"
-# Their tests may not run beside others, so that they lie elsewhere.
+# Fault tests that may not run beside others lie elsewhere.
 _OTHERS = (
     ("alone.own", "test_limits"),
     ("alone.own", "test_surroundings"),
@@ -17,14 +17,16 @@ _OTHERS = (
 
 def rows() -> list[tuple[str, str]]:
     """Return module and test of each row."""
-    lines = (faults.__doc__ or "").splitlines()
-    head = next(number for number, line in enumerate(lines) if line.startswith("fault  "))
-    named = [line.split()[-1] for line in lines[head + 1 :] if line.strip()]
+    text = documents.section(documents.read("tests", "README.md"), "Faults")
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    head, _, *body = cells
+    assert {len(row) for row in body} == {len(head)}
+    named = (row[-1].strip("`") for row in body)
     return [(module, test) for module, _, test in (name.partition("::") for name in named)]
 
 
 def file_of(module: str) -> Path:
-    """Return the file that a row means by a module."""
+    """Return the file that a row names by its module."""
     here = _FOLDER / "faults" / f"{module}.py"
     return here if here.exists() else _FOLDER / f"{module.replace('.', '/')}.py"
 
@@ -37,6 +39,7 @@ def names_in(path: Path) -> set[str]:
 
 
 def test_each_row_names_a_test() -> None:
+    assert len(rows()) > 40
     for module, test in rows():
         assert test in names_in(file_of(module)), (module, test)
 

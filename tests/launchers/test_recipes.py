@@ -1,6 +1,6 @@
-"""README's recipes for Slurm, submitted to a real one, with a stand-in for vLLM.
+"""The recipes for Slurm, submitted to a real Slurm, with a stand-in for vLLM.
 
-Slurm has no GPUs here, so that the lines which ask for some are taken out.
+This Slurm has no GPUs, so the lines that ask for some are removed.
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.recipes.section import recipe
 from tests.recipes.server import Server
 
 RECIPES = ("slurm-before", "slurm-beside", "slurm-nodes")
-# So that the reading of 20 MiB goes on for a while after the server's start.
+# Makes the read of 20 MiB outlast the server's start.
 SLOW = {"PREFETCH_CLI_MAX_RATE": "10M"}
 
 
@@ -27,11 +27,11 @@ class Site:
     server: Server
 
     def submit(self, name: str, checkpoint: str, **more: str) -> Job:
-        """Return the job of a recipe, which has ended."""
+        """Submit a recipe, and return its job once it has ended."""
         return self.sbatch(without_gpus(recipe(name).of(checkpoint)), **more)
 
     def sbatch(self, script: str, **more: str) -> Job:
-        """Return the job of a script, which has ended."""
+        """Submit a script, and return its job once it has ended."""
         path = os.pathsep.join((self.server.bin, self.cluster.environment["PATH"]))
         variables = {"PATH": path, **self.server.variables(**more)}
         exported = ",".join(f"{name}={value}" for name, value in variables.items())
@@ -48,14 +48,14 @@ def without_gpus(script: str) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """Both commands, once for all tests."""
+    """Both commands, built once for all tests."""
     programs.need({"fincore": "util-linux-extra"})
     return Server.built(str(tmp_path_factory.mktemp("recipes") / "server"))
 
 
 @pytest.fixture
 def site(cluster: Cluster, installed: Server) -> Site:
-    """The cluster, and both commands, of which no start has been noted."""
+    """The cluster and both commands, with no start noted yet."""
     installed.reset()
     return Site(cluster, installed)
 
@@ -66,7 +66,7 @@ def test_slurm_before(site: Site, cold: str) -> None:
     (notes,) = site.server.starts()
     assert notes.words == ["serve", cold, "--tensor-parallel-size", "8"]
     assert notes.part_at_start >= 0.99, job
-    # A step of its own, behind that of the tool.
+    # A step of its own, after the tool's.
     assert notes.environment["SLURM_STEP_ID"] == "1"
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the recipes start from."""
+"""Fixtures of the recipes: both commands, installed and reset."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.recipes.server import Server
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """Both commands, once for all tests of a process."""
+    """Both commands, built once per test process."""
     if oracle.oracle_name() != "fincore":
         pytest.skip("needs fincore (util-linux)")
     return Server.built(str(tmp_path_factory.mktemp("recipes") / "server"))
@@ -16,6 +16,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 @pytest.fixture
 def server(installed: Server) -> Server:
-    """Both commands, of which no start has been noted, and a library that is cold."""
+    """Both commands, with no start noted yet and a cold library."""
     installed.reset()
     return installed

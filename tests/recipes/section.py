@@ -1,4 +1,4 @@
-"""README's recipes as they stand there, and with a checkpoint of the tests in place of theirs."""
+"""The recipes of prefetch-cli-recipes(7): as printed, or for a checkpoint of the tests."""
 
 import functools
 import os
@@ -8,19 +8,15 @@ import shutil
 import sysconfig
 from dataclasses import dataclass
 
-from tests.helpers.command import ROOT
+from tests.helpers import documents
 
-README = os.path.join(ROOT, "README.md")
-_RECIPE = re.compile(
-    r"(?:^<!-- recipe: (?P<name>[a-z-]+) -->\n)?^```(?P<language>[a-z]*)\n(?P<text>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
-)
+PAGE = "prefetch-cli-recipes.7"
 _MODEL = re.compile(r"/models/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A block of code: the name in the comment above it, empty where there is none."""
+    """A block of code, with the name and language from the comment above it."""
 
     name: str
     language: str
@@ -28,46 +24,40 @@ class Recipe:
 
     @property
     def models(self) -> set[str]:
-        """The checkpoints that it names."""
+        """The checkpoints it names."""
         return set(_MODEL.findall(self.text))
 
     def of(self, checkpoint: str) -> str:
-        """Return the text for another checkpoint, whose path needs no quotes."""
+        """Return the text for another checkpoint. Its path must need no quotes."""
         assert re.fullmatch(r"[\w./-]+", checkpoint), checkpoint
         return _MODEL.sub(lambda _: checkpoint, self.text)
 
     def words(self, checkpoint: str | None = None) -> list[str]:
-        """Return the words of a script that is one command."""
+        """Return the words of a script of one command."""
         text = self.text if checkpoint is None else self.of(checkpoint)
-        # For a shell these two characters are nothing, for shlex a word.
+        # A shell drops an escaped newline; shlex makes it a word.
         return shlex.split(text.replace("\\\n", ""))
 
 
 @functools.cache
 def recipes() -> tuple[Recipe, ...]:
-    """Return all blocks of the section, named or not."""
-    with open(README, encoding="utf-8") as file:
-        _, found, rest = file.read().partition("## Recipes\n")
-    assert found, "expected a section Recipes in README"
-    body = rest.partition("\n## ")[0]
-    return tuple(
-        Recipe(match["name"] or "", match["language"], match["text"])
-        for match in _RECIPE.finditer(body)
-    )
+    """Return all blocks of the page, named or not."""
+    found = documents.blocks(documents.page(PAGE))
+    return tuple(Recipe(one.name, one.language, one.text) for one in found)
 
 
 def recipe(name: str) -> Recipe:
-    """Return the one of this name."""
+    """Return the recipe with this name."""
     (found,) = [one for one in recipes() if one.name == name]
     return found
 
 
 def linter(name: str) -> str | None:
-    """Return the path of a linter, which a wheel may have put beside this interpreter."""
+    """Return the path of a linter; a wheel may have put it beside this interpreter."""
     places = (sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath))
     return shutil.which(name, path=os.pathsep.join(places))
 
 
 def of_language(language: str) -> list[str]:
-    """Return the names of those in a language."""
+    """Return the names of the recipes in one language."""
     return [one.name for one in recipes() if one.language == language]

@@ -17,13 +17,13 @@ from tests.recipes import standin
 
 _LIBRARY_BYTES = 3 << 20
 _LONGEST_SECONDS = 60
-# The test's checkpoint is on a local disk, where a recipe's is on a network file system.
+# The test's checkpoint is on a local disk, a recipe's on a network file system.
 _ON_A_DISK = {"PREFETCH_CLI_FORCE": "true"}
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What the stand-in noted of one start: see there."""
+    """What the stand-in noted about one start, see standin.py."""
 
     words: list[str]
     pid: int
@@ -37,18 +37,18 @@ class Notes:
 
     @property
     def part_at_start(self) -> float:
-        """How much of the weights was resident when it started."""
+        """The part of the weights that was resident when it started."""
         return self.resident_at_start / self.total_bytes
 
     @property
     def part_at_load(self) -> float:
-        """How much of them was resident when it loaded."""
+        """The part of the weights that was resident when it loaded."""
         return self.resident_at_load / self.total_bytes
 
 
 @dataclass(frozen=True)
 class Server:
-    """A folder with `bin/prefetch-cli`, `bin/vllm` of a distribution of its own, and the notes."""
+    """A folder with `bin/prefetch-cli`, `bin/vllm` from a distribution `vllm`, and the notes."""
 
     folder: str
 
@@ -71,11 +71,11 @@ class Server:
 
     @property
     def library(self) -> list[str]:
-        """The files that the stand-in would import."""
+        """The files the stand-in would import."""
         return standin.below(f"{self.folder}/lib/vllm", ".so")
 
     def variables(self, **more: str) -> dict[str, str]:
-        """Return what the environment of a recipe has besides PATH."""
+        """Return a recipe's environment, without PATH."""
         return {
             "PYTHONPATH": ROOT,
             "STANDIN_NOTES": f"{self.folder}/notes",
@@ -84,7 +84,7 @@ class Server:
         }
 
     def run(self, words: Sequence[str], **more: str) -> Done:
-        """Return these words, run where both commands are first on PATH, and ended."""
+        """Run a command line with both commands first on PATH, and return how it ended."""
         path = os.pathsep.join((self.bin, os.environ.get("PATH", os.defpath)))
         done = subprocess.run(
             words,
@@ -105,7 +105,7 @@ class Server:
         oracle.evict(self.library)
 
     def starts(self) -> list[Notes]:
-        """Return the notes of each start since then, in the order in which they began."""
+        """Return the notes of each start since the last reset, in order of their start."""
         found: list[dict[str, Any]] = []
         for path in standin.below(f"{self.folder}/notes", ".json"):
             with open(path, encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """Stands in for `vllm serve MODEL`: notes how it was started and what is warm, then loads.
 
-It imports nothing of the tool or of the tests: its interpreter is one of its own. The notes
-go to the folder STANDIN_NOTES, one file for each process; it ends with STANDIN_EXIT.
+It runs in its own interpreter, so it imports nothing of the tool or the tests. It writes one file
+per process to the folder STANDIN_NOTES and exits with STANDIN_EXIT.
 """
 
 import json
@@ -16,26 +16,26 @@ _PAUSE_SECONDS = 0.02
 
 
 def resident_bytes(paths: list[str]) -> int:
-    """Return how much of the files is in the page cache, by util-linux."""
+    """Return the bytes of the files that are in the page cache, by util-linux's fincore."""
     words = ["fincore", "--bytes", "--raw", "--noheadings", "--output=RES", *paths]
     return sum(map(int, subprocess.check_output(words).split()))
 
 
 def below(folder: str, ending: str) -> list[str]:
-    """Return the files of this ending in a folder."""
+    """Return the files in a folder with this ending."""
     return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(ending)]
 
 
 def main() -> int:
-    """Return the exit code that is asked for."""
+    """Return the exit code in STANDIN_EXIT."""
     model = sys.argv[2]
     weights = below(model, ".safetensors")
-    # What it would import, by the folder of this interpreter.
+    # What a server would import, found by the folder of this interpreter.
     library = below(os.path.join(sys.prefix, "lib", "vllm"), ".so")
     total = sum(map(os.path.getsize, weights))
     started = time.time()
     found = resident_bytes(weights)
-    # Importing takes a server longer than the reading takes here; it ends as soon as all is warm.
+    # A server's imports outlast the read here; stop waiting as soon as everything is warm.
     until = time.monotonic() + _LONGEST_SECONDS
     at_load = found
     while at_load < 0.99 * total and time.monotonic() < until:

@@ -1,7 +1,7 @@
 """The recipes that other programs read: pods, units, an image.
 
-No Kubernetes and no Docker engine runs here, and no systemd as the first process: what they are
-given is checked by their own schema, parser or linter, and the commands in it are run.
+Kubernetes, Docker's engine and systemd as PID 1 do not run here. Their own schema, parser or linter
+checks the files, and the tests run the commands in them.
 """
 
 import copy
@@ -25,7 +25,7 @@ from tests.recipes.server import Server
 PODS = ("kubernetes-beside", "kubernetes-before")
 UNITS = ("systemd-before", "systemd-server")
 RECIPES = (*PODS, *UNITS, "docker-image", "docker-run")
-# The first that has sidecars, whose `restartPolicy` the text names, and the latest there is.
+# The first with sidecars, whose `restartPolicy` the page names, and the latest.
 KUBERNETES = ("1.29", kubernetes_validate.latest_version())
 SLOW = {"PREFETCH_CLI_MAX_RATE": "10M"}
 _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
@@ -35,7 +35,7 @@ _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
 def pod(name: str, model: str | None = None) -> dict[str, Any]:
-    """Return a recipe's pod; that with an init container is the other one with it."""
+    """Return a recipe's pod; the init container's recipe is added to the other one."""
 
     def loaded(one: str) -> Any:
         text = recipe(one).text if model is None else recipe(one).of(model)
@@ -66,7 +66,7 @@ def memory_bytes(one: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_is_one_by_the_schema_of_kubernetes(name: str, version: str) -> None:
+def test_a_pod_is_valid_by_the_schema_of_kubernetes(name: str, version: str) -> None:
     kubernetes_validate.validate(pod(name), version, strict=True)
 
 
@@ -104,7 +104,7 @@ def test_the_model_is_on_a_volume_that_is_only_read(name: str) -> None:
 def test_the_container_that_warms_may_hold_what_the_server_may() -> None:
     beside, before = map(container, PODS)
     assert memory_bytes(before) == memory_bytes(beside)
-    # Llama 3.1 8B, in 16 bits: 16 GB, which the tool takes for one that fits from 90 % on.
+    # Llama 3.1 8B at 16 bits has 16 GB; the tool lets a checkpoint take 90 % of the limit.
     assert 0.9 * memory_bytes(beside) > 16.1e9 * 2
 
 
@@ -130,7 +130,7 @@ def test_a_pods_command_is_run(name: str, server: Server, cold: str) -> None:
 
 
 def written_units(folder: Path, model: str, tool: str) -> list[str]:
-    """Return the paths of the units, of which the first is the server's, with a drop-in."""
+    """Return the paths of the units: the server's, which has a drop-in, and the warmer's."""
     texts = {
         path: text.replace("/usr/local/bin/prefetch-cli", tool)
         for path, text in (split_unit(name, model) for name in UNITS)
@@ -143,7 +143,7 @@ def written_units(folder: Path, model: str, tool: str) -> list[str]:
 
 
 def split_unit(name: str, model: str) -> tuple[str, str]:
-    """Return the path below systemd's folder, which the first line says, and the text."""
+    """Return the path below systemd's folder, from the first line, and the text."""
     text = recipe(name).of(model)
     path = re.match(r"# /etc/systemd/system/(\S+)\n", text)
     assert path is not None, text
@@ -151,12 +151,12 @@ def split_unit(name: str, model: str) -> tuple[str, str]:
 
 
 def complaints(folder: Path, units: list[str]) -> str:
-    """Return what systemd says of units, and of what they name, all in one folder."""
+    """Return what systemd says about units in a folder, and about what they name."""
     checked = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units],
         capture_output=True,
         check=False,
-        # The folders of the system behind it, for its own targets.
+        # The trailing colon adds the system's folders, which hold its targets.
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:"},
         text=True,
     )
@@ -176,7 +176,7 @@ def complaints(folder: Path, units: list[str]) -> str:
         ("After=prefetch-llama.service", "After=prefetch-llama.srevice"),
     ],
 )
-def test_systemd_has_nothing_to_say_of_the_units(
+def test_systemd_has_nothing_to_say_about_the_units(
     tmp_path: Path, server: Server, cold: str, right: str, wrong: str
 ) -> None:
     folder = tmp_path / "units"
@@ -197,7 +197,7 @@ def test_the_server_waits_for_the_unit_and_does_not_need_it() -> None:
 
 
 def test_the_line_of_the_unit_is_run(server: Server, cold: str) -> None:
-    """And as often as the server starts: the second time all is warm."""
+    """Run it twice, as when the server restarts: the second time everything is warm."""
     text = split_unit("systemd-before", cold)[1]
     (line,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
     assert "RemainAfterExit" not in text
@@ -245,7 +245,7 @@ def test_the_image_takes_the_wheel_that_make_dist_builds() -> None:
     ],
 )
 def test_dockers_client_understands_the_line(tmp_path: Path, spoiled: str, answer: str) -> None:
-    """It parses all of a line before it asks the engine, of which there is none."""
+    """The client parses the whole line before it asks the engine; there is none."""
     program, verb, *words = recipe("docker-run").words()
     assert (program, verb) == ("docker", "run")
     asked = subprocess.run(

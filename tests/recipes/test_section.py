@@ -1,4 +1,4 @@
-"""Each recipe of README has its test."""
+"""Every recipe of prefetch-cli-recipes(7) has its test."""
 
 from tests.launchers import test_recipes as under_slurm
 from tests.recipes import section, test_manifests, test_scripts
@@ -20,10 +20,10 @@ def test_each_recipe_for_slurm_is_run_by_a_real_one() -> None:
     assert batch <= set(under_slurm.RECIPES)
 
 
-def test_a_recipe_names_one_model() -> None:
+def test_a_recipe_names_at_most_one_model() -> None:
     for one in section.recipes():
         assert len(one.models) <= 1, one
 
 
-def test_libraries_are_in_one_recipe_alone() -> None:
+def test_libraries_are_in_one_recipe_only() -> None:
     assert [one.name for one in section.recipes() if "--libraries" in one.text] == ["slurm-beside"]

@@ -1,18 +1,13 @@
-"""Documents against the program: what they say is what it does."""
+"""Options, exit codes, decisions and messages: the documents say what the program does."""
 
 import ast
 import errno
 import glob
-import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from typing import Any
 
 import click
 import pytest
@@ -21,23 +16,18 @@ from man import content, generate
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import ExitCode, interrupted_exit_code
 from prefetch_cli.base.words import Overrule
-from prefetch_cli.cli.flags import FLAGS, PROGRAM
+from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.main import command
-from prefetch_cli.linux import filesystem, mounts
 from prefetch_cli.plan import ranks
 from prefetch_cli.plan.decision import Facts, Reason, Verdict, budget, decide
-from tests.helpers import oracle
-from tests.helpers.checkpoints import write_sharded
 from tests.helpers.command import ROOT
+from tests.helpers.documents import PAGES, page, plain, read, section
+from tests.run import examples
 
 GIB = 1 << 30
 
+BENCH = "tests/bench/README.md"
 FLAG = re.compile(r"(?<![\w-])--?[a-z](?:[a-z-]*[a-z])?")
-
-
-def read(*parts: str) -> str:
-    with open(os.path.join(ROOT, *parts), encoding="utf-8") as file:
-        return file.read()
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +37,7 @@ def readme() -> str:
 
 @pytest.fixture(scope="module")
 def man_page() -> str:
-    return read("man", "prefetch-cli.1")
-
-
-def section(text: str, heading: str, marker: str = "## ") -> str:
-    """Return what stands under a heading."""
-    _, found, rest = text.partition(f"{marker}{heading}\n")
-    assert found, f"no section {heading}"
-    return rest.partition(f"\n{marker}")[0]
-
-
-def fenced(text: str, language: str) -> list[str]:
-    """Return the contents of the code blocks in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def plain(roff: str) -> str:
-    """Return man(7) source without its escapes."""
-    return re.sub(r"\\f.", "", roff).replace(r"\-", "-").replace(r"\&", "")
+    return page("prefetch-cli.1")
 
 
 # What is generated
@@ -86,18 +59,6 @@ def test_writing_again_changes_nothing(readme: str) -> None:
 def test_a_lost_marker_is_refused(readme: str) -> None:
     with pytest.raises(ValueError, match="options"):
         generate.readme(readme.replace("<!-- end of options -->", ""))
-
-
-@pytest.mark.parametrize(
-    "command_line", ["mandoc -T lint", "groff -man -Tutf8 -ww -z"], ids=["mandoc", "groff"]
-)
-def test_man_page_is_well_formed(command_line: str) -> None:
-    words = command_line.split()
-    if not shutil.which(words[0]):
-        pytest.skip(f"needs {words[0]}")
-    page = os.path.join(ROOT, "man", "prefetch-cli.1")
-    done = subprocess.run([*words, page], capture_output=True, check=False, text=True)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 # Options
@@ -134,7 +95,7 @@ def test_help_man_page_and_readme_have_the_same_options(readme: str, man_page: s
     assert flags_of_readme(readme) == expected
 
 
-def test_no_document_names_a_flag_that_is_not_there(readme: str, man_page: str) -> None:
+def test_no_document_names_a_flag_that_is_not_there(readme: str) -> None:
     known = flags_of_command() | {"--"}
     others = {  # of pip, make bench-vm, sbatch, srun, docker, numactl and the servers
         "--entrypoint",
@@ -168,7 +129,8 @@ def test_no_document_names_a_flag_that_is_not_there(readme: str, man_page: str) 
         "--tensor-parallel-size",
         "--port",
     }
-    for text in (readme, plain(man_page), read("CHANGELOG.md")):
+    pages = [plain(page(name)) for name in PAGES]
+    for text in (readme, *pages, *map(read, ("CHANGELOG.md", "tests/README.md", BENCH))):
         named = re.findall(r"(?<![\w|-])--[a-z][a-z-]*", re.sub(r"<!--.*?-->", "", text))
         assert set(named) - others <= known
 
@@ -232,7 +194,7 @@ def test_man_page_and_readme_have_each_exit_code(readme: str, man_page: str) -> 
 
 
 def facts(found: str) -> Facts:
-    """Return the facts that a row of the table describes, of a share of 60 GiB."""
+    """Return the facts that a row of the table describes, for a share of 60 GiB."""
     return Facts(
         total_bytes=(200 if "does not fit" in found else 60) * GIB,
         share_bytes=0 if "nothing in" in found else 60 * GIB,
@@ -266,145 +228,18 @@ def test_the_decision_table_has_each_reason() -> None:
 # Examples
 
 
-def command_lines(text: str) -> Iterator[str]:
-    """Yield what stands behind the name of the program on each line that calls it."""
-    for line in text.splitlines():
-        before, found, arguments = line.partition(f"{PROGRAM} ")
-        if found and re.fullmatch(r"(?:\$ )?(?:[A-Z_]+=\S* )*(?:srun (?:-\S+ )*)?", before):
-            yield re.split(r" &(?:&|$)|; |\s+#| \| ", arguments)[0].strip()
-
-
-def assert_can_be_given(line: str) -> None:
-    arguments = shlex.split(line)
-    with command.make_context(PROGRAM, arguments) as context:
-        assert context.params["checkpoints"]
-
-
 def test_commands_of_the_man_page_can_be_given() -> None:
-    lines = [line for _, example in generate.examples() for line in command_lines(example)]
+    lines = [line for _, example in generate.examples() for line in examples.command_lines(example)]
     assert len(lines) == len(generate.examples())
     for line in lines:
-        assert_can_be_given(line)
-
-
-def test_commands_of_readme_can_be_given(readme: str) -> None:
-    blocks = [*fenced(readme, "console"), *fenced(readme, "bash")]
-    lines = [line for block in blocks for line in command_lines(block)]
-    assert len(lines) >= 7
-    for line in lines:
-        assert_can_be_given(line)
-
-
-# README
-
-
-def test_readme_opens_with_sentence_install_command_and_its_output(readme: str) -> None:
-    opening = "\n".join(readme.splitlines()[:25]) + "\n"
-    title, sentence, *_ = [line for line in opening.splitlines() if line]
-    assert title == f"# {PROGRAM}"
-    assert re.fullmatch(r"[A-Z][^.]*\.", sentence)
-    assert "pipx install" in fenced(opening, "sh")[0]
-    output = fenced(opening, "console")[0].splitlines()
-    assert output[0].startswith(f"$ {PROGRAM} ")
-    assert output[-1].startswith("resident ")
-
-
-def test_links_of_the_documents_lead_somewhere(readme: str) -> None:
-    headings = re.findall(r"^#+ (.*)$", readme, re.MULTILINE)
-    anchors = {re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in headings}
-    for target in re.findall(r"\]\(([^)\s]+)\)", readme):
-        if target.startswith("#"):
-            assert target[1:] in anchors
-        elif "://" not in target:
-            assert os.path.exists(os.path.join(ROOT, target))
-
-
-def test_readme_lists_its_sections_in_order(readme: str) -> None:
-    listed = re.findall(r"^- \[(.*)\]\(#", readme, re.MULTILINE)
-    assert listed == re.findall(r"^## (.*)$", readme, re.MULTILINE)
-
-
-def test_readme_names_each_type_of_file_system(readme: str) -> None:
-    network, memory = re.findall(
-        r"^\| (?:Network|In memory): .*? \| (.*) \|$", section(readme, "File systems"), re.MULTILINE
-    )
-    in_network = set(re.findall(r"`([^`]*)`", network)) - {"fuse"}
-    assert in_network == filesystem.NETWORK_TYPES | filesystem.NETWORK_FUSE_SOURCES
-    assert set(re.findall(r"`([^`]*)`", memory)) - {"dax"} == filesystem.IN_MEMORY_TYPES
-
-
-# Outputs: of a run here, and as README shows them
-
-
-def run(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefetch_cli", *arguments],
-        capture_output=True,
-        check=True,
-        cwd=ROOT,
-        text=True,
-        env={key: value for key, value in os.environ.items() if "PREFETCH_CLI" not in key},
-    )
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    directory = str(tmp_path_factory.mktemp("docs") / "model")
-    os.mkdir(directory)
-    if mounts.inspect([directory])[0].in_memory:
-        pytest.skip("needs a temporary directory on a disk, found one in memory")
-    return write_sharded(directory, shard_bytes=[3 << 20, 1 << 20]).directory
-
-
-def shape(value: Any) -> Any:
-    """Return the keys of a JSON value, down to its leaves."""
-    if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [shape(value[0])] if value else []
-    return None
-
-
-def test_json_of_readme_has_the_keys_of_a_real_document(readme: str, checkpoint: str) -> None:
-    run("--evict", checkpoint)
-    found = json.loads(run("--force", "--json", checkpoint))
-    (shown,) = map(json.loads, fenced(section(readme, "JSON"), "json"))
-    assert shape(shown) == shape(found)
-    assert shown["version"] == __version__
-    assert shown["decision"]["reason"] == "forced"
-    assert shown["residency"]["after_bytes"] == shown["checkpoint"]["total_bytes"]
-
-
-def labels(output: str) -> list[str]:
-    """Return the words that the lines of an output begin with, behind the rank in a log."""
-    label = re.compile(r"(?:rank \d+/\d+  )?([a-z]+(?: [a-z]+)?)  +\S")
-    found = map(label.match, output.splitlines())
-    return [match[1] for match in found if match]
-
-
-def test_outputs_of_readme_have_the_lines_of_real_ones(readme: str, checkpoint: str) -> None:
-    shown = {block.partition("\n")[0]: labels(block) for block in fenced(readme, "console")}
-    assert len(shown) == 4
-    oracle.watch(glob.glob(os.path.join(checkpoint, "*")))
-    for line, expected in shown.items():
-        (arguments,) = command_lines(line)
-        options = [word for word in shlex.split(arguments) if not word.startswith("/")]
-        if "auto" in options:
-            options = ["--force", "--rank", "1", "--world-size", "4"]
-        if "--max-bytes" in options:
-            options[options.index("--max-bytes") + 1] = "2MiB"
-        if "--check" not in options:
-            run("--evict", checkpoint)
-        assert labels(run(*options, checkpoint)) == expected, line
-        run("--force", checkpoint)
+        examples.assert_can_be_given(line)
 
 
 # Diagnostics
 
 
 def texts_of_source() -> str:
-    """Return all texts in the source, with a mark between what is not one text."""
+    """Return all string literals in the source, separated by NUL."""
     return "\0".join(
         node.value
         for path in glob.glob(os.path.join(ROOT, "prefetch_cli", "*", "*.py"))

@@ -1,4 +1,4 @@
-"""The package: what wheel and sdist carry, and that each way to install it gives the command."""
+"""The package: what wheel and sdist contain, and that every way to install it works."""
 
 import email
 import glob
@@ -18,27 +18,29 @@ from dataclasses import dataclass
 import pytest
 
 from prefetch_cli import __version__
+from tests.helpers import documents
 from tests.helpers.checkpoints import write_sharded
 from tests.helpers.command import ROOT
 
 RUNTIME = {"click", "psutil", "rich", "humanfriendly"}
 INFO = f"prefetch_cli-{__version__}.dist-info"
-MAN_PAGE = f"prefetch_cli-{__version__}.data/data/share/man/man1/prefetch-cli.1"
+# Each page, and where it is installed below a prefix.
+MAN_PAGES = {name: f"share/man/man{name[-1]}/{name}" for name in documents.PAGES}
 
-# Builds and installations take longer than any other test, the more so side by side.
+# Builds and installations are slow, and slower side by side.
 pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build gave."""
+    """The paths of the files that a build made."""
 
     wheel: str
     sdist: str
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return an environment without what leads one interpreter to another's modules."""
+    """Return an environment without variables that point to another interpreter's modules."""
     names = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "PREFIX")
     kept = {name: value for name, value in os.environ.items() if name not in names}
     return {**kept, **more}
@@ -80,9 +82,23 @@ def content(built: Built, name: str) -> str:
         return wheel.read(name).decode()
 
 
+def in_wheel(path: str) -> str:
+    """Return the name of a file that a wheel installs below the prefix."""
+    return f"prefetch_cli-{__version__}.data/data/{path}"
+
+
 def in_tree(*parts: str) -> str:
-    with open(os.path.join(ROOT, *parts), encoding="utf-8") as file:
+    return text_of(os.path.join(ROOT, *parts))
+
+
+def text_of(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
         return file.read()
+
+
+def assert_man_pages_below(prefix: str) -> None:
+    for name, path in MAN_PAGES.items():
+        assert text_of(os.path.join(prefix, path)) == in_tree("man", name)
 
 
 # What is in them
@@ -97,11 +113,17 @@ def test_wheel_has_the_modules_and_nothing_else(names: set[str]) -> None:
     assert {name for name in names if name.startswith("prefetch_cli/")} == modules
     assert "prefetch_cli/py.typed" in names
     rest = {name for name in names if not name.startswith(("prefetch_cli/", f"{INFO}/"))}
-    assert rest == {MAN_PAGE}
+    assert rest == {in_wheel(path) for path in MAN_PAGES.values()}
 
 
-def test_wheel_carries_the_man_page(built: Built) -> None:
-    assert content(built, MAN_PAGE) == in_tree("man", "prefetch-cli.1")
+def test_every_man_page_of_the_tree_is_installed() -> None:
+    found = glob.glob("*.[0-9]", root_dir=os.path.join(ROOT, "man"))
+    assert set(found) == MAN_PAGES.keys()
+
+
+def test_wheel_carries_the_man_pages(built: Built) -> None:
+    for name, path in MAN_PAGES.items():
+        assert content(built, in_wheel(path)) == in_tree("man", name)
 
 
 def test_wheel_is_for_each_platform(built: Built) -> None:
@@ -117,7 +139,7 @@ def test_wheel_has_the_command(built: Built) -> None:
 
 
 def runtime_requirements(built: Built) -> list[str]:
-    """Return what the wheel requires without any extra."""
+    """Return what the wheel requires without extras."""
     metadata = email.message_from_string(content(built, f"{INFO}/METADATA"))
     return [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
 
@@ -135,7 +157,7 @@ def test_metadata(built: Built) -> None:
 
 
 def test_nothing_else_is_imported(built: Built) -> None:
-    """The modules of an environment that holds only the dependencies are enough to import all."""
+    """The package imports only the standard library and its runtime dependencies."""
     allowed = RUNTIME | {"prefetch_cli"} | sys.stdlib_module_names
     imported = set()
     for path in glob.glob(os.path.join(ROOT, "prefetch_cli", "**", "*.py"), recursive=True):
@@ -160,7 +182,7 @@ def test_sdist_has_what_it_takes_to_build_and_to_test(built: Built) -> None:
 
 
 def assert_works(command: str) -> None:
-    """Assert that an installed command runs, outside of the tree."""
+    """Assert that an installed command runs outside the tree."""
     assert run([command, "--version"]) == f"prefetch-cli {__version__}\n"
     assert run([command, "--help"]).startswith("Usage: prefetch-cli ")
 
@@ -172,7 +194,7 @@ def test_wheel_installs_into_a_fresh_environment(built: Built, tmp_path: str) ->
     pip = [sys.executable, "-m", "pip", "--python", python]
     run([*pip, "install", "--quiet", "--no-deps", "--no-index", built.wheel])
     (packages,) = glob.glob(os.path.join(place, "lib", "python3*", "site-packages"))
-    # The dependencies are those of this environment; what is editable there stays there.
+    # Take the dependencies of this environment, but not its editable installs.
     with open(os.path.join(packages, "dependencies.pth"), "w", encoding="utf-8") as file:
         file.write(sysconfig.get_path("purelib") + "\n" + sysconfig.get_path("platlib") + "\n")
 
@@ -180,14 +202,12 @@ def test_wheel_installs_into_a_fresh_environment(built: Built, tmp_path: str) ->
     found = run([python, "-c", "import prefetch_cli; print(prefetch_cli.__file__)"])
     assert found.startswith(packages)
     assert run([python, "-m", "prefetch_cli", "--version"]).split()[-1] == __version__
-    page = os.path.join(place, "share", "man", "man1", "prefetch-cli.1")
-    with open(page, encoding="utf-8") as file:
-        assert file.read() == in_tree("man", "prefetch-cli.1")
+    assert_man_pages_below(place)
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip where there is no package index to install dependencies from."""
+    """Skip without a package index to install dependencies from."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "0"),
@@ -222,7 +242,7 @@ def test_the_oldest_releases_that_are_allowed_are_enough(built: Built, tmp_path:
 
 @pytest.fixture
 def tree(tmp_path: str) -> str:
-    """Return a copy of the tree, for installers that leave files behind."""
+    """Return a copy of the tree: installers leave files behind."""
     copy = os.path.join(tmp_path, "tree")
     kept = ("prefetch_cli", "man", "Makefile", "README.md", "LICENSE", "pyproject.toml")
     os.mkdir(copy)
@@ -246,6 +266,8 @@ def test_pipx_install(tree: str, tmp_path: str) -> None:
         PIPX_MAN_DIR=man,
     )
     assert_works(os.path.join(bin_, "prefetch-cli"))
+    for path in MAN_PAGES.values():
+        assert os.path.exists(os.path.join(man, os.path.relpath(path, "share/man")))
 
 
 @pytest.mark.usefixtures("index")
@@ -266,10 +288,10 @@ def test_uv_tool_install(tree: str, tmp_path: str) -> None:
 
 
 def uv_as_pip_is_configured() -> dict[str, str]:
-    """Return the variables that lead uv to the index that pip has: it does not read pip's."""
+    """Return variables that point uv to pip's index: uv does not read pip's configuration."""
     lines = run([sys.executable, "-m", "pip", "config", "list"]).splitlines()
     configured = dict(line.replace("'", "").split("=", 1) for line in lines if "=" in line)
-    # Pip takes the best of all indexes, uv by itself what the first has of a name.
+    # Pip takes the best version of all indexes, uv by default the first index that has the name.
     variables = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
     for name, option in (
         ("UV_DEFAULT_INDEX", "index-url"),
@@ -290,9 +312,7 @@ def test_make_install(tree: str, tmp_path: str) -> None:
     make = ["make", f"PYTHON={sys.executable}", f"PREFIX={prefix}"]
     run([*make, "install"], cwd=tree)
     assert_works(os.path.join(prefix, "bin", "prefetch-cli"))
-    page = os.path.join(prefix, "share", "man", "man1", "prefetch-cli.1")
-    with open(page, encoding="utf-8") as file:
-        assert file.read() == in_tree("man", "prefetch-cli.1")
+    assert_man_pages_below(prefix)
     run([*make, "install"], cwd=tree)  # over itself
     run([*make, "uninstall"], cwd=tree)
     assert not any(files for _, _, files in os.walk(prefix))
