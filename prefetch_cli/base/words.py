@@ -1,10 +1,13 @@
-"""The words that flags take: every enum that a value of a flag becomes."""
+"""The words of the flags: every enum that a flag's value becomes.
+
+Imports nothing else, so that `--help` stays fast.
+"""
 
 import enum
 
 
 class LoadFormat(enum.Enum):
-    """Which weight files count, by vLLM's names."""
+    """Which weight files count, in vLLM's words."""
 
     AUTO = "auto"
     HF = "hf"
@@ -17,14 +20,14 @@ class LoadFormat(enum.Enum):
 
 
 class Hub(enum.Enum):
-    """Whose cache layout a repo id is looked up in."""
+    """Whose cache a repo id is looked up in."""
 
     HUGGINGFACE = "huggingface"
     MODELSCOPE = "modelscope"
 
 
 class Split(enum.Enum):
-    """How the bytes are dealt out to the ranks."""
+    """How ranks share the bytes."""
 
     AUTO = "auto"
     FILES = "files"
@@ -32,7 +35,7 @@ class Split(enum.Enum):
 
 
 class Overrule(enum.Flag):
-    """What the user says about a checkpoint that the decision would skip."""
+    """What to read although the decision would be to skip."""
 
     NONE = 0
     FORCE = enum.auto()
@@ -40,12 +43,12 @@ class Overrule(enum.Flag):
 
 
 class Engine(enum.Enum):
-    """How bytes get into the cache."""
+    """How bytes are brought into the page cache."""
 
     AUTO = "auto"
-    ADVISE = "advise"  # POSIX_FADV_WILLNEED for a window, then drain it
+    ADVISE = "advise"  # POSIX_FADV_WILLNEED on a window, then drain it
     SPLICE = "splice"  # sendfile to /dev/null: no copy, no buffer
-    READ = "read"  # preadv into one buffer of each thread
+    READ = "read"  # preadv into one buffer per thread
 
     @classmethod
     def fixed(cls) -> tuple["Engine", ...]:
@@ -63,7 +66,7 @@ class Action(enum.Enum):
 
 
 class ProgressMode(enum.Enum):
-    """Where progress goes."""
+    """How progress is shown."""
 
     AUTO = "auto"
     BAR = "bar"
@@ -72,7 +75,7 @@ class ProgressMode(enum.Enum):
 
 
 class Verbosity(enum.Enum):
-    """How much is said."""
+    """How much is printed."""
 
     QUIET = "quiet"
     NORMAL = "normal"

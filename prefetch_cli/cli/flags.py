@@ -1,322 +1,430 @@
-"""The flags of the command."""
+"""The flags: one record each, from which everything that lists flags is derived.
 
-import sys
-from typing import Any
+That is: click's options, the checks in `rules`, `--help`, the man page, README's table, and what
+the tests try. A new flag is a record here and the code that acts on its value.
+"""
 
-import click
+from dataclasses import dataclass
 
-from prefetch_cli import __version__
-from prefetch_cli.cli.types import AmountType, Count, Duration, OneOf, Percent, Several, Size
-from prefetch_cli.show.streams import Stream
+from prefetch_cli.base.words import Engine, Hub, LoadFormat, ProgressMode, Split
+from prefetch_cli.cli.types import (
+    AMOUNT,
+    DURATION,
+    SIZE,
+    Value,
+    count,
+    listed,
+    one_of,
+    percent,
+)
 
 PROGRAM = "prefetch-cli"
 ENVIRONMENT_PREFIX = "PREFETCH_CLI"
+COMMAND = "COMMAND"  # what a flag excludes or needs is a flag, or this
 
 GROUPS = ("Checkpoint", "Libraries", "Decision", "Ranks", "Reading", "Actions", "Command", "Output")
 
 EXAMPLES = (
     ("Before a server, in a job script", f"{PROGRAM} /models/Llama-3.1-70B"),
-    ("Each rank of a node its share", f"srun {PROGRAM} --rank auto /models/Llama-3.1-70B"),
+    ("One share for each rank of a node", f"srun {PROGRAM} --rank auto /models/Llama-3.1-70B"),
     ("What would be done, for a script", f"{PROGRAM} --dry-run --json org/name"),
 )
 
-_ARGUMENTS = "CHECKPOINT... [-- COMMAND [ARG]...]"
-_TERM_COLUMNS = 26  # of the options in the help: the same in each group
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """One flag, and everything that is said about it.
+
+    `help` is for all documents, `details` is what only the man page has room for.
+    """
+
+    names: tuple[str, ...]  # the short one first
+    group: str
+    help: str
+    details: str = ""
+    value: Value | None = None  # None: a switch
+    default: str | None = None  # as one would write it
+    repeatable: bool = False
+    excludes: tuple[str, ...] = ()  # it is enough that one of two names the other
+    needs: tuple[str, ...] = ()  # any one of them
+    implied_by: tuple[str, str] | None = None  # a flag and its value
+    at_once: bool = False  # prints something and ends the run: never set by a variable
+
+    @property
+    def name(self) -> str:
+        """The long name: `--dry-run`."""
+        return self.names[-1]
+
+    @property
+    def parameter(self) -> str:
+        """The key of its value: `dry_run`."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it: `PREFETCH_CLI_DRY_RUN`; empty if none does."""
+        return "" if self.at_once else f"{ENVIRONMENT_PREFIX}_{self.parameter.upper()}"
+
+    @property
+    def metavar(self) -> str:
+        """How its value is written; empty for a switch."""
+        return self.value.metavar if self.value else ""
+
+    @property
+    def unset(self) -> object:
+        """The value that it has where nobody gives one."""
+        if self.value is None:
+            return False
+        if self.repeatable:
+            return ()
+        return None if self.default is None else self.value.parse(self.default)
 
 
-class _Option(click.Option):
-    """An option that knows its group in `--help`."""
+FLAGS = (
+    Flag(
+        names=("--load-format",),
+        group="Checkpoint",
+        value=one_of(LoadFormat, "FORMAT"),
+        default="auto",
+        help=f"Which weight files count, by vLLM's rules: {listed(LoadFormat)}.",
+        details=(
+            "`auto` takes consolidated*.safetensors if there are any, else *.safetensors, else "
+            "*.bin, else *.pt, else *.gguf. "
+            "If there is a model.safetensors.index.json, only the safetensors files that it names "
+            "count. "
+            "`hf` is the same without consolidated files and GGUF; `mistral`, `safetensors`, `pt`, "
+            "`npcache` (*.bin) and `gguf` take only that kind; `all` takes every weight file. "
+            "Several GGUF models in one directory are ambiguous: choose one with `--include`."
+        ),
+    ),
+    Flag(
+        names=("--include",),
+        group="Checkpoint",
+        value=Value("GLOB"),
+        repeatable=True,
+        help="Read only files whose path below the checkpoint matches; repeatable.",
+        details=(
+            "A * also matches /. Files left out do not count as missing. "
+            "It can be combined with `--exclude`."
+        ),
+    ),
+    Flag(
+        names=("--exclude",),
+        group="Checkpoint",
+        value=Value("GLOB"),
+        repeatable=True,
+        help="Leave out files whose path below the checkpoint matches; repeatable.",
+        details="It wins over `--include`.",
+    ),
+    Flag(
+        names=("--weights-only",),
+        group="Checkpoint",
+        help="Leave out config and tokenizer files.",
+        details=(
+            "They are *.json, tokenizer*, *.model, *.tiktoken, *.txt, *.jinja and *.py; by default "
+            "they are warmed first."
+        ),
+    ),
+    Flag(
+        names=("--allow-incomplete",),
+        group="Checkpoint",
+        help="Warm what is there even if files are missing or truncated.",
+        details=(
+            "Without it, a missing shard, a shard shorter than its header promises, a Git LFS "
+            "pointer or an unfinished download ends the run with exit code 3 before any weights "
+            "are read."
+        ),
+    ),
+    Flag(
+        names=("--hub",),
+        group="Checkpoint",
+        value=one_of(Hub, "HUB"),
+        help=f"Hub whose local cache holds the repo id: {listed(Hub)}.",
+        details=(
+            "The default is modelscope if `VLLM_USE_MODELSCOPE` is true, else huggingface. "
+            "A path that exists is never taken for a repo id."
+        ),
+    ),
+    Flag(
+        names=("--revision",),
+        group="Checkpoint",
+        value=Value("REV"),
+        help="Branch, tag or commit of a repo id; by default its main branch.",
+        details="A commit may be abbreviated as long as it is unique.",
+    ),
+    Flag(
+        names=("--cache-dir",),
+        group="Checkpoint",
+        value=Value("DIR"),
+        help="The hub cache in which to look for a repo id.",
+        details="By default, where the hub's own library looks; see ENVIRONMENT.",
+    ),
+    Flag(
+        names=("--also",),
+        group="Libraries",
+        value=Value("PATH"),
+        repeatable=True,
+        help="Warm this file or directory too, before the weights; repeatable.",
+        details=(
+            "A directory counts with everything below it, and symlinks are followed. It is counted "
+            "separately, and read on any file system, as far as it fits. "
+            "With it, no CHECKPOINT is needed."
+        ),
+    ),
+    Flag(
+        names=("--package",),
+        group="Libraries",
+        value=Value("NAME"),
+        repeatable=True,
+        help="Warm the libraries of this Python distribution and its requirements; repeatable.",
+        details=(
+            "First the shared libraries, then the .pyc, then the .py files that its RECORD lists, "
+            "with those of all its installed requirements; requirements of extras are left out. "
+            "Nothing is imported or compiled. It is counted and read like `--also`."
+        ),
+    ),
+    Flag(
+        names=("--python",),
+        group="Libraries",
+        value=Value("PYTHON"),
+        needs=("--package", "--libraries"),
+        help="Interpreter whose packages to warm; by default COMMAND's, else python3.",
+        details="It is only asked for its search path.",
+    ),
+    Flag(
+        names=("--libraries",),
+        group="Libraries",
+        needs=(COMMAND,),
+        help="Warm the libraries of the distribution that COMMAND belongs to.",
+        details=(
+            "That is the distribution whose RECORD lists COMMAND's script, or the module that an "
+            "interpreter runs with `-m`. It is counted and read like `--also`."
+        ),
+    ),
+    Flag(
+        names=("-f", "--force"),
+        group="Decision",
+        help="Read even if the decision is to skip.",
+        details="It does not overrule the decisions that hold with any options; see DECISION.",
+    ),
+    Flag(
+        names=("--partial",),
+        group="Decision",
+        help="If the checkpoint does not fit, read its head, in load order, up to the budget.",
+        details=("A loader reads the head first. On a local file system, give `--force` as well."),
+    ),
+    Flag(
+        names=("--ram-threshold",),
+        group="Decision",
+        value=percent(1),
+        default="90",
+        help="Percentage of available memory that a checkpoint may take, 1 to 100.",
+        details=(
+            "Available memory is the least of what the host has and what each cgroup above this "
+            "process has left; page cache that can be dropped does not count as used."
+        ),
+    ),
+    Flag(
+        names=("--max-bytes",),
+        group="Decision",
+        value=SIZE,
+        help="Never read more than this, whatever else is given.",
+        details=(
+            "A larger checkpoint does not fit; with `--partial` or `--force` its first SIZE bytes "
+            "are read."
+        ),
+    ),
+    Flag(
+        names=("--rank",),
+        group="Ranks",
+        value=count(0, auto=True),
+        help="Rank of this process on its node, 0 by default; auto asks the launcher.",
+        details=(
+            "The page cache is per node, so global ranks are never used. "
+            "`auto` takes rank and size from torchrun, DeepSpeed, Open MPI, MPICH, Intel MPI, "
+            "MVAPICH2, PALS, jsrun, Flux (jobs of one node) or a Slurm step. "
+            "If it finds none, or two that disagree, it warns and reads everything."
+        ),
+    ),
+    Flag(
+        names=("--world-size",),
+        group="Ranks",
+        value=count(1, auto=True),
+        implied_by=("--rank", "auto"),
+        help="How many processes on this node share the work, 1 by default.",
+    ),
+    Flag(
+        names=("--split",),
+        group="Ranks",
+        value=one_of(Split, "HOW"),
+        default="auto",
+        help=f"How ranks share the work: {listed(Split)}; auto is files if that is even.",
+        details=(
+            "`files` deals out whole files in turn, as vLLM does; `bytes` gives each block, in "
+            "load order, to the rank with the fewest bytes so far; `auto` is `files` if that makes "
+            "the largest share at most 10 % larger than the mean, else `bytes`."
+        ),
+    ),
+    Flag(
+        names=("-t", "--threads"),
+        group="Reading",
+        value=count(1),
+        default="8",
+        help="Number of reading threads, at least 1.",
+        details="They take blocks in load order, so one huge file keeps all of them busy.",
+    ),
+    Flag(
+        names=("-b", "--block-size"),
+        group="Reading",
+        value=SIZE,
+        default="16MiB",
+        help="How much a thread takes at a time: 16MiB, 16M or 16777216.",
+        details="All sizes use units of 1024. A block is rounded up to whole pages.",
+    ),
+    Flag(
+        names=("--engine",),
+        group="Reading",
+        value=one_of(Engine, "ENGINE"),
+        default="auto",
+        help=f"How to fill the page cache: {listed(Engine)}; auto picks by measuring.",
+        details=(
+            "`splice` sends pages to /dev/null without copying them; `advise` asks the kernel to "
+            "read ahead, then drains; `read` copies into one small buffer per thread. "
+            "`auto` starts with the one that suits the file system. If there is much to read, it "
+            "tries another on a small part, `advise` on a slow local disk and `read` elsewhere, "
+            "and switches if that is clearly faster."
+        ),
+    ),
+    Flag(
+        names=("--max-rate",),
+        group="Reading",
+        value=SIZE,
+        help="Read at most this many bytes per second.",
+        details="The limit is for all threads together.",
+    ),
+    Flag(
+        names=("--background",),
+        group="Reading",
+        help="Give way to others: lowest CPU priority and, where honoured, disk priority.",
+        details=(
+            "A local disk is read by no more threads than the rate needs, so that others hardly "
+            "wait for it. CPU priority is the lowest (nice 19), disk priority is idle. "
+            "Only a disk's scheduler can honour the latter: bfq does, mq-deadline does in part, "
+            "`none` does not, and network storage has no scheduler; use `--max-rate` there. "
+            "With COMMAND, only the warmer gives way."
+        ),
+    ),
+    Flag(
+        names=("--time-limit",),
+        group="Reading",
+        value=DURATION,
+        help="Stop reading after 90s, 5m, 1h30m or 01:30:00, and exit 0.",
+        details=(
+            "The JSON document then says `complete: false`. A number without a unit is in seconds."
+        ),
+    ),
+    Flag(
+        names=("-n", "--dry-run"),
+        group="Actions",
+        excludes=("--check", "--evict", COMMAND),
+        help="Print facts, decision, share and plan; read no weights.",
+        details="The exit code is 0 whatever the decision.",
+    ),
+    Flag(
+        names=("--check",),
+        group="Actions",
+        excludes=("--evict", COMMAND),
+        help="Print how much is resident.",
+        details=(
+            "The method is printed beside the figure. A sample is called an estimate; if no method "
+            "can tell, the figure is unknown."
+        ),
+    ),
+    Flag(
+        names=("--evict",),
+        group="Actions",
+        excludes=(COMMAND,),
+        help="Drop the checkpoint from the page cache.",
+        details=(
+            "It needs no privileges. "
+            "What cannot be dropped is listed with the reason: dirty, mapped or not permitted."
+        ),
+    ),
+    Flag(
+        names=("--min-resident",),
+        group="Actions",
+        value=percent(0),
+        help="Exit 4 if less is resident after warming, or with --check.",
+        details="The exit code is also 4 if residency is unknown.",
+    ),
+    Flag(
+        names=("--lead",),
+        group="Command",
+        value=AMOUNT,
+        default="0",
+        needs=(COMMAND,),
+        help="Start COMMAND once this much is warm: 8GiB or 25%.",
+        details=(
+            "A percentage is of what there is to read in this share; what is already resident "
+            "counts as warm. "
+            "By default COMMAND starts once the decision is known. "
+            "It starts in any case when the run skips, finishes, fails or reaches `--time-limit`."
+        ),
+    ),
+    Flag(
+        names=("--best-effort",),
+        group="Command",
+        needs=(COMMAND,),
+        help="Start COMMAND even if the checkpoint is missing, incomplete or malformed.",
+        details="Without it, the exit code is then 3 and COMMAND does not start.",
+    ),
+    Flag(
+        names=("--json",),
+        group="Output",
+        excludes=(COMMAND,),
+        help="Print one JSON document on standard output and nothing else.",
+        details="Its keys are stable within one `schema_version`.",
+    ),
+    Flag(
+        names=("--progress",),
+        group="Output",
+        value=one_of(ProgressMode, "HOW"),
+        default="auto",
+        help=f"How to show progress: {listed(ProgressMode)}; auto is bar on a terminal, else log.",
+        details=(
+            "`log` writes a line at every 10 %. "
+            "If nothing arrives for 10 s, `bar` and `log` say which file they are waiting for."
+        ),
+    ),
+    Flag(
+        names=("-q", "--quiet"),
+        group="Output",
+        excludes=("--verbose",),
+        help="Print errors only.",
+        details="Decision, summary, progress and warnings are left out.",
+    ),
+    Flag(
+        names=("-v", "--verbose"),
+        group="Output",
+        help="Print each file too.",
+        details="Its line says how much of it is resident, before and after.",
+    ),
+    Flag(
+        names=("--version",),
+        group="Output",
+        at_once=True,
+        help="Print the version.",
+    ),
+    Flag(
+        names=("-h", "--help"),
+        group="Output",
+        at_once=True,
+        help="Print this help.",
+    ),
+)
 
-    def __init__(self, *args: Any, group: str, **kw: Any) -> None:
-        super().__init__(*args, **kw)
-        self.group = group
 
-
-class Command(click.Command):
-    """A command whose help is grouped and ends with examples."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, group by group."""
-        for group in GROUPS:
-            rows = [
-                (f"{record[0]:<{_TERM_COLUMNS}}", record[1])
-                for param in self.params
-                if isinstance(param, _Option)
-                and param.group == group
-                and (record := param.get_help_record(ctx)) is not None
-            ]
-            with formatter.section(group):
-                formatter.write_dl(rows, col_max=_TERM_COLUMNS)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples."""
-        with formatter.section("Examples"):
-            for title, line in EXAMPLES:
-                formatter.write_text(f"{title}:")
-                with formatter.indentation():
-                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
-
-
-def _print_help(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
-    if wanted and not ctx.resilient_parsing:
-        Stream(sys.stdout).write(f"{ctx.get_help()}\n")
-        ctx.exit()
-
-
-def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
-    if wanted and not ctx.resilient_parsing:
-        Stream(sys.stdout).write(f"{PROGRAM} {__version__}\n")
-        ctx.exit()
-
-
-def options() -> list[click.Parameter]:
-    """Return the parameters of the command."""
-    return [
-        click.Argument(["checkpoints"], metavar=_ARGUMENTS, nargs=-1),
-        _Option(
-            ["--load-format"],
-            group="Checkpoint",
-            type=OneOf("auto", "hf", "safetensors", "mistral", "pt", "npcache", "gguf", "all"),
-            metavar="FORMAT",
-            default="auto",
-            help=(
-                "Which weight files count, by vLLM's rules: auto, hf, safetensors, mistral, pt, "
-                "npcache, gguf or all."
-            ),
-        ),
-        _Option(
-            ["--include"],
-            group="Checkpoint",
-            type=Several("glob"),
-            multiple=True,
-            help="Only files whose path below the checkpoint matches; repeatable.",
-        ),
-        _Option(
-            ["--exclude"],
-            group="Checkpoint",
-            type=Several("glob"),
-            multiple=True,
-            help="No files whose path below the checkpoint matches; repeatable.",
-        ),
-        _Option(
-            ["--weights-only"],
-            group="Checkpoint",
-            is_flag=True,
-            help="Leave config and tokenizer files out.",
-        ),
-        _Option(
-            ["--allow-incomplete"],
-            group="Checkpoint",
-            is_flag=True,
-            help="Warm what is there although files are missing or cut short.",
-        ),
-        _Option(
-            ["--hub"],
-            group="Checkpoint",
-            type=OneOf("huggingface", "modelscope"),
-            metavar="HUB",
-            help="Whose local cache a repo id is looked up in: huggingface or modelscope.",
-        ),
-        _Option(
-            ["--revision"],
-            group="Checkpoint",
-            metavar="REV",
-            help="Branch, tag or commit of a repo id; the main one by default.",
-        ),
-        _Option(
-            ["--cache-dir"],
-            group="Checkpoint",
-            metavar="DIR",
-            help="The hub's cache that a repo id is looked up in.",
-        ),
-        _Option(
-            ["--also"],
-            group="Libraries",
-            type=Several("path"),
-            multiple=True,
-            help="This file or directory too, before the weights; repeatable.",
-        ),
-        _Option(
-            ["--package"],
-            group="Libraries",
-            type=Several("name"),
-            multiple=True,
-            help="The libraries of this Python distribution and of what it requires; repeatable.",
-        ),
-        _Option(
-            ["--python"],
-            group="Libraries",
-            metavar="PYTHON",
-            help="Whose packages are meant; by default COMMAND's interpreter, else python3.",
-        ),
-        _Option(
-            ["--libraries"],
-            group="Libraries",
-            is_flag=True,
-            help="The libraries of the distribution that COMMAND belongs to.",
-        ),
-        _Option(
-            ["-f", "--force"],
-            group="Decision",
-            is_flag=True,
-            help="Read even where the decision would skip.",
-        ),
-        _Option(
-            ["--partial"],
-            group="Decision",
-            is_flag=True,
-            help="Where it does not fit, read the first bytes in load order, up to the budget.",
-        ),
-        _Option(
-            ["--ram-threshold"],
-            group="Decision",
-            type=Percent(1),
-            default="90",
-            metavar="PERCENT",
-            help="Part of the available memory that a checkpoint may take, 1 to 100.",
-        ),
-        _Option(
-            ["--max-bytes"],
-            group="Decision",
-            type=Size(),
-            metavar="SIZE",
-            help="An upper bound that is never passed, whatever else is given.",
-        ),
-        _Option(
-            ["--rank"],
-            group="Ranks",
-            type=Count(0, auto=True),
-            metavar="N|auto",
-            help="This process among those of this node, 0 by default; auto asks the launcher.",
-        ),
-        _Option(
-            ["--world-size"],
-            group="Ranks",
-            type=Count(1, auto=True),
-            metavar="N|auto",
-            help="How many processes of this node share the work, 1 by default.",
-        ),
-        _Option(
-            ["--split"],
-            group="Ranks",
-            type=OneOf("auto", "files", "bytes"),
-            metavar="HOW",
-            default="auto",
-            help="What is dealt out to the ranks: files, bytes, or auto: files where that is even.",
-        ),
-        _Option(
-            ["-t", "--threads"],
-            group="Reading",
-            type=Count(1),
-            default=8,
-            metavar="N",
-            help="Reading threads, at least 1.",
-        ),
-        _Option(
-            ["-b", "--block-size"],
-            group="Reading",
-            type=Size(),
-            default="16MiB",
-            metavar="SIZE",
-            help="Unit of work of a thread: 16MiB, 16M or 16777216.",
-        ),
-        _Option(
-            ["--engine"],
-            group="Reading",
-            type=OneOf("auto", "advise", "splice", "read"),
-            metavar="ENGINE",
-            default="auto",
-            help="How bytes get into the cache: advise, splice, read, or auto: what measures best.",
-        ),
-        _Option(
-            ["--max-rate"],
-            group="Reading",
-            type=Size(),
-            metavar="SIZE",
-            help="Read at most so many bytes a second.",
-        ),
-        _Option(
-            ["--background"],
-            group="Reading",
-            is_flag=True,
-            help="Give way to others: lowest priority for the processor and, where heeded, disks.",
-        ),
-        _Option(
-            ["--time-limit"],
-            group="Reading",
-            type=Duration(),
-            metavar="DURATION",
-            help="Stop reading after 90s, 5m, 1h30m or 01:30:00, and exit 0.",
-        ),
-        _Option(
-            ["-n", "--dry-run"],
-            group="Actions",
-            is_flag=True,
-            help="Print facts, decision, share and plan; read no weight.",
-        ),
-        _Option(["--check"], group="Actions", is_flag=True, help="Print how much is resident."),
-        _Option(
-            ["--evict"],
-            group="Actions",
-            is_flag=True,
-            help="Drop the checkpoint from the page cache.",
-        ),
-        _Option(
-            ["--min-resident"],
-            group="Actions",
-            type=Percent(0),
-            metavar="PERCENT",
-            help="Exit 4 when less is resident after warming, or with --check.",
-        ),
-        _Option(
-            ["--lead"],
-            group="Command",
-            type=AmountType(),
-            default="0",
-            metavar="SIZE|PERCENT",
-            help="Start COMMAND when so much is warm: 8GiB, 25%.",
-        ),
-        _Option(
-            ["--best-effort"],
-            group="Command",
-            is_flag=True,
-            help="Start COMMAND even where the checkpoint is missing, incomplete or malformed.",
-        ),
-        _Option(
-            ["--json", "json_document"],
-            group="Output",
-            is_flag=True,
-            envvar=f"{ENVIRONMENT_PREFIX}_JSON",
-            help="One JSON document on standard output, nothing else there.",
-        ),
-        _Option(
-            ["--progress"],
-            group="Output",
-            type=OneOf("auto", "bar", "log", "none"),
-            metavar="HOW",
-            default="auto",
-            help="bar, log (a line each 10 %), none, or auto: bar on a terminal, else log.",
-        ),
-        _Option(["-q", "--quiet"], group="Output", is_flag=True, help="Errors only."),
-        _Option(["-v", "--verbose"], group="Output", is_flag=True, help="Each file too."),
-        _Option(
-            ["--version"],
-            group="Output",
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            allow_from_autoenv=False,
-            callback=_print_version,
-            help="Print the version.",
-        ),
-        _Option(
-            ["-h", "--help"],
-            group="Output",
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            allow_from_autoenv=False,
-            callback=_print_help,
-            help="Print this help.",
-        ),
-    ]
+def rivals(flag: Flag, flags: tuple[Flag, ...] = FLAGS) -> tuple[str, ...]:
+    """Return the names of what cannot stand beside a flag, whichever of two says so."""
+    others = [other.name for other in flags if flag.name in other.excludes]
+    return (*others, *flag.excludes)

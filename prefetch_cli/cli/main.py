@@ -12,7 +12,9 @@ from click.core import ParameterSource
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import PrefetchError, UsageError
 from prefetch_cli.base.text import printable
-from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, PROGRAM, Command, options
+from prefetch_cli.cli.command import build
+from prefetch_cli.cli.flags import FLAGS, PROGRAM
+from prefetch_cli.cli.rules import Given
 from prefetch_cli.linux.exit import leave
 
 _SEE_HELP = f"see {PROGRAM} --help"
@@ -20,15 +22,15 @@ _SEE_HELP = f"see {PROGRAM} --help"
 
 @click.pass_context
 def _run(ctx: click.Context, /, **values: Any) -> int:
-    # Here, since `--help` need not pay for what only a run needs.
+    # Imported here because `--help` need not pay for what only a run needs.
     from prefetch_cli.cli import meaning  # noqa: PLC0415
     from prefetch_cli.process import beside, supervisor  # noqa: PLC0415
 
-    typed, words = _typed(ctx), ctx.obj or ()
-    values = meaning.settled(values, typed, words)
-    terms = meaning.to_terms(values, typed, words)
-    options = meaning.to_options(values, typed, words, os.environ)
-    display = meaning.to_display(values, beside_command=terms is not None)
+    given = Given(values, _typed(ctx), ctx.obj or ()).effective()
+    given.check()
+    terms = meaning.to_terms(given.values, given.command)
+    options = meaning.to_options(given.values, given.command, os.environ)
+    display = meaning.to_display(given.values, beside_command=terms is not None)
     if terms is None:
         return supervisor.supervise(options, os.environ, display)
     return beside.accompany(
@@ -42,43 +44,29 @@ def _typed(ctx: click.Context) -> set[str]:
     return {name for name, source in sources.items() if source is ParameterSource.COMMANDLINE}
 
 
-command = Command(
-    PROGRAM,
-    params=options(),
-    callback=_run,
-    add_help_option=False,
-    context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX, "show_default": True},
-    help=(
-        "Warm a model checkpoint into the page cache before a server maps it, and prove that "
-        "it stayed there.\n\n"
-        "CHECKPOINT is a directory, a weight file, an index file, or a repo id in the local "
-        "cache of a hub. Nothing is ever downloaded, or written to a checkpoint.\n\n"
-        "With COMMAND, the process becomes it, and the warming goes on beside it.\n\n"
-        f"Every option also comes from the environment, as {ENVIRONMENT_PREFIX}_THREADS=16."
-    ),
-)
+command = build(_run)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Return the exit code of the command with these arguments, every error shown in one line."""
-    arguments, behind = _parted(arguments)
+    """Run the command and return its exit code; every error is shown in one line."""
+    arguments, after = _split(arguments)
     try:
-        if behind == ():
-            raise UsageError("expected a COMMAND behind --, found nothing", _SEE_HELP)
-        code = command.main(list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=behind)
+        if after == ():
+            raise UsageError("expected a COMMAND after --, found nothing", _SEE_HELP)
+        code = command.main(list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=after)
         return int(code or 0)
     except click.ClickException as error:
         return _refuse(arguments, _reworded(error))
     except PrefetchError as error:
         return _refuse(arguments, error)
-    except Exception as defect:  # noqa: BLE001 - the boundary: nobody else would say it in one line
+    except Exception as defect:  # noqa: BLE001 - the one place where errors become one line
         return _refuse(arguments, _reported(defect), defect)
 
 
-def _parted(arguments: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...] | None]:
-    """Return what stands before the first `--` and what behind it, None where there is none.
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...] | None]:
+    """Return what precedes the first `--` and what follows it, None where there is no `--`.
 
-    click would drop it, and COMMAND has options of its own.
+    click would drop the `--` and parse COMMAND's options as ours.
     """
     given = list(arguments)
     if "--" not in given:
@@ -88,18 +76,19 @@ def _parted(arguments: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...] | 
 
 
 def _refuse(given: Sequence[str], error: PrefetchError, defect: BaseException | None = None) -> int:
-    """Return the exit code of a run that came to nothing, having shown why."""
+    """Return the exit code of a run that failed, having shown why."""
     from prefetch_cli.cli import meaning  # noqa: PLC0415 - as in `_run`
 
-    # Whatever is wrong with the rest: who asked for JSON reads the answer there.
+    # Parse leniently: whatever else is wrong, --json must still get its answer as JSON.
     ctx = command.make_context(
         PROGRAM, list(given), resilient_parsing=True, ignore_unknown_options=True
     )
-    return meaning.refuse(meaning.settled(ctx.params, _typed(ctx)), error, defect)
+    values = Given(ctx.params, _typed(ctx)).effective().values
+    return meaning.refuse(values, error, defect)
 
 
 def _reworded(error: click.ClickException) -> UsageError:
-    """Return click's error in the form of all others: what was expected, what was found."""
+    """Return click's error in our form: what was expected, what was found."""
     hint = _SEE_HELP
     if isinstance(error, click.NoSuchOption):
         names = [name for param in command.params for name in param.opts]
@@ -120,40 +109,40 @@ def _reworded(error: click.ClickException) -> UsageError:
 
 
 def _misfit(error: click.BadParameter, param: click.Parameter) -> str:
-    """Return what is wrong with a value, and where it comes from."""
-    name = param.name or ""
-    if error.ctx is None or error.ctx.get_parameter_source(name) is not ParameterSource.ENVIRONMENT:
-        return f"{param.opts[-1]}: {error.message}"
-    variable = param.envvar or f"{ENVIRONMENT_PREFIX}_{name.upper()}"
-    if getattr(param, "is_flag", False):
-        return f"{variable}: expected 1 or 0, found {os.environ.get(str(variable))!r}"
-    return f"{variable}: {error.message}"
+    """Return what is wrong with a value, and where the value comes from."""
+    flag = next(flag for flag in FLAGS if flag.parameter == param.name)
+    source = error.ctx and error.ctx.get_parameter_source(flag.parameter)
+    if source is not ParameterSource.ENVIRONMENT:
+        return f"{flag.name}: {error.message}"
+    if flag.value is None:
+        return f"{flag.variable}: expected 1 or 0, found {os.environ.get(flag.variable)!r}"
+    return f"{flag.variable}: {error.message}"
 
 
 def _reported(defect: Exception) -> PrefetchError:
-    """Return what is shown of an exception that no stage foresaw."""
+    """Return what to show of an exception that no stage handled."""
     found = printable(" ".join(f"{type(defect).__name__}: {defect}".split()))
     if isinstance(defect, MemoryError):
         return PrefetchError(
-            "expected more memory, found that the system gives none",
+            "expected more memory, found none",
             "raise the limit (ulimit -v, or the cgroup's), or give fewer --threads",
         )
-    # CPython has no type of its own for it.
+    # Python has no exception class for it.
     if isinstance(defect, RuntimeError) and "start new thread" in str(defect):
         return PrefetchError(
-            "expected threads to read in, found that the system starts none",
-            "raise the limit (ulimit -u, ulimit -v, or pids.max of the cgroup)",
+            "expected to start threads, found that the system refuses",
+            "raise the limit (ulimit -u, ulimit -v, or the cgroup's pids.max)",
         )
     if isinstance(defect, OSError):
         return PrefetchError(f"expected an answer from the system, found {found}")
     return PrefetchError(
         f"found a defect of {PROGRAM} {__version__}: {found}",
-        "please report it, with what --verbose shows",
+        "please report it, with the output of --verbose",
     )
 
 
 def main() -> NoReturn:
-    """End the process with the exit code of the command; never returns."""
+    """End the process with the command's exit code; never returns."""
     code = run(sys.argv[1:])
-    # Threads that hang in the storage must not be waited for, as the interpreter's end would.
+    # A normal interpreter exit would wait for threads that hang in the storage.
     leave(code)

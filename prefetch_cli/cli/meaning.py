@@ -1,7 +1,6 @@
-"""The values of the flags -> Options and a Display: what they mean together."""
+"""The values of the flags -> what a run takes: Options, Terms and a Display."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from prefetch_cli.base.errors import PrefetchError, UsageError
 from prefetch_cli.base.words import (
@@ -16,6 +15,8 @@ from prefetch_cli.base.words import (
 )
 from prefetch_cli.checkpoint.resolve import Request
 from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.cli.flags import PROGRAM
+from prefetch_cli.cli.rules import Values
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.process.beside import Terms
@@ -24,38 +25,12 @@ from prefetch_cli.run.options import Options
 from prefetch_cli.run.outcome import Outcome, Refused, exit_code
 from prefetch_cli.show.display import Display
 
-Values = Mapping[str, Any]  # by the name of the parameter, each of the type of its flag
 
-_ACTIONS = {"dry_run": Action.DRY_RUN, "check": Action.CHECK, "evict": Action.EVICT}
-# What leaves nothing to run COMMAND beside, or wants its standard output.
-_NOT_BESIDE = frozenset({*_ACTIONS, "json_document"})
-_ONLY_BESIDE = ("lead", "best_effort", "libraries")
-_EXCLUSIVE = (frozenset(_ACTIONS), frozenset({"quiet", "verbose"}))
+def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """Return the options that the flags mean.
 
-
-def settled(values: Values, typed: Collection[str], command: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the values without those that give way to one of the command line.
-
-    `typed` names what the command line gave before `--`, and `command` is what stands behind it;
-    the rest is of the environment or a default, which may have been set for other runs.
-    """
-    settled = dict(values)
-    for group in _EXCLUSIVE:
-        if not group.isdisjoint(typed):
-            settled.update(dict.fromkeys(group - set(typed), False))
-    if command:
-        settled.update(dict.fromkeys(_NOT_BESIDE - set(typed), False))
-    if "rank" in typed and "world_size" not in typed and values["rank"] == "auto":
-        settled["world_size"] = None
-    return settled
-
-
-def to_options(
-    values: Values, typed: Collection[str], command: Sequence[str], environ: Mapping[str, str]
-) -> Options:
-    """Return the options that the flags mean; raises UsageError where they exclude each other.
-
-    Raises CommandError where COMMAND's libraries are wanted, and there is no such COMMAND.
+    Raises UsageError where ranks do not fit together or there is nothing to warm, and
+    CommandError where COMMAND's libraries are wanted and there is no such COMMAND.
     """
     rank, world_size = _ranks(values["rank"], values["world_size"])
     overrule = Overrule.NONE
@@ -75,7 +50,7 @@ def to_options(
             weights_only=values["weights_only"],
             allow_incomplete=values["allow_incomplete"],
         ),
-        libraries=_libraries(values, typed, command, environ),
+        libraries=_libraries(values, command, environ),
         rank=rank,
         world_size=world_size,
         split=Split(values["split"]),
@@ -93,36 +68,15 @@ def to_options(
     )
 
 
-def to_terms(values: Values, typed: Collection[str], command: Sequence[str]) -> Terms | None:
-    """Return what is to run beside the warming, None where no COMMAND was given.
-
-    Raises UsageError where the flags exclude it, or mean nothing without it.
-    """
+def to_terms(values: Values, command: Sequence[str]) -> Terms | None:
+    """Return what to run beside the warming, None without a COMMAND."""
     if not command:
-        for name in _ONLY_BESIDE:
-            if name in typed:
-                raise UsageError(
-                    f"expected a COMMAND with {_flag(name)}, found none",
-                    "give it in the end, behind --",
-                )
         return None
-    for name in sorted(_NOT_BESIDE):
-        if values[name]:
-            raise UsageError(
-                f"expected {_flag(name)} or COMMAND, found both",
-                f"run {_flag(name)} by itself, without --",
-            )
     return Terms(tuple(command), lead=values["lead"], best_effort=values["best_effort"])
 
 
-def _flag(name: str) -> str:
-    return "--" + name.removesuffix("_document").replace("_", "-")
-
-
 def to_display(values: Values, *, beside_command: bool = False) -> Display:
-    """Return the display that the flags mean; raises UsageError where they exclude each other."""
-    if values["quiet"] and values["verbose"]:
-        raise UsageError("expected --quiet or --verbose, found both", "give one of them")
+    """Return the display that the flags mean."""
     verbosity = Verbosity.NORMAL
     if values["quiet"]:
         verbosity = Verbosity.QUIET
@@ -131,26 +85,20 @@ def to_display(values: Values, *, beside_command: bool = False) -> Display:
     return Display(
         ProgressMode(values["progress"]),
         verbosity,
-        json_document=values["json_document"],
+        json_document=values["json"],
         beside_command=beside_command,
     )
 
 
 def _libraries(
-    values: Values, typed: Collection[str], command: Sequence[str], environ: Mapping[str, str]
+    values: Values, command: Sequence[str], environ: Mapping[str, str]
 ) -> gather.Request | None:
-    """Return what is to be warmed before the checkpoint, None where that is nothing."""
-    of_command = values["libraries"] and bool(command)
-    packages = bool(values["package"]) or of_command
-    if "python" in typed and not packages:
-        raise UsageError(
-            "expected --package or --libraries with --python, found neither",
-            "name what to warm with --package",
-        )
+    """Return what to warm before the checkpoint, None where that is nothing."""
+    packages = bool(values["package"] or values["libraries"])
     if not packages and not values["also"]:
         if not values["checkpoints"]:
             raise UsageError(
-                "expected at least one CHECKPOINT, found none", "see prefetch-cli --help"
+                "expected at least one CHECKPOINT, found none", f"see {PROGRAM} --help"
             )
         return None
     return gather.Request(
@@ -158,20 +106,18 @@ def _libraries(
         packages=tuple(values["package"]),
         python=values["python"],
         command=(find(command[0], environ), *command[1:]) if packages and command else (),
-        of_command=of_command,
+        of_command=values["libraries"],
     )
 
 
 def _action(values: Values) -> Action:
-    wanted = [action for flag, action in _ACTIONS.items() if values[flag]]
-    if len(wanted) > 1:
-        names = " and ".join(f"--{action.value}" for action in wanted)
-        raise UsageError(f"expected one action, found {names}", "give one of them")
-    return wanted[0] if wanted else Action.PREFETCH
+    """Return the action, the default one where a refused command line has several."""
+    wanted = [action for action in Action if values.get(action.value.replace("-", "_"))]
+    return wanted[0] if len(wanted) == 1 else Action.PREFETCH
 
 
 def _ranks(rank: int | str | None, world_size: int | str | None) -> tuple[int | None, int | None]:
-    """Return rank and world size as numbers, or None and None for the launcher's."""
+    """Return rank and world size, or None and None where the launcher is asked."""
     if rank is None and world_size is None:
         return 0, 1
     if rank == "auto" and world_size in {None, "auto"}:
@@ -195,16 +141,15 @@ def _ranks(rank: int | str | None, world_size: int | str | None) -> tuple[int | 
 
 
 def refuse(values: Values, error: PrefetchError, defect: BaseException | None) -> int:
-    """Return the exit code of a run that came to nothing, having shown why.
+    """Return the exit code of a run that failed, having shown why.
 
-    The values may be some only, and exclude each other: that may be what is wrong.
+    Values may be missing, or exclude each other: that may be the error.
     """
-    wanted = [action for flag, action in _ACTIONS.items() if values.get(flag)]
-    outcome = Outcome(wanted[0] if len(wanted) == 1 else Action.PREFETCH, ending=Refused(error))
+    outcome = Outcome(_action(values), ending=Refused(error))
     display = Display(
         ProgressMode.NONE,
         Verbosity.VERBOSE if values.get("verbose") else Verbosity.NORMAL,
-        json_document=bool(values.get("json_document")),
+        json_document=bool(values.get("json")),
     )
     display.failed(outcome, defect)
     return exit_code(outcome)

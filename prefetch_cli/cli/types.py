@@ -1,130 +1,76 @@
-"""The values of flags, as click parses them."""
+"""The values of flags: how each kind is written and parsed."""
 
+import enum
 import math
-import os
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import click
+from prefetch_cli.base.amounts import parse_amount, parse_duration, parse_size
 
-from prefetch_cli.base.amounts import Amount, parse_amount, parse_duration, parse_size
-
-_MOST = 1_000_000  # threads or ranks; more is a slip of the keyboard
+_MOST = 1_000_000  # threads or ranks; more is a typing error
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """A size, in bytes."""
+@dataclass(frozen=True)
+class Value:
+    """How a flag's value is named in the help, and how its text is parsed."""
 
-    name = "size"
+    metavar: str
+    parse: Callable[[str], object] = str  # raises ValueError, in words for the user
+    words: tuple[str, ...] = ()  # all it can be, where that is a list
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the value; a wrong one fails in words for the user."""
+
+SIZE = Value("SIZE", parse_size)
+DURATION = Value("DURATION", parse_duration)
+AMOUNT = Value("SIZE|PERCENT", parse_amount)
+
+
+def percent(least: int) -> Value:
+    """Return a percentage from `least` to 100."""
+
+    def parse(text: str) -> float:
         try:
-            return parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg]
-    """A duration, in seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the value; a wrong one fails in words for the user."""
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class AmountType(click.ParamType):  # type: ignore[type-arg]
-    """A part of something: a size or a percentage."""
-
-    name = "amount"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Amount:
-        """Return the value; a wrong one fails in words for the user."""
-        try:
-            return parse_amount(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Percent(click.ParamType):  # type: ignore[type-arg]
-    """A percentage."""
-
-    name = "percent"
-
-    def __init__(self, least: float) -> None:
-        self._least = least
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the value; a wrong one fails in words for the user."""
-        try:
-            percent = float(str(value).removesuffix("%"))
+            number = float(text.removesuffix("%"))
         except ValueError:
-            percent = math.nan
-        if not self._least <= percent <= 100:
-            self.fail(f"expected {self._least:g} to 100, found {str(value)!r}", param, ctx)
-        return percent
+            number = math.nan
+        if not least <= number <= 100:
+            raise ValueError(f"expected {least} to 100, found {text!r}")
+        return number
+
+    return Value("PERCENT", parse)
 
 
-class Count(click.ParamType):  # type: ignore[type-arg]
-    """A whole number, or `auto`."""
+def count(least: int, *, auto: bool = False) -> Value:
+    """Return a whole number of at least `least`, or the word `auto` where that is allowed."""
+    or_auto = " or auto" if auto else ""
 
-    name = "number"
-
-    def __init__(self, least: int, *, auto: bool = False) -> None:
-        self._least = least
-        self._auto = auto
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        """Return the value; a wrong one fails in words for the user."""
-        text = str(value)
-        if self._auto and text == "auto":
-            return "auto"
-        expected = f"a whole number of at least {self._least}"
+    def parse(text: str) -> int | str:
+        if auto and text == "auto":
+            return text
+        expected = f"a whole number of at least {least}"
         # int() refuses thousands of digits.
         number = int(text[:20]) if text.isascii() and text.isdecimal() else -1
         if number > _MOST:
             expected = f"at most {_MOST:,}"
-        elif number >= self._least:
+        elif number >= least:
             return number
-        or_auto = " or auto" if self._auto else ""
-        return self.fail(f"expected {expected}{or_auto}, found {text!r}", param, ctx)
+        raise ValueError(f"expected {expected}{or_auto}, found {text!r}")
+
+    return Value("N|auto" if auto else "N", parse)
 
 
-class OneOf(click.Choice):  # type: ignore[type-arg]
-    """One of some words, which are the values of an enum that `--help` need not load."""
+def one_of(kind: type[enum.Enum], metavar: str) -> Value:
+    """Return the words of an enum; the parsed value is the word."""
+    words = tuple(str(member.value) for member in kind)
 
-    def __init__(self, *words: str) -> None:
-        super().__init__(words)
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"expected {listed(kind)}, found {text!r}")
+        return text
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the value; a wrong one fails in words for the user."""
-        if value not in self.choices:
-            words = f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
-            self.fail(f"expected {words}, found {value!r}", param, ctx)
-        return str(value)
+    return Value(metavar, parse, words)
 
 
-class Several(click.ParamType):  # type: ignore[type-arg]
-    """A text that may be given several times."""
-
-    # How several stand in one environment variable.
-    envvar_list_splitter = os.pathsep
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the value; a wrong one fails in words for the user."""
-        return str(value)
+def listed(kind: type[enum.Enum]) -> str:
+    """Return the words of an enum as a phrase: `auto, files or bytes`."""
+    *others, last = (str(member.value) for member in kind)
+    return f"{', '.join(others)} or {last}"

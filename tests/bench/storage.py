@@ -11,6 +11,7 @@ from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.cli import meaning
 from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX
 from prefetch_cli.cli.main import command
+from prefetch_cli.cli.rules import Given
 from prefetch_cli.linux import readahead
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.extents import Extent
@@ -66,8 +67,8 @@ def look(checkpoint: str) -> Storage:
         "bench", ["--dry-run", checkpoint], auto_envvar_prefix=ENVIRONMENT_PREFIX
     )
     typed = {"dry_run", "checkpoints"}
-    values = meaning.settled(context.params, typed)
-    options = meaning.to_options(values, typed, (), os.environ)
+    values = Given(context.params, typed).effective().values
+    options = meaning.to_options(values, (), os.environ)
     events: list[State | Warned] = []
     pipeline.run(replace(options, libraries=None), os.environ, Monitor(), Stop(), events.append)
     known = folded(Outcome(options.action), events).checkpoint

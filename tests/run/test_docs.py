@@ -12,10 +12,11 @@ import subprocess
 import click
 import pytest
 
-from man import generate
+from man import content, generate
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import ExitCode, interrupted_exit_code
 from prefetch_cli.base.words import Overrule
+from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.main import command
 from prefetch_cli.plan import ranks
 from prefetch_cli.plan.decision import Facts, Reason, Verdict, budget, decide
@@ -94,10 +95,6 @@ def test_help_man_page_and_readme_have_the_same_options(readme: str, man_page: s
     assert flags_of_readme(readme) == expected
 
 
-def test_each_detail_belongs_to_an_option() -> None:
-    assert generate.DETAILS.keys() <= flags_of_command()
-
-
 def test_no_document_names_a_flag_that_is_not_there(readme: str) -> None:
     known = flags_of_command() | {"--"}
     others = {  # of pip, make bench-vm, sbatch, srun, docker, numactl and the servers
@@ -142,13 +139,13 @@ def test_each_variable_of_an_option_is_the_one_that_click_reads(man_page: str) -
     text = plain(section(man_page, "ENVIRONMENT", ".SH "))
     context = click.Context(command, **command.context_settings)
     params = {flag: param for param in command.get_params(context) for flag in param.opts}
-    for option in generate.options():
-        if option.variable:
-            assert re.search(rf"^{option.variable}\n{option.flags[-1]}\.?$", text, re.MULTILINE)
+    for flag in FLAGS:
+        if flag.variable:
+            assert re.search(rf"^{flag.variable}\n{flag.name}\.?$", text, re.MULTILINE)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setenv(option.variable, "42")
-                assert params[option.flags[-1]].resolve_envvar_value(context) == "42"
-    without = {option.flags[-1] for option in generate.options() if not option.variable}
+                patch.setenv(flag.variable, "42")
+                assert params[flag.name].resolve_envvar_value(context) == "42"
+    without = {flag.name for flag in FLAGS if not flag.variable}
     assert without == {"--version", "--help"}
 
 
@@ -161,7 +158,7 @@ def names_in_source(pattern: str) -> set[str]:
 
 
 def test_man_page_names_each_variable_that_is_read(man_page: str) -> None:
-    named = {name for names in generate.ENVIRONMENT for name in names.split(", ")}
+    named = {name for names in content.ENVIRONMENT for name in names.split(", ")}
     read_by_name = names_in_source(r'environ(?:\.get\(|\[)"([A-Z_]+)"')
     assert {"HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE"} <= read_by_name
     assert read_by_name <= named
@@ -171,7 +168,7 @@ def test_man_page_names_each_variable_that_is_read(man_page: str) -> None:
 
 
 def test_man_page_names_the_files_of_the_kernel_that_are_read() -> None:
-    named = ", ".join(generate.FILES)
+    named = ", ".join(content.FILES)
     for path in ("/proc/self/mountinfo", "/proc/meminfo", "/proc/self/cgroup"):
         assert path in named
         assert path in names_in_source(r'"(/proc/[a-z/]+)"')
@@ -210,22 +207,22 @@ def facts(found: str) -> Facts:
 
 def overrules(given: str) -> list[Overrule]:
     either = [Overrule.NONE, Overrule.FORCE, Overrule.PARTIAL, Overrule.FORCE | Overrule.PARTIAL]
-    if given == generate.NOTHING_TO_GAIN:
+    if given == content.NOTHING_TO_GAIN:
         return either
     forced = Overrule.FORCE if "--force" in given else Overrule.NONE
     return [forced | (Overrule.PARTIAL if "--partial" in given else Overrule.NONE)]
 
 
-@pytest.mark.parametrize("row", generate.DECISIONS, ids=lambda row: f"{row.found}, {row.given}")
-def test_the_decision_table_is_what_is_decided(row: generate.Row) -> None:
+@pytest.mark.parametrize("row", content.DECISIONS, ids=lambda row: f"{row.found}, {row.given}")
+def test_the_decision_table_is_what_is_decided(row: content.Row) -> None:
     for overrule in overrules(row.given):
         found = decide(facts(row.found), budget(100 * GIB, "host", 90, None), overrule)
         assert (found.action, found.reason, found.warning) == (row.action, row.reason, row.warns)
 
 
 def test_the_decision_table_has_each_reason() -> None:
-    assert {row.reason for row in generate.DECISIONS} == set(Reason)
-    assert {row.action for row in generate.DECISIONS} == set(Verdict)
+    assert {row.reason for row in content.DECISIONS} == set(Reason)
+    assert {row.action for row in content.DECISIONS} == set(Verdict)
 
 
 # Examples
@@ -254,7 +251,7 @@ def texts_of_source() -> str:
 def test_each_diagnostic_is_one_that_the_program_gives() -> None:
     source = texts_of_source()
     errors = {os.strerror(number) for number in (errno.EIO, errno.ENOENT)}  # the system's words
-    for one in generate.DIAGNOSTICS:
+    for one in content.DIAGNOSTICS:
         for piece in re.split(r"\{[A-Z]+\}|: ", one.said):
             assert piece.strip() in source or piece in errors, f"{piece!r} of {one.said!r}"
 

@@ -46,6 +46,7 @@ from prefetch_cli.cli import meaning
 from prefetch_cli.run import pipeline
 from prefetch_cli.run.outcome import Outcome, folded
 from prefetch_cli.cli.main import command
+from prefetch_cli.cli.rules import Given
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 def look():
@@ -56,8 +57,8 @@ for line in sys.stdin:
     words = json.loads(line)
     context = command.make_context("soak", words)
     typed = {word[2:].replace("-", "_") for word in words if word.startswith("--")}
-    values = meaning.settled(context.params, typed)
-    options = meaning.to_options(values, typed, (), os.environ)
+    values = Given(context.params, typed).effective().values
+    options = meaning.to_options(values, (), os.environ)
     events = []
     stop = Stop(options.time_limit_seconds)
     pipeline.run(options, os.environ, Monitor(), stop, events.append)

@@ -77,7 +77,7 @@ def test_few_threads(built: BuiltCheckpoint, cold: str) -> None:
 def test_no_threads(built: BuiltCheckpoint, cold: str) -> None:
     done = with_threads(1, built, "--force")
     assert done.code == 1, done
-    assert done.errors.startswith("prefetch-cli: error: expected threads to read in, found ")
+    assert done.errors.startswith("prefetch-cli: error: expected to start threads, found ")
     assert done.errors.count("\n") == 1
 
 

@@ -1,0 +1,293 @@
+"""The text of the man page, and of README's tables, that no record of a flag has."""
+
+from dataclasses import dataclass
+
+from prefetch_cli.base.errors import ExitCode
+from prefetch_cli.cli.flags import PROGRAM
+from prefetch_cli.plan.decision import Reason, Verdict
+
+# The last change to this page that a reader should know of. By hand, so that the page changes
+# only when its content does.
+DATE = "2026-11-21"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the decision: what was found and given, and what follows."""
+
+    found: str
+    given: str
+    action: Verdict
+    reason: Reason
+    warns: bool = False
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """A message of the command, its exit code, and what it means."""
+
+    said: str  # a {NAME} stands for what differs from run to run
+    exit_code: str
+    meaning: str
+
+
+DESCRIPTION = (
+    f"`{PROGRAM}` reads the files of a model checkpoint into the kernel's page cache. "
+    "A server that maps them afterwards, or meanwhile, finds them in memory instead of fetching "
+    "them page by page from a network file system. "
+    "After reading, the command opens the files again and measures how much stayed.",
+    "`CHECKPOINT` is a directory; a weight file (.safetensors, .gguf, .bin, .pt, .pth); an index "
+    "file (*.index.json); or a repo id, like org/name, in the local cache of Hugging Face or "
+    "ModelScope. "
+    "A path that exists wins over a repo id. "
+    "One part of a split GGUF means all its parts; one shard of an indexed set means only that "
+    "file. "
+    "Several checkpoints are read in the order given. "
+    "Nothing is ever downloaded, and nothing is ever written to a checkpoint.",
+    "The command finds the files that the loader will read, in the loader's order; their file "
+    "systems; the available memory; and how much is already resident. "
+    "It decides (see DECISION), reads what is missing, and reports the result. "
+    "Decision and summary go to standard output, progress and warnings to standard error.",
+    "With `COMMAND`, the process becomes `COMMAND` as soon as the decision is known, by execve(2) "
+    "without a shell: it keeps the pid and the standard streams, and signals and exit code are its "
+    "own. "
+    "The warming goes on in another process, which writes all its lines to standard error. "
+    "That process exits when it is done, and within a second of `COMMAND` ending. "
+    "`COMMAND` runs even if the decision is to skip or the warming fails.",
+)
+
+DECISION_RULES = (
+    "A checkpoint fits if its size is at most `--ram-threshold` of the available memory and at "
+    "most `--max-bytes`. "
+    "It counts as network if any of its files is on a network file system; files in memory do not "
+    "count towards its size. "
+    "The first matching row wins; its reason is `decision.reason` in the JSON document."
+)
+
+NOTHING_TO_GAIN = "any options"
+DECISIONS = (
+    Row("nothing in this rank's share", NOTHING_TO_GAIN, Verdict.SKIP, Reason.EMPTY_SHARE),
+    Row(
+        "all files in memory: tmpfs, ramfs, hugetlbfs, DAX",
+        NOTHING_TO_GAIN,
+        Verdict.SKIP,
+        Reason.IN_MEMORY_FILESYSTEM,
+    ),
+    Row(
+        "99 % of the share resident, by an exact method",
+        NOTHING_TO_GAIN,
+        Verdict.SKIP,
+        Reason.ALREADY_RESIDENT,
+    ),
+    Row(
+        "mount options that bypass the page cache",
+        NOTHING_TO_GAIN,
+        Verdict.SKIP,
+        Reason.NO_PAGE_CACHE,
+    ),
+    Row("network, fits", NOTHING_TO_GAIN, Verdict.PREFETCH, Reason.NETWORK_FITS),
+    Row("network, does not fit", "nothing", Verdict.SKIP, Reason.NETWORK_TOO_BIG, warns=True),
+    Row("network, does not fit", "--partial", Verdict.PARTIAL, Reason.PARTIAL),
+    Row("network, does not fit", "--force", Verdict.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
+    Row("local, fits", "nothing", Verdict.SKIP, Reason.LOCAL_FITS),
+    Row("local, fits", "--force", Verdict.PREFETCH, Reason.FORCED),
+    Row("local, does not fit", "nothing", Verdict.SKIP, Reason.LOCAL_TOO_BIG),
+    Row("local, does not fit", "--force --partial", Verdict.PARTIAL, Reason.PARTIAL),
+    Row("local, does not fit", "--force", Verdict.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
+)
+
+EXIT_CODES = {
+    str(int(ExitCode.OK)): "Done, skipped by decision, or stopped by `--time-limit`.",
+    str(int(ExitCode.READ_FAILED)): (
+        "A file could not be read or, with `--evict`, dropped; all others were."
+    ),
+    str(int(ExitCode.USAGE)): "Wrong options.",
+    str(int(ExitCode.CHECKPOINT)): (
+        "The checkpoint is missing, empty, incomplete, malformed or ambiguous, or a library was "
+        "not found; no weights were read."
+    ),
+    str(int(ExitCode.NOT_RESIDENT)): "Less than `--min-resident` is resident, or it is unknown.",
+    str(int(ExitCode.COMMAND_NOT_EXECUTABLE)): "COMMAND cannot be executed; nothing was read.",
+    str(int(ExitCode.COMMAND_NOT_FOUND)): "COMMAND was not found; nothing was read.",
+    "129": "Interrupted by SIGHUP, within a second, after a summary of what was read.",
+    "130": "Interrupted by SIGINT (Ctrl-C), likewise.",
+    "143": "Interrupted by SIGTERM, likewise.",
+}
+
+ENVIRONMENT = {
+    "HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE": (
+        "The Hugging Face cache; the second is the older name. Default: $HF_HOME/hub."
+    ),
+    "HF_HOME": "Hugging Face's directory. Default: $XDG_CACHE_HOME/huggingface.",
+    "XDG_CACHE_HOME": "The user's cache directory. Default: ~/.cache.",
+    "HOME": "What ~ stands for.",
+    "VLLM_USE_MODELSCOPE": "`true` or `1` looks repo ids up in ModelScope's cache.",
+    "MODELSCOPE_CACHE": "ModelScope's cache. Default: ~/.cache/modelscope.",
+    "LOCAL_RANK, LOCAL_WORLD_SIZE, LOCAL_SIZE": "`--rank auto` under torchrun and DeepSpeed.",
+    "OMPI_COMM_WORLD_LOCAL_RANK, OMPI_COMM_WORLD_LOCAL_SIZE": "`--rank auto` under Open MPI.",
+    "MPI_LOCALRANKID, MPI_LOCALNRANKS": "`--rank auto` under MPICH and Intel MPI.",
+    "MV2_COMM_WORLD_LOCAL_RANK, MV2_COMM_WORLD_LOCAL_SIZE": "`--rank auto` under MVAPICH2.",
+    "PALS_LOCAL_RANKID, PALS_LOCAL_SIZE": "`--rank auto` under PALS.",
+    "JSM_NAMESPACE_LOCAL_RANK, JSM_NAMESPACE_LOCAL_SIZE": "`--rank auto` under jsrun.",
+    "FLUX_TASK_LOCAL_ID, FLUX_JOB_SIZE, FLUX_JOB_NNODES": "`--rank auto` under Flux, on one node.",
+    "SLURM_STEP_ID, SLURM_LOCALID, SLURM_NODEID, SLURM_STEP_TASKS_PER_NODE": (
+        "`--rank auto` in a step started by srun. "
+        "A batch script has no rank: it runs once and reads everything."
+    ),
+    "PATH": "Where to look for COMMAND, and for python3 with `--package`.",
+    "SYSTEMD_EXEC_PID": "In a systemd service, COMMAND ignores SIGPIPE, as systemd set it up.",
+    "NO_COLOR": "If set and not empty, output has no colour.",
+    "TERM": "If `dumb` or unset, a terminal gets a line at every 10 % instead of the bar.",
+}
+
+FILES = {
+    "~/.cache/huggingface/hub": "Where repo ids are looked up.",
+    "~/.cache/modelscope": "Where ModelScope's repo ids are looked up.",
+    "/proc/self/mountinfo": "Types and options of file systems.",
+    "/proc/meminfo": "The host's available memory.",
+    "/proc/self/cgroup, /sys/fs/cgroup": "The memory limits of every cgroup above the process.",
+    "/sys/class/bdi, /sys/dev/block": "The kernel's read-ahead.",
+}
+
+MORE_EXAMPLES = (
+    ("Fail a job unless the model is warm", "{} --min-resident 99 /models/Llama-3.1-70B"),
+    ("Read as much as fits, for at most 5 minutes", "{} --partial --time-limit 5m /models/R1"),
+    ("A model on a slow local disk", "{} --force /scratch/Llama-3.1-8B"),
+    ("Target and draft model, in that order", "{} /models/Llama-3.1-70B /models/draft-1B"),
+    ("One model out of a directory of GGUF files", "{} --include '*Q4_K_M*' /models/gguf"),
+    ("How much is resident", "{} --check /models/Llama-3.1-70B"),
+    ("While the server starts", "{} /models/R1 -- vllm serve /models/R1"),
+    ("Give the memory back", "{} --evict /models/Llama-3.1-70B"),
+)
+
+DIAGNOSTICS = (
+    Diagnostic(
+        "nothing has arrived for {TIME}: waiting {TIME} for {PATH} at offset {N}",
+        "while it waits",
+        "The storage has not answered for 10 s; the line is repeated every 30 s. "
+        "Check the mount. The run can still be interrupted, and continues by itself once the "
+        "storage is back.",
+    ),
+    Diagnostic(
+        "expected an answer within --time-limit, found none from {PATH}",
+        "1",
+        "The storage never answered, so nothing could be read.",
+    ),
+    Diagnostic(
+        "{PATH}: Input/output error",
+        "1",
+        "The storage failed while the file was being read (EIO). "
+        "`Stale file handle` and `Permission denied` are similar. "
+        "The rest of that block is left out, and after three errors the rest of the file. "
+        "All other files are read.",
+    ),
+    Diagnostic(
+        "{PATH}: No such file or directory",
+        "1",
+        "The file was there when the run began. All others are read.",
+    ),
+    Diagnostic(
+        "it was cut short while it was read",
+        "1",
+        "The file shrank meanwhile: something is writing to the checkpoint.",
+    ),
+    Diagnostic(
+        "expected a complete checkpoint, found {N} missing or cut short",
+        "3",
+        "A shard listed in the index is missing, is a Git LFS pointer, or has fewer bytes than its "
+        "header promises. Finish the download, or give `--allow-incomplete`.",
+    ),
+    Diagnostic(
+        "expected {KIND} inside the checkpoint, found {NAME}",
+        "3",
+        "An index or layout file points outside the checkpoint. Nothing is read.",
+    ),
+    Diagnostic(
+        "expected the names of a model's files, found JSON far too large or nested for that",
+        "3",
+        "No model has such an index. Nothing is read.",
+    ),
+    Diagnostic(
+        "{SIZE} do not fit into {SIZE}",
+        "0",
+        "The checkpoint is larger than the budget: the kernel would drop its head again before the "
+        "loader gets to it. See `--partial`, `--force` and `--ram-threshold`.",
+    ),
+    Diagnostic(
+        "{SIZE} of the {SIZE} that were read or resident stayed in the page cache",
+        "0, or 4 with --min-resident",
+        "The likely cause follows: a memory limit, a FUSE file system that drops pages when a file "
+        "is opened again, or a file system that keeps its data elsewhere. "
+        "A server's reads would fare the same.",
+    ),
+    Diagnostic(
+        "unknown: nothing here can tell this user",
+        "0, or 4 with --min-resident",
+        "No method is reliable here for a file that the user neither owns nor may write, or a "
+        "seccomp profile refuses them all; mincore(2) would report everything as resident.",
+    ),
+    Diagnostic(
+        "its index claims {SIZE}, the files have {SIZE}: the index may be stale",
+        "0",
+        "Only a warning: tools that change the weights often leave total_size as it was.",
+    ),
+    Diagnostic(
+        "--rank auto found {WHAT}; this process reads everything",
+        "0",
+        "No known launcher started it, or two launchers claim different ranks because one started "
+        "the other.",
+    ),
+    Diagnostic(
+        "{PATH}: left out: expected a file, found {WHAT}",
+        "0",
+        "A FIFO, a socket or a device is never opened.",
+    ),
+    Diagnostic(
+        "{SIZE} stay: dirty, not yet written back",
+        "1",
+        "Only pages that are already on disk can be dropped.",
+    ),
+    Diagnostic(
+        "{SIZE} stay: mapped by {PROCESS}",
+        "1",
+        "A process has these pages mapped.",
+    ),
+    Diagnostic(
+        "expected to start threads, found that the system refuses",
+        "1",
+        "A limit on processes (ulimit -u, pids.max). "
+        "If only some threads can be started, or only a few files opened (ulimit -n), fewer "
+        "threads read.",
+    ),
+    Diagnostic(
+        "expected more memory, found none",
+        "1",
+        "A limit on address space (ulimit -v) or on memory. Fewer `--threads` need less.",
+    ),
+    Diagnostic(
+        "--background: expected the lowest priority, found that it is refused",
+        "0",
+        "A seccomp profile refuses it. Reading continues at normal priority.",
+    ),
+)
+
+SEE_ALSO = (
+    "fincore(1)",
+    "sbatch(1)",
+    "srun(1)",
+    "mincore(2)",
+    "posix_fadvise(2)",
+    "sendfile(2)",
+    "prefetch-cli-json(5)",
+    "cgroups(7)",
+    "prefetch-cli-caching(7)",
+    "prefetch-cli-recipes(7)",
+    "vmtouch(8)",
+)
+
+CAVEATS = (
+    "Loaders that bypass the page cache gain nothing: GPUDirect Storage, O_DIRECT, streamers that "
+    "fetch for themselves. "
+    "Nothing pins the pages afterwards: the kernel drops them when it needs memory. "
+    "Warm shortly before the server starts, and use `--check` when in doubt."
+)

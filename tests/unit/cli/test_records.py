@@ -1,0 +1,222 @@
+"""One record for each flag: what is derived from it, and that nothing else has to be touched."""
+
+import enum
+import re
+from typing import Any
+
+import click
+import pytest
+
+from man import generate
+from prefetch_cli.base.errors import UsageError
+from prefetch_cli.base.words import Engine, Hub, LoadFormat, ProgressMode, Split
+from prefetch_cli.cli import meaning
+from prefetch_cli.cli.command import Command, build
+from prefetch_cli.cli.flags import COMMAND, FLAGS, GROUPS, Flag
+from prefetch_cli.cli.rules import Given
+from prefetch_cli.cli.types import listed, one_of
+
+NAMES = [flag.name for flag in FLAGS]
+SETTABLE = [flag for flag in FLAGS if not flag.at_once]
+EXAMPLES = {
+    "DURATION": "90s",
+    "N": "3",
+    "N|auto": "3",
+    "PERCENT": "42",
+    "SIZE": "3MiB",
+    "SIZE|PERCENT": "25%",
+}
+
+# A flag that does not exist.
+ZONE = Flag(
+    names=("-z", "--cold-zone"),
+    group="Reading",
+    value=one_of(Split, "ZONE"),
+    default="files",
+    excludes=("--force", COMMAND),
+    needs=("--engine",),
+    help="Where to begin, with --engine.",
+    details="Nothing acts on it.",
+)
+WITH_ZONE = (*FLAGS, ZONE)
+
+
+def built(flags: tuple[Flag, ...]) -> Command:
+    return build(lambda **_: 0, flags)
+
+
+def parsed(*words: str, flags: tuple[Flag, ...] = FLAGS) -> dict[str, Any]:
+    command = built(flags)
+    return command.make_context("x", [*words, "/m"], **command.context_settings).params
+
+
+# A new record is enough
+
+
+def test_a_new_flag_is_in_the_help() -> None:
+    command = built(WITH_ZONE)
+    text = command.get_help(click.Context(command, **command.context_settings))
+    (entry,) = re.findall(r"^  -z, --cold-zone ZONE +(.*?)^\S", text, re.MULTILINE | re.DOTALL)
+    assert " ".join(entry.split()) == "Where to begin, with --engine. [default: files]"
+
+
+def test_a_new_flag_is_parsed_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parsed(flags=WITH_ZONE)["cold_zone"] == "files"
+    assert parsed("-z", "bytes", flags=WITH_ZONE)["cold_zone"] == "bytes"
+    with pytest.raises(click.BadParameter, match="expected auto, files or bytes, found 'x'"):
+        parsed("-z", "x", flags=WITH_ZONE)
+    monkeypatch.setenv("PREFETCH_CLI_COLD_ZONE", "bytes")
+    assert parsed(flags=WITH_ZONE)["cold_zone"] == "bytes"
+
+
+def test_a_new_flag_is_in_the_man_page() -> None:
+    page = generate.man_page(WITH_ZONE)
+    assert (
+        r"""
+.TP
+\fB\-z\fR, \fB\-\-cold\-zone\fR \fIZONE\fR
+Where to begin, with \fB\-\-engine\fR.
+Nothing acts on it.
+It needs \fB\-\-engine\fR.
+It excludes \fB\-\-force\fR and COMMAND.
+Default: \fBfiles\fR.
+"""
+        in page
+    )
+    assert "\\fBPREFETCH_CLI_COLD_ZONE\\fR\n\\fB\\-\\-cold\\-zone\\fR\n" in page
+    # The other one says so as well.
+    force = page.partition(r"\fB\-\-force\fR" + "\n")[2].partition(".TP")[0]
+    assert r"It excludes \fB\-\-cold\-zone\fR." in force.splitlines()
+
+
+def test_a_new_flag_is_in_the_table_of_readme() -> None:
+    markers = "".join(
+        f"<!-- {name}: by `make man` -->\n<!-- end of {name} -->\n"
+        for name in ("options", "decision", "exit-codes")
+    )
+    row = "| `-z`, `--cold-zone ZONE` | `files` | Where to begin, with `--engine`. |"
+    assert row in generate.readme(markers, WITH_ZONE).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "message"),
+    [
+        (["-z", "bytes"], (), "expected --engine with --cold-zone, found none"),
+        (["-fz", "bytes", "--engine", "read"], (), "expected --cold-zone or --force, found both"),
+        (["-z", "bytes", "--engine", "read"], ("x",), "expected --cold-zone or COMMAND, found bo"),
+    ],
+)
+def test_a_new_flag_is_checked(words: list[str], command: tuple[str, ...], message: str) -> None:
+    values = parsed(*words, flags=WITH_ZONE)
+    typed = {"cold_zone"} | ({"force"} if "-fz" in words else set())
+    with pytest.raises(UsageError, match=message):
+        Given(values, typed, command, WITH_ZONE).check()
+
+
+def test_a_new_flag_of_the_environment_gives_way() -> None:
+    values = parsed("-z", "bytes", "--engine", "read", flags=WITH_ZONE)
+    for typed, command, expected in (
+        (set(), (), "bytes"),
+        ({"force"}, (), "files"),
+        (set(), ("x",), "files"),
+        ({"cold_zone", "force"}, (), "bytes"),
+    ):
+        found = Given(values, typed, command, WITH_ZONE).effective().values
+        assert found["cold_zone"] == expected
+    lacking = {**values, "engine": "auto"}
+    assert Given(lacking, (), (), WITH_ZONE).effective().values["cold_zone"] == "files"
+
+
+# The records that there are
+
+
+def test_no_two_flags_share_a_name() -> None:
+    names = [name for flag in FLAGS for name in flag.names]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=NAMES)
+def test_a_record_is_sound(flag: Flag) -> None:
+    assert flag.group in GROUPS
+    assert re.fullmatch(r"--[a-z]+(-[a-z]+)*", flag.name)
+    assert flag.help.endswith(".")
+    assert flag.details.endswith(".") or not flag.details
+    assert flag.repeatable == ("repeatable" in flag.help)
+    assert not (flag.default and (flag.value is None or flag.repeatable))
+    others = {*NAMES, COMMAND} - {flag.name}
+    assert {*flag.excludes, *flag.needs} <= others
+    if flag.implied_by:
+        assert flag.implied_by[0] in others
+
+
+@pytest.mark.parametrize("flag", SETTABLE, ids=lambda flag: flag.name)
+def test_a_flag_is_set_on_the_command_line_or_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, flag: Flag
+) -> None:
+    assert parsed()[flag.parameter] == flag.unset
+    if flag.value is None:
+        words, text = [flag.name], "1"
+    else:
+        text = flag.value.words[-1] if flag.value.words else EXAMPLES.get(flag.metavar, "text")
+        words = [flag.name, text]
+    typed = parsed(*words)[flag.parameter]
+    assert typed != flag.unset
+    monkeypatch.setenv(flag.variable, text)
+    assert parsed()[flag.parameter] == typed
+
+
+class Watched(dict[str, Any]):
+    """Values that know which of them were looked at."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.seen.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.seen.add(key)
+        return super().get(key, default)
+
+
+def test_every_flag_is_acted_upon() -> None:
+    values = Watched(parsed("--package", "x"))
+    meaning.to_options(values, (), {})
+    meaning.to_terms(values, ("x",))
+    meaning.to_display(values)
+    assert values.seen >= {flag.parameter for flag in SETTABLE}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "kind"),
+    [
+        ("load_format", LoadFormat),
+        ("hub", Hub),
+        ("split", Split),
+        ("engine", Engine),
+        ("progress", ProgressMode),
+    ],
+)
+def test_words_are_those_of_the_enum(parameter: str, kind: type[enum.Enum]) -> None:
+    (flag,) = (flag for flag in FLAGS if flag.parameter == parameter)
+    assert flag.value is not None
+    assert list(flag.value.words) == [member.value for member in kind]
+    assert listed(kind) in flag.help
+    for member in kind:
+        assert parsed(flag.name, member.value)[parameter] == member.value
+
+
+@pytest.mark.parametrize("name", ["--load-format", "--split", "--engine"])
+def test_the_man_page_explains_each_word(name: str) -> None:
+    (flag,) = (flag for flag in FLAGS if flag.name == name)
+    assert flag.value is not None
+    assert [word for word in flag.value.words if f"`{word}`" not in flag.details] == []
+
+
+def test_a_shell_completes_words() -> None:
+    command = built(FLAGS)
+    (param,) = (param for param in command.params if param.name == "engine")
+    found = param.shell_complete(click.Context(command), "a")
+    assert [item.value for item in found] == ["auto", "advise"]

@@ -1,0 +1,120 @@
+"""Which flags give way, which exclude each other, and which need another."""
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from prefetch_cli.base.amounts import Amount
+from prefetch_cli.base.errors import ExitCode, UsageError
+from prefetch_cli.cli.flags import FLAGS
+from prefetch_cli.cli.rules import Given
+
+NOTHING = {flag.parameter: flag.unset for flag in FLAGS if not flag.at_once}
+
+
+def values(**changes: object) -> dict[str, Any]:
+    assert changes.keys() <= NOTHING.keys()
+    return {**NOTHING, **changes}
+
+
+@pytest.mark.parametrize(
+    ("given", "typed", "command", "expected"),
+    [
+        # An action on the command line replaces one of the environment.
+        ({"check": True, "evict": True}, {"evict"}, (), {"evict": True}),
+        ({"check": True, "evict": True}, {"check", "evict"}, (), {"check": True, "evict": True}),
+        ({"check": True}, (), (), {"check": True}),
+        ({"quiet": True, "verbose": True}, {"verbose"}, (), {"verbose": True}),
+        ({"quiet": True, "check": True}, {"check"}, (), {"quiet": True, "check": True}),
+        # So does COMMAND, and it replaces --json, but nothing that was typed beside it.
+        ({"check": True, "json": True}, (), ("x",), {}),
+        ({"dry_run": True, "evict": True}, (), ("x",), {}),
+        ({"json": True}, {"json"}, ("x",), {"json": True}),
+        ({"check": True, "dry_run": True}, {"dry_run"}, ("x",), {"dry_run": True}),
+        ({"json": True}, (), (), {"json": True}),
+        ({"quiet": True}, (), ("x",), {"quiet": True}),
+        (
+            {"lead": Amount(7), "best_effort": True},
+            (),
+            ("x",),
+            {"lead": Amount(7), "best_effort": 1},
+        ),
+        # Where a variable lacks what it needs, it is meant for other runs.
+        ({"lead": Amount(7), "best_effort": True, "libraries": True}, (), (), {}),
+        ({"lead": Amount(7)}, {"lead"}, (), {"lead": Amount(7)}),
+        ({"python": "p", "libraries": True}, (), (), {}),
+        (
+            {"python": "p", "libraries": True},
+            (),
+            ("x",),
+            {"python": "p", "libraries": True},
+        ),
+        ({"python": "p", "package": ("a",)}, (), (), {"python": "p", "package": ("a",)}),
+        # A rank that the launcher is asked for has the launcher's size.
+        ({"rank": "auto", "world_size": 4}, {"rank"}, (), {"rank": "auto"}),
+        ({"rank": "auto", "world_size": 4}, (), (), {"rank": "auto", "world_size": 4}),
+        ({"rank": 1, "world_size": 4}, {"rank"}, (), {"rank": 1, "world_size": 4}),
+    ],
+)
+def test_what_was_typed_stands_and_the_rest_gives_way(
+    given: dict[str, object], typed: Collection[str], command: tuple[str, ...], expected: object
+) -> None:
+    before = values(**given)
+    found = Given(before, typed, command).effective().values
+    assert isinstance(expected, dict)
+    assert found == values(**expected)
+    assert before == values(**given)  # and is left as it was
+
+
+def refused(
+    given: dict[str, object], typed: Collection[str], command: tuple[str, ...] = ()
+) -> UsageError:
+    with pytest.raises(UsageError) as raised:
+        Given(values(**given), typed, command).check()
+    assert raised.value.exit_code is ExitCode.USAGE
+    return raised.value
+
+
+@pytest.mark.parametrize("parameter", ["check", "dry_run", "evict", "json"])
+def test_what_excludes_command(parameter: str) -> None:
+    flag = "--" + parameter.replace("_", "-")
+    error = refused({parameter: True}, {parameter}, ("x",))
+    assert error.message == f"expected {flag} or COMMAND, found both"
+    assert error.hint == f"run {flag} on its own, without --"
+    Given(values(**{parameter: True}), {parameter}).check()
+
+
+@pytest.mark.parametrize("parameter", ["lead", "best_effort", "libraries"])
+def test_what_means_nothing_without_command(parameter: str) -> None:
+    given = {"lead": Amount(1), "best_effort": True, "libraries": True}
+    flag = "--" + parameter.replace("_", "-")
+    error = refused(given, {parameter})
+    assert error.message == f"expected a COMMAND with {flag}, found none"
+    # Of the environment, it is meant for other runs.
+    Given(values(**given), {"check"}).check()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("dry_run", "check"),
+        ("dry_run", "evict"),
+        ("check", "evict"),
+        ("quiet", "verbose"),
+    ],
+)
+def test_what_excludes_each_other(one: str, other: str) -> None:
+    expected = f"expected --{one} or --{other}, found both".replace("_", "-")
+    for typed in ({one, other}, {one}, ()):
+        error = refused({one: True, other: True}, typed)
+        assert (error.message, error.hint) == (expected, "give one of them")
+
+
+def test_python_needs_packages() -> None:
+    error = refused({"python": "p"}, {"python"})
+    assert error.message == "expected --package or --libraries with --python, found neither"
+    # Without a COMMAND, --libraries of the environment means nothing either.
+    refused({"python": "p", "libraries": True}, {"python"})
+    Given(values(python="p", libraries=True), {"python"}, ("x",)).check()
+    Given(values(python="p", package=("a",)), {"python"}).check()
