@@ -61,8 +61,13 @@ command = Command(
 
 def run(arguments: Sequence[str]) -> int:
     """Return the exit code of the command with these arguments, every error shown in one line."""
+    given = arguments
     arguments, behind = _parted(arguments)
     try:
+        if instruction := os.environ.get(f"_{ENVIRONMENT_PREFIX}_COMPLETE"):
+            from prefetch_cli.cli import completion  # noqa: PLC0415 - only a shell asks for it
+
+            return completion.answer(instruction, given, command)
         if behind == ():
             raise UsageError("expected a COMMAND behind --, found nothing", _SEE_HELP)
         code = command.main(list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=behind)
