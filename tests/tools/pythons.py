@@ -60,7 +60,7 @@ def main() -> int:
     but = given.but
     outcomes: dict[str, str] = {}
     codes = []
-    everything = list(_find())
+    everything = list(find())
     good = [found for found in everything if found.refusal is None]
     for found in everything:
         label = f"{found.version:8} {found.path}"
@@ -87,7 +87,7 @@ def main() -> int:
     return int(any(codes))  # a signal's code is negative
 
 
-def _find() -> Iterator[Found]:
+def find() -> Iterator[Found]:
     """Yield each interpreter once, those to be tested in the order of their versions."""
     known: dict[str, Found] = {}
     for path in _candidates():
