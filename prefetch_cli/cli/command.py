@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +11,6 @@ from prefetch_cli import __version__
 from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, EXAMPLES, FLAGS, GROUPS, PROGRAM, Flag
 from prefetch_cli.cli.types import Value
 from prefetch_cli.show.streams import Stream
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 _ARGUMENTS = "CHECKPOINT... [-- COMMAND [ARG]...]"
 _TERM_COLUMNS = 26  # of the options in the help: the same in each group
@@ -45,14 +42,6 @@ class _Type(click.ParamType):  # type: ignore[type-arg]
             return self._value.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list["CompletionItem"]:
-        """Return the words that begin like what was typed."""
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - `--help` needs none
-
-        return [CompletionItem(one) for one in self._value.words if one.startswith(incomplete)]
 
 
 class _Option(click.Option):

@@ -13,7 +13,7 @@ from prefetch_cli import __version__
 from prefetch_cli.base.errors import PrefetchError, UsageError
 from prefetch_cli.base.text import printable
 from prefetch_cli.cli.command import build
-from prefetch_cli.cli.flags import FLAGS, PROGRAM
+from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, FLAGS, PROGRAM
 from prefetch_cli.cli.rules import Given
 from prefetch_cli.linux.exit import leave
 
@@ -49,8 +49,13 @@ command = build(_run)
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code; every error is shown in one line."""
+    given = arguments
     arguments, after = _split(arguments)
     try:
+        if instruction := os.environ.get(f"_{ENVIRONMENT_PREFIX}_COMPLETE"):
+            from prefetch_cli.cli import completion  # noqa: PLC0415 - only a shell asks for it
+
+            return completion.answer(instruction, given)
         if after == ():
             raise UsageError("expected a COMMAND after --, found nothing", _SEE_HELP)
         code = command.main(list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=after)

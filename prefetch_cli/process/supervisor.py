@@ -151,8 +151,8 @@ class _Signals:
 def supervise(options: Options, environ: Mapping[str, str], display: Audience) -> int:
     """Return the exit code of a run, after showing all of it.
 
-    Only other threads touch the storage, so a hung mount cannot stop this one from rendering or
-    from ending at the time limit or within a second of a signal. Those threads may still hang:
+    Only other threads touch the storage, so a hung mount cannot stop this one from rendering, nor
+    delay its end at the time limit or within a second of a signal. Those threads may still hang:
     end the process with `leave`. Raises RuntimeError where no thread can be started, and
     re-raises an unexpected exception of the pipeline.
     """

@@ -171,8 +171,8 @@ def test_sdist_has_what_it_takes_to_build_and_to_test(built: Built) -> None:
         found = {name.partition("/")[2] for name in sdist.getnames()}
     tops = {name.partition("/")[0] for name in found}
     assert tops == {
-        *("prefetch_cli", "tests", "man", "Makefile", "README.md", "CHANGELOG.md", "LICENSE"),
-        *("pyproject.toml", "PKG-INFO", ".gitignore"),
+        *("prefetch_cli", "tests", "man", "pyz", "Makefile", "README.md", "CHANGELOG.md"),
+        *("LICENSE", "pyproject.toml", "PKG-INFO", ".gitignore"),
     }
     assert {"tests/run/test_package.py", "tests/helpers/checkpoints.py", "man/generate.py"} <= found
     assert not any("__pycache__" in name for name in found)

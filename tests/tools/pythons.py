@@ -59,7 +59,7 @@ def main() -> int:
     but = given.but
     outcomes: dict[str, str] = {}
     codes = []
-    everything = list(_find())
+    everything = list(find())
     good = [found for found in everything if found.refusal is None]
     for found in everything:
         label = f"{found.version:8} {found.path}"
@@ -86,7 +86,7 @@ def main() -> int:
     return int(any(codes))  # a signal gives a negative code
 
 
-def _find() -> Iterator[Found]:
+def find() -> Iterator[Found]:
     """Yield each interpreter once, those to test last and in version order."""
     known: dict[str, Found] = {}
     for path in _candidates():

@@ -213,10 +213,3 @@ def test_the_man_page_explains_each_word(name: str) -> None:
     (flag,) = (flag for flag in FLAGS if flag.name == name)
     assert flag.value is not None
     assert [word for word in flag.value.words if f"`{word}`" not in flag.details] == []
-
-
-def test_a_shell_completes_words() -> None:
-    command = built(FLAGS)
-    (param,) = (param for param in command.params if param.name == "engine")
-    found = param.shell_complete(click.Context(command), "a")
-    assert [item.value for item in found] == ["auto", "advise"]
