@@ -1,6 +1,5 @@
 """Drops a share from the page cache, and says what stayed and why."""
 
-import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.files import File
-from prefetch_cli.linux import pagecache
+from prefetch_cli.linux import pagecache, processes
 from prefetch_cli.linux.files import open_to_read
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent
@@ -119,21 +118,7 @@ def _why(file: File, resident_bytes: int, dirty_bytes: int) -> str:
     stay = f"{format_size(resident_bytes)} stay"
     if dirty_bytes:
         return f"{stay}: dirty, not yet written back: run sync, then evict again"
-    if users := _mapping_processes(file):
-        return f"{stay}: mapped by {', '.join(users[:3])}: evict after they have ended"
+    if users := processes.mapping(file.real_path, file.inode):
+        names = ", ".join(f"process {one.pid} ({printable(one.name)})" for one in users[:3])
+        return f"{stay}: mapped by {names}: evict after they have ended"
     return f"{stay}: in use, mapped or locked by a process that this user may not see"
-
-
-def _mapping_processes(file: File) -> list[str]:
-    """Return the processes, of those that may be looked into, that map the file."""
-    found = []
-    needle = f" {file.inode} "
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        # Processes end while they are looked at, and others' are not shown.
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
-                mapped = any(needle in line and file.real_path in line for line in maps)
-            if mapped:
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                    found.append(f"process {pid} ({printable(comm.read().strip())})")
-    return found
