@@ -76,25 +76,20 @@ class Pidfd:
 def initial_environment() -> dict[bytes, bytes]:
     """Return the environment that this process was started with.
 
-    os.environ may hold an LC_CTYPE that Python added (PEP 538).
+    os.environ may hold an LC_CTYPE that Python added (PEP 538). If a variable occurs twice, the
+    first one counts, as for getenv(3) and Python itself.
     """
     try:
         with open("/proc/self/environ", "rb") as file:
             entries = file.read().split(b"\0")
     except OSError:
         return dict(os.environb)
-    parts = (entry.partition(b"=") for entry in entries)
-    return {_Name(name): value for name, equals, value in parts if name and equals}
-
-
-class _Name(bytes):
-    """A variable's name that equals itself only: an environment may have two of the same."""
-
-    __slots__ = ()
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    environment: dict[bytes, bytes] = {}
+    for entry in entries:
+        name, equals, value = entry.partition(b"=")
+        if name and equals:
+            environment.setdefault(name, value)
+    return environment
 
 
 def close_fds(keep: Container[int | None]) -> None:
