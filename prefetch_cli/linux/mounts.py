@@ -11,15 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.linux.filesystem import (
-    DAX,
-    IN_MEMORY_TYPES,
-    NETWORK_FUSE_SOURCES,
-    NETWORK_TYPES,
-    UNKNOWN,
-    FileSystem,
-    bypasses_cache_by,
-)
+from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _LAYER = re.compile(r"(?:\\.|[^:\\])+", re.DOTALL)
@@ -41,18 +33,13 @@ class Mount:
     options: tuple[str, ...]
 
     def file_system(self) -> FileSystem:
-        """Return what the mount says of its file system, an overlay not looked through."""
-        options = frozenset(self.options)
-        fuse_source = self.type == "fuse" and self.source in NETWORK_FUSE_SOURCES
-        return FileSystem(
-            type=self.type,
+        """Return the mounted file system: of an overlay, the overlay itself."""
+        return FileSystem.of_mount(
+            type_=self.type,
             mount_point=self.mount_point,
             source=self.source,
-            network=self.type in NETWORK_TYPES or fuse_source,
-            in_memory=self.type in IN_MEMORY_TYPES or bool(options & DAX),
-            bypasses_cache=bypasses_cache_by(self.type, options),
             device=self.device,
-            options=options,
+            options=self.options,
         )
 
 
@@ -64,7 +51,7 @@ class MountTable:
         self._by_point = {mount.mount_point: mount for mount in self.mounts}
         self._by_directory: dict[str, Mount | None] = {}
         self._layers: dict[str, list[str]] = {}
-        self._file_systems = {point: mount.file_system() for point, mount in self._by_point.items()}
+        self._file_systems: dict[str, FileSystem] = {}
 
     @classmethod
     def read(cls, path: str = "/proc/self/mountinfo") -> "MountTable":
@@ -101,7 +88,11 @@ class MountTable:
             mount = self._mount_of(real_path)
         if mount is None or mount.type == "overlay":
             mount = outermost
-        return UNKNOWN if mount is None else self._file_systems[mount.mount_point]
+        if mount is None:
+            return UNKNOWN
+        if mount.mount_point not in self._file_systems:
+            self._file_systems[mount.mount_point] = mount.file_system()
+        return self._file_systems[mount.mount_point]
 
     def _mount_of(self, path: str) -> Mount | None:
         # A single file can be a mount point too, so only what is above it is remembered.

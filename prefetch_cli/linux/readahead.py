@@ -4,7 +4,7 @@ import glob
 import mmap
 import os
 
-from prefetch_cli.linux.filesystem import FileSystem, number_of
+from prefetch_cli.linux.filesystem import FileSystem
 
 _KIB = 1024
 _LARGEST_RSIZE = 1024 * _KIB  # NFS_MAX_FILE_IO_SIZE, include/linux/nfs_xdr.h
@@ -39,7 +39,7 @@ def reads_ahead_little(fs: FileSystem, sys_root: str = "/sys") -> bool:
 
 def _request_bytes(fs: FileSystem, sys_root: str) -> int:
     """Return the file system's io_pages, in bytes."""
-    if fs.type in ("nfs", "nfs4"):
+    if fs.is_nfs:
         return _rsize(fs) or _DEFAULT_READ_AHEAD
     if fs.type == "9p":
         # Both are `msize` less a header (Linux 5.16): even 128 KiB would be a page too many.
@@ -66,7 +66,7 @@ def _queue_bytes(fs: FileSystem, sys_root: str, limit: str) -> int:
     Device mapper and md show there what they took over from what is below them (Linux 4.20).
     """
     # fuseblk lies on a block device and yet has a bdi of its own (fuse_bdi_init()).
-    if fs.type == "fuseblk":
+    if fs.is_fuse:
         return 0
     device = os.path.join(sys_root, "dev/block", fs.device)
     # A partition has no queue; its disk, the directory above, has.
@@ -82,4 +82,4 @@ def _kib_in(path: str) -> int:
 
 
 def _rsize(fs: FileSystem) -> int:
-    return min(number_of(fs, "rsize") or 0, _LARGEST_RSIZE)
+    return min(fs.int_option("rsize") or 0, _LARGEST_RSIZE)

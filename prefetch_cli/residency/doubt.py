@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from prefetch_cli.base.amounts import format_percent, format_size
-from prefetch_cli.linux.filesystem import SMB_TYPES, FileSystem
+from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.memory import Memory
 
 _ENOUGH = 0.99
@@ -38,24 +38,23 @@ def doubt(
 
 
 def _cause(expected_bytes: int, filesystems: Sequence[FileSystem], memory: Memory) -> str:
-    types = {one.type for one in filesystems}
     in_cgroup = memory.limited_by != "host"
     bound = f"the cgroup {memory.limited_by}" if in_cgroup else "the host"
     if expected_bytes > memory.available_bytes:
         return f"likely the memory limit of {bound}; --partial keeps the head"
-    if types & SMB_TYPES:
+    if any(one.is_smb for one in filesystems):
         return (
             "likely the SMB client dropped the pages when it closed the files, closetimeo after "
             "their last use, or at once without a lease or oplock: mount it with a longer "
             "closetimeo, or with cache=loose where nobody writes to the files"
         )
-    if any(one.startswith("fuse") or one == "virtiofs" for one in types):
+    if any(one.is_fuse for one in filesystems):
         return (
             "likely the FUSE file system drops cached pages when a file is opened again, or "
             "reads past the cache (direct I/O); a server's own open meets the same: mount it "
             "with kernel caching"
         )
-    if outside := types & _OUTSIDE_THE_CACHE:
+    if outside := {one.type for one in filesystems} & _OUTSIDE_THE_CACHE:
         return (
             f"likely {', '.join(sorted(outside))} keeps its data outside the page cache, or "
             "drops it when a file is closed, as some mount options and direct I/O do"

@@ -12,7 +12,7 @@ from prefetch_cli.checkpoint.files import File
 from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.libraries import gather
 from prefetch_cli.libraries.gather import Located
-from prefetch_cli.linux import filesystem, memory, mounts, priority, readahead
+from prefetch_cli.linux import memory, mounts, priority, readahead
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.plan import ranks
@@ -219,7 +219,7 @@ def _with_libraries(report: Report, located: Located, options: Options, monitor:
 
 def _for_small_files(options: Options, located: Located, monitor: Monitor) -> Options:
     """Return the options for many small files: where each takes round trips, more wait at once."""
-    far = any(map(_is_far, mounts.inspect(gather.places(located), monitor)))
+    far = any(found.far for found in mounts.inspect(gather.places(located), monitor))
     return replace(options, threads=_THREADS_FOR_ONE * options.threads) if far else options
 
 
@@ -273,14 +273,10 @@ def _read(report: Report, monitor: Monitor, stop: Stop) -> Report:
 
 def _medium(found: FileSystem) -> Medium:
     return Medium(
-        far=_is_far(found),
+        far=found.far,
         step_bytes=readahead.read_step_bytes(found),
         reads_ahead_little=readahead.reads_ahead_little(found),
     )
-
-
-def _is_far(found: FileSystem) -> bool:
-    return found.network or found.type.startswith("fuse")
 
 
 def _evict(report: Report, options: Options, monitor: Monitor, stop: Stop) -> Report:
@@ -308,7 +304,7 @@ def _prove(report: Report, options: Options, monitor: Monitor, stop: Stop) -> Re
 def _late_close_seconds(report: Report) -> float:
     read = {extent.file for extent in _filled(report.plan).extents}
     found = (one for file, one in _on_storage(report).items() if file in read)
-    return max(map(filesystem.late_close_seconds, set(found)), default=0.0)
+    return max((one.late_close_seconds for one in set(found)), default=0.0)
 
 
 def _doubt(report: Report, *, cut_short: bool) -> str | None:

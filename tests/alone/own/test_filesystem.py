@@ -16,13 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.linux.filesystem import (
-    IN_MEMORY_TYPES,
-    NETWORK_TYPES,
-    UNKNOWN,
-    FileSystem,
-    late_close_seconds,
-)
+from prefetch_cli.linux.filesystem import IN_MEMORY_TYPES, NETWORK_TYPES, UNKNOWN, FileSystem
 from prefetch_cli.linux.mounts import Mount, MountTable, inspect
 from prefetch_cli.linux.readahead import read_step_bytes, reads_ahead_little
 from tests.helpers.command import ROOT
@@ -107,6 +101,27 @@ def test_plain_fuse_is_known_by_its_source(type_: str, source: str, network: boo
     assert mounted(type_, source=source).network is network
 
 
+@pytest.mark.parametrize(
+    ("type_", "fuse", "far"),
+    [
+        ("fuse", True, True),
+        ("fuse.sshfs", True, True),
+        ("fuse.ntfs-3g", True, True),
+        ("fuseblk", True, True),
+        ("virtiofs", True, True),
+        ("fusectl", False, False),
+        ("nfs4", False, True),
+        ("ext4", False, False),
+        ("unknown", False, False),
+    ],
+)
+def test_every_fuse_file_system_is_far_although_not_all_are_network(
+    type_: str, fuse: bool, far: bool
+) -> None:
+    found = mounted(type_)
+    assert (found.is_fuse, found.far) == (fuse, far)
+
+
 @pytest.mark.parametrize("type_", sorted(IN_MEMORY_TYPES))
 def test_in_memory_types(type_: str) -> None:
     assert {"tmpfs", "ramfs", "hugetlbfs"} == IN_MEMORY_TYPES
@@ -185,7 +200,7 @@ def test_options_that_say_that_reads_are_not_cached(
 def test_how_long_after_a_close_pages_may_be_dropped(
     type_: str, options: str, seconds: float
 ) -> None:
-    assert late_close_seconds(mounted(type_, options)) == seconds
+    assert mounted(type_, options).late_close_seconds == seconds
 
 
 # Which mount holds a path
@@ -199,12 +214,10 @@ def test_the_fields_of_a_line() -> None:
         type="nfs4",
         mount_point="/data",
         source="fs1:/vol",
-        network=True,
-        in_memory=False,
-        bypasses_cache=False,
         device="0:51",
         options=frozenset({"rw", "relatime", "rsize=1048576"}),
     )
+    assert (found.network, found.in_memory, found.bypasses_cache) == (True, False, False)
 
 
 @pytest.mark.parametrize(
@@ -684,7 +697,8 @@ import dataclasses, json, sys
 from prefetch_cli.linux.mounts import inspect
 from prefetch_cli.linux.readahead import read_step_bytes
 found = [
-    {**dataclasses.asdict(fs), "options": sorted(fs.options), "step": read_step_bytes(fs)}
+    {**dataclasses.asdict(fs), "options": sorted(fs.options), "in_memory": fs.in_memory,
+     "step": read_step_bytes(fs)}
     for fs in inspect(sys.argv[1:])
 ]
 print(json.dumps(found))
