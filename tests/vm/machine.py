@@ -221,7 +221,6 @@ class Machine:
         *argv: str,
         user: int | None = None,
         cgroup: str | None = None,
-        private_cgroups: bool = False,
         netns: str | None = None,
         env: Mapping[str, str] | None = None,
         folder: str | None = None,
@@ -230,9 +229,8 @@ class Machine:
     ) -> Process:
         """Return a command that has been started in the machine, as root or as `user`.
 
-        `cgroup` is the directory of the cgroup to be in, `private_cgroups` puts it into a cgroup
-        namespace of its own there, `netns` names a network namespace, and `content` is what it
-        finds on its standard input. With an `entry` of nursery.py's, `argv` are its arguments.
+        `cgroup` is the directory of its cgroup, `netns` names a network namespace, and `content`
+        is its standard input. With an `entry` of nursery.py's, `argv` are its arguments.
         """
         request: dict[str, Any] = {"argv": list(argv), "env": dict(env or {})}
         request |= {
@@ -242,7 +240,6 @@ class Machine:
                 ("cgroup", cgroup),
                 ("netns", netns),
                 ("folder", folder),
-                ("private_cgroups", private_cgroups),
                 ("entry", entry),
             )
             if value

@@ -214,20 +214,8 @@ def test_memory_high_bounds_as_max_does(machine: Machine, large: list[str]) -> N
         kept_the_head(machine, document, large)
 
 
-@pytest.mark.parametrize("inner", [None, 512 * MIB])
-def test_a_private_cgroup_namespace_under_the_hosts_mount(
-    machine: Machine, large: list[str], inner: int | None
-) -> None:
-    """Its root is the process's own cgroup, and the mount shows what lies above all the same."""
-    with cgroups(machine, 1024 * MIB, LIMIT, inner) as (_, tight, own):
-        words = ("--force", "--partial")
-        document = warmed(machine, *words, cgroup=own, private_cgroups=True).document
-        assert document["memory"]["limited_by"] == tight
-        kept_the_head(machine, document, large)
-
-
 def test_a_container_that_mounts_its_own_cgroup(machine: Machine, large: list[str]) -> None:
-    """Only what is below its own cgroup can be seen there, whose limit is the container's."""
+    """Nothing above its own cgroup is visible there; that cgroup's limit is the container's."""
     v1 = machine.cgroups is Cgroups.V1
     place = hierarchy(machine)
     kind = "-t cgroup -o memory memory" if v1 else "-t cgroup2 cgroup2"

@@ -219,7 +219,7 @@ def test_hybrid_v1_owns_the_controller(v1: Machine) -> None:
         ("/zoo", "/job/etc", ""),
         ("/bar", "/job/etc", ""),
         # Namespaces: the mount is from outside, or the process was moved outside.
-        ("/../..", "/", ""),  # nowhere is this process
+        ("/../..", "/", ""),  # our path below that mount cannot be known
         ("/../../other", "/", ""),
         ("/..", "/../step", "/step"),
         ("/", "/../step", ""),
@@ -272,83 +272,6 @@ def test_where_no_mount_shows_the_process_the_last_one_counts(machine: Machine) 
     machine.memberships = ["0::/job/step"]
     machine.v2("/", max=9 * GIB)
     assert machine.measure() == limited(9 * GIB, V2)
-
-
-def hide_from_the_process(machine: Machine, hierarchy: str, path: str, tasks: str) -> None:
-    """Put this process into a cgroup whose name it cannot know, among others."""
-    for folder in ("a/b", "a/c", "d/b", "a/b/job", "a/c/job", "d/b/job"):
-        machine.write(f"{hierarchy}/{folder}/{tasks}", "1\n0\n")
-    machine.write(f"{hierarchy}/{tasks}", f"1{os.getpid()}\n{os.getpid()}0\n")
-    machine.write(f"{hierarchy}{path}/{tasks}", f"1\n{os.getpid()}\n{os.getpid()}7\n")
-
-
-@pytest.mark.parametrize(
-    ("mount_root", "path", "place"),
-    [
-        ("/../..", "/", "/a/c"),
-        ("/../..", "/job", "/a/c/job"),
-        ("/../../..", "/..", "/a/c"),
-        ("/../../..", "/../job", "/a/c/job"),
-        ("/..", "/", "/d"),
-        ("/../..", "/..", "/d"),
-    ],
-)
-def test_v2_in_a_private_namespace_under_the_mount_of_the_host(
-    machine: Machine, mount_root: str, path: str, place: str
-) -> None:
-    machine.mount(V2, "cgroup2", root=mount_root)
-    machine.memberships = [f"0::{path}"]
-    machine.v2("/a/b", max=1)
-    machine.v2("/a/b/job", max=1)
-    hide_from_the_process(machine, V2, place, "cgroup.threads")
-    machine.v2(place, max=4 * GIB)
-    assert machine.measure() == limited(4 * GIB, f"{V2}{place}")
-    machine.v2("/" + place.split("/")[1], max=2 * GIB)
-    assert machine.measure() == limited(2 * GIB, f"{V2}/{place.split('/')[1]}")
-
-
-def test_v1_in_a_private_namespace_under_the_mount_of_the_host(v1: Machine) -> None:
-    v1.mounts.pop()
-    v1.mount(V1, "cgroup", "rw,memory", root="/../..")
-    v1.memberships = ["4:memory:/"]
-    v1.v1("/", limit=9 * GIB)
-    v1.v1("/a/b", limit=1)
-    hide_from_the_process(v1, V1, "/a/c", "tasks")
-    v1.v1("/a/c", limit=3 * GIB, usage=GIB)
-    assert v1.measure() == limited(2 * GIB, f"{V1}/a/c")
-
-
-def test_of_too_many_cgroups_none_is_searched(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine.mount(V2, "cgroup2", root="/../..")
-    machine.memberships = ["0::/"]
-    machine.v2("/", max=9 * GIB)
-    hide_from_the_process(machine, V2, "/a/c", "cgroup.threads")
-    machine.v2("/a/c", max=2 * GIB)
-    assert machine.measure() == limited(2 * GIB, f"{V2}/a/c")
-    monkeypatch.setattr("prefetch_cli.linux.cgroups._MOST_SEARCHED", 4)
-    assert machine.measure() == limited(9 * GIB, V2)
-
-
-def test_no_link_leads_to_the_cgroup_of_the_process(machine: Machine) -> None:
-    machine.mount(V2, "cgroup2", root="/../..")
-    machine.memberships = ["0::/"]
-    machine.v2("/", max=9 * GIB)
-    hide_from_the_process(machine, V2, "/d", "cgroup.threads")
-    machine.v2("/d", max=2 * GIB)
-    (machine.root / f"{V2[1:]}/link").symlink_to(".")
-    assert machine.measure() == limited(9 * GIB, V2)
-
-
-def test_the_mount_of_the_host_shows_more_than_the_own_one(machine: Machine) -> None:
-    machine.mount("/mnt/own", "cgroup2")
-    machine.mount(V2, "cgroup2", root="/../..")
-    machine.memberships = ["0::/"]
-    machine.write("/mnt/own/cgroup.threads", f"{os.getpid()}\n")
-    hide_from_the_process(machine, V2, "/a/c", "cgroup.threads")
-    machine.v2("/a", max=2 * GIB)
-    assert machine.measure() == limited(2 * GIB, f"{V2}/a")
 
 
 def test_of_two_mounts_the_one_that_shows_more_counts(machine: Machine) -> None:
@@ -556,12 +479,6 @@ def test_a_real_cache_does_not_count_as_used(tmp_path: Path) -> None:
         pytest.skip(f"only {charged} bytes of cache were charged to the cgroup")
     assert found.limited_by == str(cgroup)
     assert 200 * MIB < found.available_bytes <= 256 * MIB
-
-
-def test_a_real_private_namespace_under_the_mount_of_the_host() -> None:
-    with real_cgroups(512 * MIB, None) as (limiting, inner):
-        found = measure_in_namespaces(inner, "-C", "")
-    assert found.limited_by == str(limiting)
 
 
 def test_a_real_private_namespace_with_a_mount_of_its_own(tmp_path: Path) -> None:
