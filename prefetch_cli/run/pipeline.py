@@ -336,7 +336,7 @@ def _look(report: Report, options: Options, monitor: Monitor, *, settled: bool) 
         _share(report).extents,
         threads=options.threads if report.plan is None else report.plan.threads,
         monitor=monitor,
-        settled=settled,
+        reads_in_flight=not settled,
     )
 
 
