@@ -377,7 +377,7 @@ DIAGNOSTICS = (
         "A limit on addresses (ulimit -v) or on memory. Fewer `--threads` need less.",
     ),
     Diagnostic(
-        "--background: expected the lowest priority, found that it is refused",
+        "--background: expected the lowest priority, found it refused",
         "0",
         "By a profile of system calls. It reads all the same.",
     ),

@@ -63,5 +63,5 @@ def test_refused_it_is_said_and_read_all_the_same(built: BuiltCheckpoint, cold: 
         "--force", "--background", cold, command=(*command, sys.executable, "-m", "prefetch_cli")
     )
     assert done.code == 0
-    assert "--background: expected the lowest priority, found that it is refused" in done.errors
+    assert "--background: expected the lowest priority, found it refused" in done.errors
     assert done.resident_percent > 99
