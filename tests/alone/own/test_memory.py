@@ -1,4 +1,4 @@
-"""Memory: crafted cgroup trees of every shape, and the real ones of this machine."""
+"""Memory: crafted cgroup trees of every shape, and this machine's real ones."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ V1 = "/sys/fs/cgroup/memory"
 
 
 class Machine:
-    """A /proc and a /sys/fs/cgroup below a folder; 64 GiB of memory, 40 GiB available."""
+    """A /proc and a /sys/fs/cgroup below a directory; 64 GiB of memory, 40 GiB available."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -80,7 +80,7 @@ def machine(tmp_path: Path) -> Machine:
 def v2(machine: Machine) -> Machine:
     machine.mount(V2, "cgroup2")
     machine.memberships = ["0::/job/step"]
-    # The root of the hierarchy has memory.stat, and no limit to read.
+    # The root of the hierarchy has memory.stat, but no limits.
     machine.write(f"{V2}/memory.stat", "inactive_file 1\nactive_file 1\n")
     return machine
 
@@ -212,13 +212,13 @@ def test_hybrid_v1_owns_the_controller(v1: Machine) -> None:
         ("/job", "/job/step", "/step"),
         ("/job/", "/job/step", "/step"),
         ("/job/step", "/job/step", ""),
-        # A container that mounts its own cgroup only, and sees the host's name for it.
+        # A container that mounts only its own cgroup, but sees the host's path.
         ("/docker/1234", "/docker/1234", ""),
         ("/docker/1234", "/elsewhere", ""),
         ("/job/st", "/job/step", ""),
         ("/zoo", "/job/etc", ""),
         ("/bar", "/job/etc", ""),
-        # Namespaces: the mount is from outside, or the process was moved outside.
+        # Cgroup namespaces: the mount, or the process, is outside ours.
         ("/../..", "/", ""),  # our path below that mount cannot be known
         ("/../../other", "/", ""),
         ("/..", "/../step", "/step"),
@@ -381,11 +381,11 @@ def test_the_host_agrees_with_proc_meminfo() -> None:
     low = meminfo("MemAvailable")
     found = measure().host_available_bytes
     high = meminfo("MemAvailable")
-    # Other processes come and go in between.
+    # Other processes come and go meanwhile.
     assert min(low, high) - 512 * MIB <= found <= max(low, high) + 512 * MIB
 
 
-def test_the_host_is_asked_by_way_of_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_is_measured_by_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
     known = psutil.virtual_memory()._replace(total=64 * GIB, available=1234)
     monkeypatch.setattr("psutil.virtual_memory", lambda: known)
     assert memory._host("/") == (64 * GIB, 1234)
@@ -421,15 +421,15 @@ def own_memory_cgroup() -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def real_cgroups(*limits: int | None) -> Iterator[list[Path]]:
-    """Make one cgroup in another below our own, with these limits; remove them at the end."""
+    """Nest new cgroups with these limits below our own; remove them at the end."""
     above, limit_file = own_memory_cgroup()
     made: list[Path] = []
     with contextlib.ExitStack() as undo:
         for limit in limits:
             try:
                 if limit_file == "memory.max":
-                    # v2 hands a controller down only on request, and not from a cgroup that
-                    # has processes of its own, the root excepted.
+                    # v2 passes a controller down only on request, and only the root cgroup may
+                    # do so while it has processes of its own.
                     control = above / "cgroup.subtree_control"
                     if "memory" not in control.read_text().split():
                         control.write_text("+memory")
@@ -446,7 +446,7 @@ def real_cgroups(*limits: int | None) -> Iterator[list[Path]]:
 
 
 def measure_inside(cgroup: Path, *before: str) -> Memory:
-    """Return what a process in a cgroup measures, after it has run a command there."""
+    """Return what a process in a cgroup measures after running commands there."""
     enter = 'echo $$ > "$0/cgroup.procs"; '
     command = ["sh", "-ec", enter + "; ".join([*before, 'exec "$@"']), str(cgroup)]
     environ = {**os.environ, "PYTHONPATH": ROOT}
@@ -491,7 +491,7 @@ def test_a_real_private_namespace_with_a_mount_of_its_own(tmp_path: Path) -> Non
 
 
 def measure_in_namespaces(cgroup: Path, namespaces: str, setup: str) -> Memory:
-    """Return what a process measures in a cgroup that is the root of its own cgroup namespace."""
+    """Return what a process measures whose cgroup is the root of a new cgroup namespace."""
     enter = (
         f"echo $$ > {cgroup}/cgroup.procs;"
         f' exec unshare {namespaces} sh -ec \'{setup} exec "$@"\' "$@"'

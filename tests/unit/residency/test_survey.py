@@ -1,4 +1,4 @@
-"""What a survey finds, against files whose residency is known."""
+"""A survey, against files whose residency is known."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ def look(files: Sequence[File], *, reads_in_flight: bool = False) -> Survey:
 
 
 def sampled_by(monkeypatch: pytest.MonkeyPatch, samples: Mapping[Method, Sample | None]) -> None:
-    """Let each method find this in every file, None where it cannot tell."""
+    """Let each method return this sample for every file; None: it cannot tell."""
     samplers = {method: lambda *_, found=found: found for method, found in samples.items()}
     monkeypatch.setattr("prefetch_cli.residency.survey.SAMPLERS", samplers)
 
@@ -64,7 +64,7 @@ def test_cold_then_partly_then_wholly_resident(tmp_path: Path, reads_in_flight: 
     warm(files[0], 3 * MIB, 2 * MIB)
     warm(files[1], MIB, 1)
     partly = look(files, reads_in_flight=reads_in_flight)
-    # Cachestat counts pages: of the last one, it cannot tell how much of it is file.
+    # cachestat counts pages: it cannot tell how much of the last page is file.
     resident = partly.resident_bytes
     assert resident is not None
     assert 2 * MIB + 1 <= resident <= 2 * MIB + PAGE_BYTES
@@ -107,11 +107,11 @@ def test_a_file_that_is_gone_is_named_and_counts_as_missing(tmp_path: Path) -> N
 def test_a_file_that_goes_between_two_looks_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
 ) -> None:
-    """Where only a sample can tell, each file is opened once more for it."""
+    """Each file to be sampled is opened a second time."""
     files = cold(tmp_path, [MIB, MIB])
 
     def cannot_tell(descriptor: int) -> Method:
-        # Gone from here on.
+        # From here on the file is gone.
         Path(files[0].path).unlink(missing_ok=True)
         return Method.UNKNOWN
 
@@ -133,7 +133,7 @@ def test_the_first_method_that_can_tell_gives_the_estimate(
 ) -> None:
     files = cold(tmp_path, [4 * MIB])
     monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
-    # As a method to come would stand: the order is that of Method, not that of the table.
+    # The order is that of Method, not that of the table.
     sampled_by(monkeypatch, {Method.NOWAIT: Sample(1, 4), Method.CACHESTAT: None})
     found = look(files)
     assert (found.method, found.resident_bytes) == (Method.NOWAIT, MIB)
@@ -217,7 +217,7 @@ def test_what_may_not_be_known_is_an_estimate_that_is_not_false(
     if method == "unknown":
         assert (found, exact) == ("None", "None")
     elif method == "nowait":
-        # An estimate decides nothing, and all is read.
+        # An estimate decides nothing: everything is read.
         assert (exact, int(missing)) == ("None", 2)
         assert 0.99 * truth <= int(found) <= truth
     else:
