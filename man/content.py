@@ -265,7 +265,7 @@ DIAGNOSTICS = (
         "A limit on address space (ulimit -v) or on memory. Fewer `--threads` need less.",
     ),
     Diagnostic(
-        "--background: expected the lowest priority, found that it is refused",
+        "--background: expected the lowest priority, found it refused",
         "0",
         "A seccomp profile refuses it. Reading continues at normal priority.",
     ),

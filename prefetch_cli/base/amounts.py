@@ -1,4 +1,4 @@
-"""Sizes and durations, parsed and formatted: the one home of binary units."""
+"""Sizes, percentages and durations, parsed and formatted: the one home of binary units."""
 
 import math
 import re
@@ -24,7 +24,7 @@ _DURATIONS = (
         rf"(?:(?P<hours>{_NUMBER})h)?\s*(?:(?P<minutes>{_NUMBER})m)?\s*(?:(?P<seconds>{_NUMBER})s)?",
         re.ASCII | re.IGNORECASE,
     ),
-    # Below hours, minutes end at 59.
+    # After hours, minutes end at 59.
     re.compile(
         r"(?:(?P<hours>[0-9]+):(?=[0-5]?[0-9]:))?(?P<minutes>[0-9]+):(?P<seconds>[0-5][0-9])"
     ),
@@ -32,9 +32,9 @@ _DURATIONS = (
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that `text` names, in units of 1024: `16MiB`, `16M` and `16777216`.
+    """Return the bytes that `text` stands for, in units of 1024: `16MiB`, `16M` and `16777216`.
 
-    Raises ValueError, in words for the user, where it names no size from 1 to 2^63 - 1 bytes.
+    Raises ValueError with a message for the user, unless it is a size from 1 to 2^63 - 1 bytes.
     """
     size = 0
     if match := _SIZE.fullmatch(text.strip()):
@@ -50,20 +50,20 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True)
 class Amount:
-    """A part of something, in bytes or in percent of the whole."""
+    """A part of a whole, in bytes or in percent."""
 
     size_bytes: int = 0
     percent: float = 0.0
 
     def of(self, total_bytes: int) -> int:
-        """Return how many bytes it is of so many, and never more than those."""
+        """Return how many bytes of a total it is; at most the total."""
         return min(total_bytes, max(self.size_bytes, math.ceil(total_bytes * self.percent / 100)))
 
 
 def parse_amount(text: str) -> Amount:
-    """Return the amount that `text` names: `8GiB`, `25%`, or `0`.
+    """Return the amount that `text` stands for: `8GiB`, `25%`, or `0`.
 
-    Raises ValueError, in words for the user, where it names none.
+    Raises ValueError with a message for the user.
     """
     text = text.strip()
     if text == "0":
@@ -76,19 +76,19 @@ def parse_amount(text: str) -> Amount:
 
 
 def format_size(size_bytes: float) -> str:
-    """Return a size in words, in units of 1024: `1.5 GiB`."""
+    """Return a size in units of 1024: `1.5 GiB`."""
     return str(humanfriendly.format_size(size_bytes, binary=True))
 
 
 def format_rate(bytes_per_second: float) -> str:
-    """Return a rate in words: `1.5 GiB/s`."""
+    """Return a rate in units of 1024: `1.5 GiB/s`."""
     return f"{format_size(bytes_per_second)}/s"
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds that `text` names: `90s`, `5m`, `1h30m`, `01:30:00`, `90`.
+    """Return the seconds that `text` stands for: `90s`, `5m`, `1h30m`, `01:30:00`, `90`.
 
-    Raises ValueError, in words for the user, where it names no duration above zero.
+    Raises ValueError with a message for the user, unless it is a duration above zero.
     """
     matches = (form.fullmatch(text.strip()) for form in _DURATIONS)
     parts = next((match.groupdict() for match in matches if match), {})
@@ -99,7 +99,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration in words, short: `0.31 s`, `42.6 s`, `5m 07s`, `1h 02m`."""
+    """Return a duration in short: `0.31 s`, `42.6 s`, `5m 07s`, `1h 02m`."""
     if seconds < 0.995:
         return f"{seconds:.2f} s"
     if seconds < 59.95:
@@ -112,7 +112,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_percent(part: float, whole: float) -> str:
-    """Return a share in percent: `99.9 %`, with `100 %` only for all and `0 %` for nothing."""
+    """Return a share in percent: `99.9 %`; `100 %` means all of it, `0 %` nothing."""
     if part >= whole:
         return "100 %"
     if part <= 0:

@@ -1,30 +1,30 @@
-"""The errors that end a run early, and the one home of the exit codes."""
+"""Errors that end a run early, and the one home of the exit codes."""
 
 import enum
 
 
 class ExitCode(enum.IntEnum):
-    """What the process returns; users script against the numbers."""
+    """The exit codes; users script against the numbers."""
 
     OK = 0
     READ_FAILED = 1
     USAGE = 2
     CHECKPOINT = 3
     NOT_RESIDENT = 4
-    COMMAND_NOT_EXECUTABLE = 126  # this and the next as a shell has them
+    COMMAND_NOT_EXECUTABLE = 126  # these two as in a shell
     COMMAND_NOT_FOUND = 127
 
 
 def interrupted_exit_code(signal_number: int) -> int:
-    """Return the shell's code for a process that a signal ended: 128 + its number."""
+    """Return the exit code that a shell reports for a signal: 128 + its number."""
     return 128 + signal_number
 
 
 class PrefetchError(Exception):
     """An error for the user: what was expected, what was found, what to do next.
 
-    `message` is one line and already safe to show (see `text.printable`); `hint` is the next
-    step, or None where there is none.
+    `message` is one line, already safe to show (see `text.printable`); `hint` is the next step, if
+    there is one.
     """
 
     exit_code = ExitCode.READ_FAILED
@@ -36,7 +36,7 @@ class PrefetchError(Exception):
 
 
 class UsageError(PrefetchError):
-    """Options that cannot be meant together, or a value out of its range."""
+    """Options that exclude each other, or a value out of range."""
 
     exit_code = ExitCode.USAGE
 

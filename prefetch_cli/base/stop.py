@@ -1,11 +1,11 @@
-"""A request to stop, by a signal or because the time is up."""
+"""A request to stop, because of a signal or a time limit."""
 
 import threading
 import time
 
 
 class Stop:
-    """A request to stop: made by a signal, or by a deadline that has passed."""
+    """A request to stop, which worker threads look at before each step and while they wait."""
 
     def __init__(self, time_limit_seconds: float | None = None) -> None:
         self._event = threading.Event()
@@ -15,17 +15,17 @@ class Stop:
         self._paused_until = 0.0
 
     def request(self) -> None:
-        """Ask everything that waits on this to stop at its next step."""
+        """Ask every thread to stop at its next step."""
         self._event.set()
 
     @property
     def requested(self) -> bool:
-        """Whether to stop now, by request or because the time is up."""
+        """Whether to stop now, because of a request or the time limit."""
         return self._event.is_set() or self.time_is_up
 
     @property
     def interrupted(self) -> bool:
-        """Whether someone asked to stop."""
+        """Whether `request` was called."""
         return self._event.is_set()
 
     @property
@@ -35,23 +35,23 @@ class Stop:
 
     @property
     def overdue_seconds(self) -> float:
-        """Seconds since the time limit passed; negative or zero while it has not.
+        """Seconds since the time limit passed; zero or negative until then.
 
-        A pause does not count: it is no sign of a storage that hangs.
+        A pause does not count: it does not mean that the storage hangs.
         """
         if self._deadline is None:
             return 0.0
         return time.monotonic() - max(self._deadline, self._paused_until)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but no longer than until the stop."""
+        """Wait, but return at a request or at the time limit."""
         if self._deadline is not None:
             seconds = min(seconds, self._deadline - time.monotonic())
         if seconds > 0:
             self._event.wait(seconds)
 
     def pause(self, seconds: float) -> None:
-        """Wait, whatever the time limit, but no longer than until someone asks to stop."""
+        """Wait, even past the time limit, but return at a request."""
         if seconds > 0:
             self._paused_until = time.monotonic() + seconds
             self._event.wait(seconds)

@@ -1,14 +1,14 @@
-"""Names and text: file systems allow any byte in a name, terminals and files of text do not."""
+"""Names and text: file systems allow any byte in a name, terminals and text files do not."""
 
 import os
 from collections.abc import Sequence
 
 
 def printable(name: str) -> str:
-    r"""Return `name` with everything that a terminal or a log could act on escaped.
+    r"""Return `name` with everything escaped that a terminal or a log could act on.
 
-    Control characters, terminal escapes, line ends, direction marks and bytes that are not
-    UTF-8 (surrogates, by PEP 383) come out as backslash escapes; a backslash stays as it is.
+    Control characters, terminal escapes, line ends, direction marks and bytes that are not UTF-8
+    (surrogates, PEP 383) become backslash escapes; a backslash stays as it is.
     """
     if name.isascii() and name.isprintable():
         return name
@@ -23,16 +23,16 @@ def _escape(char: str) -> str:
 
 
 def file_name(text: str) -> str:
-    """Return the name that text from a file of UTF-8 stands for, as this process spells names.
+    """Return a name read from a UTF-8 file as this process spells names.
 
-    Where the locale has ASCII only, and Python's UTF-8 mode is off, that is with escaped bytes (PEP
-    383). Raises UnicodeEncodeError for half a character, which JSON can escape.
+    In an ASCII locale with Python's UTF-8 mode off, that is with escaped bytes (PEP 383). Raises
+    UnicodeEncodeError for half a surrogate pair, which JSON can hold.
     """
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def listing(names: Sequence[str], *, most: int = 5) -> str:
-    """Return names joined by commas, the first `most` of them and a count of the rest."""
+    """Return the first `most` names joined by commas, and a count of the rest."""
     shown = ", ".join(printable(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 

@@ -20,7 +20,7 @@ from prefetch_cli.cli.rules import Values
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.process.beside import Terms
-from prefetch_cli.process.command import find
+from prefetch_cli.process.command import which
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.outcome import Outcome, Refused, exit_code
 from prefetch_cli.show.display import Display
@@ -105,7 +105,7 @@ def _libraries(
         paths=tuple(values["also"]),
         packages=tuple(values["package"]),
         python=values["python"],
-        command=(find(command[0], environ), *command[1:]) if packages and command else (),
+        command=(which(command[0], environ), *command[1:]) if packages and command else (),
         of_command=values["libraries"],
     )
 

@@ -1,4 +1,4 @@
-"""What the kernel tells and does: files, mounts, memory, page cache, threads, the end of a process.
+"""The kernel's side: files, mounts, memory, page cache, threads, processes and their exit.
 
-The only package that knows ctypes, /proc and /sys.
+The only package that uses ctypes, /proc and /sys.
 """

@@ -1,6 +1,7 @@
-"""What a file system is: its type, network or not, and what its mount says of caching."""
+"""File systems: near or far, cached or not, by their type and mount options."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # fmt: off
@@ -16,85 +17,107 @@ NETWORK_TYPES = frozenset({
 # These mount as plain `fuse`, without a subtype, and give their name as the source.
 NETWORK_FUSE_SOURCES = frozenset({"mountpoint-s3", "cvmfs2"})
 IN_MEMORY_TYPES = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
-SMB_TYPES = frozenset({"cifs", "smb3"})
 
-# `dax=never` and `dax=inode` leave files in the page cache, unless a file asks otherwise.
-DAX = frozenset({"dax", "dax=always"})
+# With `dax=never` and `dax=inode` files use the page cache, unless a file asks otherwise.
+_DAX = frozenset({"dax", "dax=always"})
 _UNCACHED = frozenset({"cache=none", "directio", "forcedirectio", "direct_io"})
 _9P_CACHED = frozenset({"loose", "fscache"})
 _9P_UNCACHED = frozenset({"cache=0", "cache=0x0"})
 
 _DEFAULT_CLOSETIMEO = 1  # seconds: SMB3_DEF_DCLOSETIMEO, fs/smb/client/fs_context.h
-_LATE_CLOSE_FACTOR = 1.5  # the close is the work of a queue, which may begin late
+_LATE_CLOSE_FACTOR = 1.5  # a work queue closes the file, and may run late
 _LONGEST_LATE_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class FileSystem:
-    """What is known of a mounted file system.
+    """A mounted file system.
 
-    `type` is mountinfo's ("ext4", "nfs4", "fuse.juicefs"), or "unknown"; below an overlay that can
-    be looked through, all is of the layer that holds the file. `network` and `in_memory` may both
-    be true (virtiofs with DAX). `bypasses_cache` is true only where the mount options say that
-    read() does not fill the page cache. `device` is "major:minor"; `options` holds those of the
-    mount and those of the file system.
+    `type` is mountinfo's ("ext4", "nfs4", "fuse.juicefs"), or "unknown". For a file on an overlay
+    all fields describe the layer that holds the file, if that layer can be seen from here.
+    `device` is "major:minor"; `options` holds those of the mount and those of the file system.
     """
 
     type: str
     mount_point: str
     source: str
-    network: bool
-    in_memory: bool
-    bypasses_cache: bool
     device: str
     options: frozenset[str]
 
+    @classmethod
+    def of_mount(
+        cls, *, type_: str, mount_point: str, source: str, device: str, options: Iterable[str]
+    ) -> "FileSystem":
+        """Return the file system that a line of mountinfo describes."""
+        return cls(type_, mount_point, source, device, frozenset(options))
 
-UNKNOWN = FileSystem(
-    type="unknown",
-    mount_point="/",
-    source="unknown",
-    network=False,
-    in_memory=False,
-    bypasses_cache=False,
-    device="0:0",
-    options=frozenset(),
-)
+    @property
+    def is_fuse(self) -> bool:
+        """Whether a FUSE server answers; for virtiofs it runs on the host."""
+        return self.type.partition(".")[0] in {"fuse", "fuseblk", "virtiofs"}
+
+    @property
+    def is_nfs(self) -> bool:
+        """Whether this is NFS, of any version."""
+        return self.type in {"nfs", "nfs4"}
+
+    @property
+    def is_smb(self) -> bool:
+        """Whether this is SMB."""
+        return self.type in {"cifs", "smb3"}
+
+    @property
+    def network(self) -> bool:
+        """Whether the data come over a network, so that warming pays."""
+        by_source = self.type == "fuse" and self.source in NETWORK_FUSE_SOURCES
+        return self.type in NETWORK_TYPES or by_source
+
+    @property
+    def far(self) -> bool:
+        """Whether a request takes long, so that many in flight pay: network or any FUSE."""
+        return self.network or self.is_fuse
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data are in memory already; a network one can be, as virtiofs with DAX."""
+        return self.type in IN_MEMORY_TYPES or not self.options.isdisjoint(_DAX)
+
+    @property
+    def bypasses_cache(self) -> bool:
+        """Whether the mount options say that read() does not fill the page cache."""
+        if self.options & _UNCACHED:
+            return True
+        if self.type != "9p":
+            return False
+        # 9p shows no option when it does not cache, its default (v9fs_show_options() in
+        # fs/9p/v9fs.c). Before Linux 6.4 it shows a mode by its bare name, and one of them, `mmap`,
+        # leaves read() uncached (v9fs_mmap_file_operations). Later it shows `cache=` and a bit mask
+        # in hex: with any bit set read() fills the cache (v9fs_fid_add_modes() in fs/9p/fid.h).
+        # `mmap` and `readahead` may keep the pages only while the file is open: we measure that.
+        mask = {option for option in self.options if option.startswith("cache=")} - _9P_UNCACHED
+        return not mask and not self.options & _9P_CACHED
+
+    @property
+    def late_close_seconds(self) -> float:
+        """How long after the last close of a file its cached pages may still be dropped.
+
+        The SMB client closes a file on the server `closetimeo` seconds after its last user did
+        (cifs_close(), Linux 5.13). With cache=strict, the default, it gives up its lease then, and
+        the next open reads anew (cifsFileInfo_put_final() in fs/smb/client/file.c). At most 5 s.
+        """
+        if not self.is_smb:
+            return 0.0
+        seconds = self.int_option("closetimeo")
+        if seconds is None:
+            seconds = _DEFAULT_CLOSETIMEO
+        return min(seconds * _LATE_CLOSE_FACTOR, _LONGEST_LATE_CLOSE_SECONDS)
+
+    def int_option(self, name: str) -> int | None:
+        """Return the value of a mount option, None if it is not given or not a number."""
+        head = f"{name}="
+        values = (option[len(head) :] for option in self.options if option.startswith(head))
+        value = next(values, "")
+        return int(value) if re.fullmatch("[0-9]{1,18}", value) else None
 
 
-def late_close_seconds(fs: FileSystem) -> float:
-    """Return how long after the last close of a file its cached pages may still be dropped.
-
-    The SMB client closes a file `closetimeo` seconds after its last user did (cifs_close(), Linux
-    5.13), and with cache=strict, the default, it lets go of the pages then: whoever opens the file
-    next reads it anew (cifsFileInfo_put_final() in fs/smb/client/file.c). At most 5 s.
-    """
-    if fs.type not in SMB_TYPES:
-        return 0.0
-    seconds = number_of(fs, "closetimeo")
-    if seconds is None:
-        seconds = _DEFAULT_CLOSETIMEO
-    return min(seconds * _LATE_CLOSE_FACTOR, _LONGEST_LATE_CLOSE_SECONDS)
-
-
-def number_of(fs: FileSystem, name: str) -> int | None:
-    """Return the value of a mount option, or None where it is not given as a number."""
-    head = f"{name}="
-    values = (option[len(head) :] for option in fs.options if option.startswith(head))
-    value = next(values, "")
-    return int(value) if re.fullmatch("[0-9]{1,18}", value) else None
-
-
-def bypasses_cache_by(type_: str, options: frozenset[str]) -> bool:
-    """Whether a mount with these options keeps read() out of the page cache."""
-    if options & _UNCACHED:
-        return True
-    if type_ != "9p":
-        return False
-    # 9p says nothing where it has no cache, its default (v9fs_show_options() in fs/9p/v9fs.c).
-    # Kernels before 6.4 show a mode by its bare name, and one of them, `mmap`, leaves read()
-    # uncached (v9fs_mmap_file_operations). Later ones show `cache=` and a bit mask in hex, and
-    # with any bit of it read() fills the cache (v9fs_fid_add_modes() in fs/9p/fid.h), although
-    # `mmap` and `readahead` may keep the pages only while the file is open: that is measured.
-    by_mask = {option for option in options if option.startswith("cache=")} - _9P_UNCACHED
-    return not by_mask and not options & _9P_CACHED
+UNKNOWN = FileSystem("unknown", "/", "unknown", "0:0", frozenset())

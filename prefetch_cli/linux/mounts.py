@@ -1,7 +1,7 @@
-"""The table of mounts: which file system holds a path.
+"""The mount table: which file system holds a path, from /proc/self/mountinfo (proc(5)).
 
-The one source is the kernel's own, `/proc/self/mountinfo` (proc(5)). Looking below an overlay and
-triggering an automount touch the storage, which may hang: not for the main thread.
+Looking below an overlay and triggering an automount touch the storage, which may hang: not for the
+main thread.
 """
 
 import contextlib
@@ -11,15 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.linux.filesystem import (
-    DAX,
-    IN_MEMORY_TYPES,
-    NETWORK_FUSE_SOURCES,
-    NETWORK_TYPES,
-    UNKNOWN,
-    FileSystem,
-    bypasses_cache_by,
-)
+from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _LAYER = re.compile(r"(?:\\.|[^:\\])+", re.DOTALL)
@@ -29,7 +21,7 @@ _OVERLAY_DEPTH = 2  # FILESYSTEM_MAX_STACK_DEPTH, include/linux/fs.h
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of mountinfo, with its escapes undone; `root` is the part that is mounted."""
+    """One line of mountinfo, unescaped; `root` is the directory that is mounted."""
 
     id: int
     parent_id: int
@@ -41,34 +33,29 @@ class Mount:
     options: tuple[str, ...]
 
     def file_system(self) -> FileSystem:
-        """Return what the mount says of its file system, an overlay not looked through."""
-        options = frozenset(self.options)
-        fuse_source = self.type == "fuse" and self.source in NETWORK_FUSE_SOURCES
-        return FileSystem(
-            type=self.type,
+        """Return the mounted file system: of an overlay, the overlay itself."""
+        return FileSystem.of_mount(
+            type_=self.type,
             mount_point=self.mount_point,
             source=self.source,
-            network=self.type in NETWORK_TYPES or fuse_source,
-            in_memory=self.type in IN_MEMORY_TYPES or bool(options & DAX),
-            bypasses_cache=bypasses_cache_by(self.type, options),
             device=self.device,
-            options=options,
+            options=self.options,
         )
 
 
 class MountTable:
-    """The mounts of this process, ready for many look-ups."""
+    """The mounts of this process, indexed for many look-ups."""
 
     def __init__(self, mounts: Sequence[Mount]) -> None:
         self.mounts = _visible(mounts)
         self._by_point = {mount.mount_point: mount for mount in self.mounts}
         self._by_directory: dict[str, Mount | None] = {}
         self._layers: dict[str, list[str]] = {}
-        self._file_systems = {point: mount.file_system() for point, mount in self._by_point.items()}
+        self._file_systems: dict[str, FileSystem] = {}
 
     @classmethod
     def read(cls, path: str = "/proc/self/mountinfo") -> "MountTable":
-        """Return the table of this process; an empty one where /proc is not mounted."""
+        """Return this process's table; an empty one if /proc is not mounted."""
         try:
             with open(path, "rb") as file:
                 return cls.parse(file.read())
@@ -77,9 +64,9 @@ class MountTable:
 
     @classmethod
     def parse(cls, text: bytes | str) -> "MountTable":
-        """Return the table that `text` holds; a malformed line is left out, none raises.
+        """Return the table in `text`, without malformed lines; never raises.
 
-        Bytes that are not UTF-8 come out as surrogates (PEP 383), as in every path of Python's.
+        Bytes that are not UTF-8 become surrogates (PEP 383), as in all of Python's paths.
         """
         lines = (text if isinstance(text, bytes) else os.fsencode(text)).split(b"\n")
         return cls([mount for line in lines if (mount := _parse_line(line))])
@@ -87,8 +74,8 @@ class MountTable:
     def of(self, real_path: str) -> FileSystem:
         """Return the file system that holds an absolute path without symlinks.
 
-        The longest mount point above the path decides, the later of two equal ones, as in the
-        kernel's path walk. An overlay is looked through where its layers can be seen from here.
+        The longest mount point above the path wins, of two equal ones the later, as in the kernel's
+        path walk. For an overlay, return its layer's file system if that is visible from here.
         """
         mount = outermost = self._mount_of(real_path)
         for _ in range(_OVERLAY_DEPTH):
@@ -101,10 +88,14 @@ class MountTable:
             mount = self._mount_of(real_path)
         if mount is None or mount.type == "overlay":
             mount = outermost
-        return UNKNOWN if mount is None else self._file_systems[mount.mount_point]
+        if mount is None:
+            return UNKNOWN
+        if mount.mount_point not in self._file_systems:
+            self._file_systems[mount.mount_point] = mount.file_system()
+        return self._file_systems[mount.mount_point]
 
     def _mount_of(self, path: str) -> Mount | None:
-        # A single file can be a mount point too, so only what is above it is remembered.
+        # A single file can be a mount point too, so cache by directory only.
         if mount := self._by_point.get(path):
             return mount
         directory = os.path.dirname(path)
@@ -114,10 +105,10 @@ class MountTable:
         return self._by_directory[directory]
 
     def _places_in_layers(self, overlay: Mount, path: str) -> Iterator[str]:
-        """Yield where a path in an overlay would lie in each of its layers, the topmost first."""
+        """Yield the path that a file in an overlay would have in each layer, topmost first."""
         if overlay.mount_point not in self._layers:
-            # Seen from a container, most layers are not there. A relative one was meant from
-            # where mount(8) ran, and docker shortens long names by symlinks.
+            # From inside a container most layers are not visible. A relative path started where
+            # mount(8) ran, so skip it. docker shortens long names by symlinks, so resolve them.
             self._layers[overlay.mount_point] = [
                 os.path.realpath(layer)
                 for layer in _layers(overlay)
@@ -129,10 +120,10 @@ class MountTable:
 
 
 def inspect(real_paths: Sequence[str], monitor: Monitor | None = None) -> tuple[FileSystem, ...]:
-    """Return the file system of each path, in their order, mounting what autofs holds back.
+    """Return the file system of each path, in order; triggers automounts.
 
-    The monitor is told which path or folder the storage is asked about. Never raises: what cannot
-    be opened is left to the reader to report.
+    The monitor sees which path or directory we wait for. Never raises: the reader will report what
+    cannot be opened.
     """
     monitor = monitor or Monitor()
     found = _look_up(real_paths, monitor)
@@ -160,9 +151,9 @@ def _look_up(real_paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, .
 
 
 def _parse_line(line: bytes) -> Mount | None:
-    """Return the mount of a line of mountinfo, or None where the line is malformed."""
+    """Return the mount of a line of mountinfo, None if it is malformed."""
     place, _, what = line.partition(b" - ")
-    # By single spaces: a source may be empty.
+    # Split at single spaces: a source may be empty.
     fields, tail = place.split(b" "), what.split(b" ")
     try:
         id_, parent_id, device, root, mount_point, mount_options = fields[:6]
@@ -177,7 +168,7 @@ def _parse_line(line: bytes) -> Mount | None:
             mount_point=_decode(mount_point),
             type=_decode(type_),
             source=_decode(source),
-            # A comma inside a value is escaped, so commas first, escapes after.
+            # A comma inside a value is escaped, so split first, then unescape.
             options=tuple(map(_decode, mount_options.split(b",") + super_options.split(b","))),
         )
     except ValueError:
@@ -191,8 +182,8 @@ def _decode(field: bytes) -> str:
 def _visible(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
     """Return the mounts that a path can still reach, in the order of the table.
 
-    A mount over a directory hides what was mounted below that directory before. The two have one
-    parent: what is mounted there afterwards has the covering mount itself as its parent.
+    Mounting over a directory hides the mounts below it that share its parent. Later mounts below it
+    have the new mount as their parent.
     """
     later_points: dict[int, set[str]] = {}
     hidden = set()
@@ -207,18 +198,18 @@ def _visible(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
 
 
 def _above(path: str) -> Iterator[str]:
-    """Yield each directory above a path, the nearest first."""
+    """Yield each directory above a path, nearest first."""
     while (parent := os.path.dirname(path)) != path:
         yield parent
         path = parent
 
 
 def _layers(overlay: Mount) -> list[str]:
-    r"""Return the directories that an overlay is made of, the topmost first.
+    r"""Return the directories that make up an overlay, topmost first.
 
-    By ovl_show_options() in fs/overlayfs: `upperdir` and `lowerdir` as the user wrote them, with
-    `:` between layers and `\` before a colon that belongs to a name; since Linux 6.8 also one
-    `lowerdir+` for each layer, which escapes nothing.
+    ovl_show_options() in fs/overlayfs shows `upperdir` and `lowerdir` as the user wrote them, with
+    `:` between layers and `\` before a colon in a name; since Linux 6.8 also one unescaped
+    `lowerdir+` for each layer.
     """
     upper, lower = [], []
     for option in overlay.options:

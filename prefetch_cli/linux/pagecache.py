@@ -1,4 +1,4 @@
-"""What the page cache holds of a file, and how to fill and empty it: thin over the system calls.
+"""The page cache of a file: what it holds, how to fill it and empty it. Thin over system calls.
 
 Sources: cachestat(2) and mm/filemap.c, mincore(2) and mm/mincore.c, preadv2(2), getrusage(2),
 posix_fadvise(2) with mm/fadvise.c and mm/readahead.c, fuse_file_mmap() in fs/fuse/file.c.
@@ -13,22 +13,23 @@ import os
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PAGE_BYTES = mmap.PAGESIZE
 
-# The same number on every architecture that uses the unified table; elsewhere it may be
-# another call.
+# The number is the same on every architecture with the unified table. On others it may be another
+# system call.
 _CACHESTAT = 451
 _MACHINE = os.uname().machine
 _UNIFIED_TABLE = {"x86_64", "aarch64", "riscv64", "ppc64le", "ppc64", "s390x", "loongarch64"}
 
-# statfs.f_type of file systems whose files read through another file's cache: cachestat looks
-# at the empty cache of the outer file, while a mapping, and so mincore, reaches the inner one.
+# statfs.f_type of file systems whose files read through another file's cache. cachestat looks at
+# the outer file's cache, which is empty; a mapping, and so mincore, reaches the inner one.
 _STACKED = {0x794C7630, 0x61756673, 0x65735546}  # overlay, aufs, FUSE (passthrough)
 
-_WINDOW_BYTES = 256 * 1024 * 1024  # mapped at a time by mincore: a vector of 64 KiB
-# The page that is asked about to find out whether mincore tells the truth: so far behind the
-# end of the file that not even a huge page of its tail can cover it.
+_WINDOW_BYTES = 256 * 1024 * 1024  # mapped at a time for mincore: a vector of 64 KiB
+# mincore lies if it calls a page resident that is this far beyond the end of the file: not even a
+# huge page at the file's tail reaches there.
 _BEYOND_END_BYTES = 64 * 1024 * 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -48,7 +49,7 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class Method(enum.Enum):
-    """How residency was found, the surest first."""
+    """How residency was found, the surest method first."""
 
     MINCORE = "mincore"
     CACHESTAT = "cachestat"
@@ -57,16 +58,23 @@ class Method(enum.Enum):
 
     @property
     def exact(self) -> bool:
-        """Whether each page was looked at; otherwise the figure is an estimate or none."""
+        """Whether each page was looked at; if not, the figure is an estimate, or there is none."""
         return self in {Method.MINCORE, Method.CACHESTAT}
 
 
 @dataclass(frozen=True)
 class CacheState:
-    """The pages of a range that the cache holds, in bytes."""
+    """What the cache holds of a range."""
 
     resident_bytes: int
-    dirty_bytes: int  # not written back, or being written back: they cannot be dropped
+    dirty_bytes: int  # not written back yet, or being written back: cannot be dropped
+
+
+class Sample(NamedTuple):
+    """How many of the sampled pages were resident."""
+
+    hits: int
+    pages: int
 
 
 class _Range(ctypes.Structure):
@@ -85,12 +93,11 @@ class _StatFs(ctypes.Structure):
 
 
 def exact_method(descriptor: int) -> Method:
-    """Return the surest way that tells the truth about this open file, or UNKNOWN.
+    """Return CACHESTAT, MINCORE or, if neither tells the truth about this open file, UNKNOWN.
 
-    Cachestat comes first because its cost hardly grows with the size; it refuses where this
-    process may not know (since Linux 6.14, and the stable kernels that took the fix). Mincore
-    does not refuse: it reports every page as resident, so it is asked about a page that cannot
-    be.
+    cachestat comes first, since its cost hardly grows with the size. It refuses a process that may
+    not know (Linux 6.14, and the stable kernels with that fix). mincore reports every page as
+    resident instead, so we ask it about a page that cannot be.
     """
     if _cachestat(descriptor, 0, PAGE_BYTES) is not None and not _is_stacked(descriptor):
         return Method.CACHESTAT
@@ -98,15 +105,12 @@ def exact_method(descriptor: int) -> Method:
 
 
 def surest_method(descriptor: int) -> Method:
-    """Return MINCORE or UNKNOWN: the way that counts no page whose read is still under way."""
+    """Return MINCORE, or UNKNOWN where it lies; it does not count pages whose read is in flight."""
     return Method.MINCORE if _mincore_is_true(descriptor) else Method.UNKNOWN
 
 
 def resident_bytes(descriptor: int, offset: int, length: int, method: Method) -> int:
-    """Return how many bytes of the range are resident, by an exact method.
-
-    Raises OSError where the system call fails after all.
-    """
+    """Return the resident bytes of the range, by an exact method; raises OSError."""
     if method is Method.CACHESTAT:
         state = cache_state(descriptor, offset, length)
         if state is None:
@@ -117,9 +121,9 @@ def resident_bytes(descriptor: int, offset: int, length: int, method: Method) ->
 
 
 def missing(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, int]]:
-    """Yield offset and length, in bytes, of each run of pages that is not resident.
+    """Yield the offset and length, in bytes, of each run of pages that are not resident.
 
-    Only true where `surest_method` is MINCORE.
+    Call it only if `surest_method` is MINCORE.
     """
     for start, size, cached in _runs(descriptor, offset, length):
         if not cached:
@@ -127,7 +131,7 @@ def missing(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, in
 
 
 def cache_state(descriptor: int, offset: int, length: int) -> CacheState | None:
-    """Return what cachestat(2) says of the range; None where it cannot be asked."""
+    """Return what cachestat(2) says about the range; None where it refuses or is missing."""
     stat = _cachestat(descriptor, offset, length)
     if stat is None:
         return None
@@ -137,14 +141,13 @@ def cache_state(descriptor: int, offset: int, length: int) -> CacheState | None:
     )
 
 
-def sample(descriptor: int, size_bytes: int, pages: int) -> tuple[int, int] | None:
-    """Return how many of about `pages` pages could be read without waiting, and of how many.
+def sample(descriptor: int, size_bytes: int, pages: int) -> Sample | None:
+    """Return how many of about `pages` pages can be read without waiting (RWF_NOWAIT).
 
-    One page of each of as many equal stretches of the file, none of them twice; None where the
-    file system cannot tell. A page that is missed may be read by the asking, so it is chosen
-    anew each time, and asked for by a descriptor without read-ahead. A disk that answers at once
-    (zram, pmem, some virtual ones) has read it before the call looks again and returns it: what
-    cost this thread block input was not resident.
+    Takes one page from each of `pages` equal stretches of the file; None where the file system
+    does not support it. A miss may start a read of that page, so each call starts at a random
+    offset, without read-ahead. Very fast disks (zram, pmem, some virtual ones) can finish that
+    read before RWF_NOWAIT checks again: if the thread's ru_inblock grew, it counts as a miss.
     """
     read_only_what_is_asked(descriptor)
     buffer = bytearray(1)
@@ -163,14 +166,14 @@ def sample(descriptor: int, size_bytes: int, pages: int) -> tuple[int, int] | No
             return None
         if got and _blocks_read() == blocks_before:
             hits += 1
-    return hits, len(asked)
+    return Sample(hits, len(asked))
 
 
 def advise(descriptor: int, offset: int, length: int, step_bytes: int) -> None:
     """Ask the kernel to read the range ahead, without waiting.
 
-    One call reads at most max(io_pages, ra_pages) and drops the rest without a word
-    (force_page_cache_ra in mm/readahead.c), so it is made in steps that are no larger.
+    One call reads at most max(io_pages, ra_pages) and silently drops the rest
+    (force_page_cache_ra() in mm/readahead.c), so `step_bytes` must not be larger.
     """
     for start in range(offset, offset + length, step_bytes):
         size = min(step_bytes, offset + length - start)
@@ -178,15 +181,12 @@ def advise(descriptor: int, offset: int, length: int, step_bytes: int) -> None:
 
 
 def drop(descriptor: int, offset: int, length: int) -> None:
-    """Ask the kernel to drop the range: it drops pages that are clean and not in use.
-
-    Raises OSError where it refuses.
-    """
+    """Ask the kernel to drop the pages of the range that are clean and unused; raises OSError."""
     os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def read_only_what_is_asked(descriptor: int) -> None:
-    """Switch off read-ahead for this open file, so that no byte beyond a range is read."""
+    """Switch off read-ahead for this open file, so that nothing beyond a range is read."""
     _advise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
@@ -196,7 +196,7 @@ def read_ahead_twice_as_far(descriptor: int) -> None:
 
 
 def _advise(descriptor: int, offset: int, length: int, advice: int) -> None:
-    # Refused, by the seccomp profile of a container, it is advice that was not taken.
+    # It is only advice: a container's seccomp profile may refuse it.
     with contextlib.suppress(OSError):
         os.posix_fadvise(descriptor, offset, length, advice)
 
@@ -236,9 +236,9 @@ def _mincore_is_true(descriptor: int) -> bool:
 
 
 def _mincore(descriptor: int, offset: int, length: int) -> bytes:
-    # Through libc: Python's own mmap would duplicate the descriptor and needs a writable
-    # mapping to give its address away. Private, since FUSE refuses to share the mapping of a
-    # file that it does not cache (FOPEN_DIRECT_IO).
+    # Through libc, since Python's mmap duplicates the descriptor, and gives the address only of a
+    # writable mapping. Private, since FUSE refuses shared mappings of files that it does not cache
+    # (FOPEN_DIRECT_IO).
     address = _checked(
         _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_PRIVATE, descriptor, offset),
         _MAP_FAILED,
@@ -259,7 +259,7 @@ def _checked(result: int, failure: int | None) -> int:
 
 
 def _runs(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
-    """Yield offset, length and whether it is resident, of each run of like pages."""
+    """Yield runs of pages that are alike: offset, length, and whether they are resident."""
     end = offset + length
     start = offset // PAGE_BYTES * PAGE_BYTES
     while start < end:
@@ -272,7 +272,7 @@ def _runs(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, int,
         start += size
 
 
-# The other bits of a byte of the vector are reserved.
+# Only the lowest bit of each byte says "resident"; mincore(2) reserves the others.
 _LOW_BIT = bytes(value & 1 for value in range(256))
 
 

@@ -1,7 +1,6 @@
-"""Gives way: the priority of a run that is not to hold up others.
+"""Lowers the CPU and I/O priority, for --background.
 
-Linux keeps both priorities for each thread, and a thread that is started has those of the one that
-starts it (ioprio_set(2), nice(2)).
+Linux keeps both for each thread; a new thread inherits them (ioprio_set(2), nice(2)).
 """
 
 import threading
@@ -12,15 +11,15 @@ _LOWEST = 19
 
 
 def give_way() -> str | None:
-    """Let this thread, and those that it starts, have the processor and disks that are idle.
+    """Give this thread, and those that it starts, the lowest CPU and I/O priority.
 
-    What comes of it is the scheduler's: of a disk, bfq and in part mq-deadline heed it, `none`
-    does not, and no network file system does. Returns what the system refused, None for nothing.
+    The I/O scheduler decides what that means: bfq honours it, mq-deadline in part, `none` does not,
+    and neither does any network file system. Returns a warning if the system refused, else None.
     """
     thread = psutil.Process(threading.get_native_id())
     try:
         thread.nice(_LOWEST)
         thread.ionice(psutil.IOPRIO_CLASS_IDLE)
     except (OSError, psutil.Error) as error:
-        return f"--background: expected the lowest priority, found that it is refused: {error}"
+        return f"--background: expected the lowest priority, found it refused: {error}"
     return None

@@ -1,4 +1,4 @@
-"""Daemon threads that touch the storage, so that a mount that hangs cannot hold the process."""
+"""Daemon threads for all work on the storage, so that a hanging mount cannot hold the process."""
 
 import os
 import resource
@@ -10,29 +10,25 @@ from typing import TypeVar, cast
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# A thread here runs system calls and little Python; the default of 8 MiB would count
-# against an address-space limit, 64 times over.
+# Our threads run system calls and little Python. 64 threads with the default stack of 8 MiB would
+# exhaust a limit on the address space.
 _STACK_BYTES = 512 * 1024
 
-# What a thread takes of the addresses: its stack, and what malloc(3) of glibc sets aside for it.
+# A thread's address space: its stack, and the arena that glibc's malloc(3) reserves for it.
 _ADDRESSES_BYTES = 64 * 1024 * 1024 + _STACK_BYTES
-_ADDRESSES_TAKEN_BYTES = 256 * 1024 * 1024  # by the rest, where /proc does not tell
+_ADDRESSES_TAKEN_BYTES = 256 * 1024 * 1024  # by the rest of the process, if /proc does not tell
 
-# Items that are begun less often than this wait for the storage, and more of them can wait side by
-# side. Else they keep Python's lock busy, and threads that pass it on to each other take longer.
+# If items start less often than this, threads are waiting for the storage: add threads. If not,
+# Python's lock is busy, and more threads would only pass it around.
 _QUICK_SECONDS = 0.0005
-_LOOK_SECONDS = 0.002  # how soon to look at that, and, where there is no hurry, how late
-_LATE_LOOK_SECONDS = 0.05
+_CHECK_SECONDS = 0.002  # how soon to check that, and how late if items are quick
+_LATEST_CHECK_SECONDS = 0.05
 
-# For what other threads open for a moment: the table of mounts, a folder, this very count.
-_SPARE_DESCRIPTORS = 3
+_SPARE_DESCRIPTORS = 3  # other threads briefly open the mount table, a directory, /proc
 
 
 def spawn(target: Callable[[], None], name: str) -> threading.Thread:
-    """Return a started daemon thread with a small stack.
-
-    Raises RuntimeError where the system refuses another thread.
-    """
+    """Start and return a daemon thread with a small stack; raises RuntimeError if refused."""
     before = threading.stack_size(_STACK_BYTES)
     try:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -43,31 +39,32 @@ def spawn(target: Callable[[], None], name: str) -> threading.Thread:
 
 
 def spawn_many(target: Callable[[], None], count: int, name: str) -> list[threading.Thread]:
-    """Return up to `count` started threads: fewer where the system refuses more.
+    """Start and return up to `count` threads, fewer if the system refuses more.
 
-    Raises RuntimeError where it refuses even the first.
+    Raises RuntimeError if it refuses even the first.
     """
     threads = [spawn(target, f"{name}-0")]
     for number in range(1, count):
         try:
             threads.append(spawn(target, f"{name}-{number}"))
         except RuntimeError:
-            # A limit on processes (ulimit -u, pids.max): fewer threads are slower, not wrong.
+            # A limit on processes (ulimit -u, pids.max): go on with fewer threads.
             break
     return threads
 
 
 def affordable(threads: int, *, descriptors: int = 1) -> int:
-    """Return how many of these threads may hold so many files open each, at least one thread.
+    """Return how many of `threads` the limits allow, at least one.
 
-    A limit on open files or on addresses (ulimit -n, -v) makes a run slower, and fails no file.
+    Each holds up to `descriptors` files open. A limit on open files or on address space (ulimit -n,
+    -v) must only make a run slower, not fail files.
     """
     return max(1, min(threads, _by_descriptors(threads, descriptors), _by_addresses(threads)))
 
 
 def _by_descriptors(threads: int, descriptors: int) -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # To count takes a call for each that could be open, so it is not done where it cannot matter.
+    # Counting takes a system call per possible descriptor, so skip it if the limit is far away.
     if limit == resource.RLIM_INFINITY or limit > 2 * threads * descriptors + 128:
         return threads
     free = limit - sum(map(_is_open, range(limit))) - _SPARE_DESCRIPTORS
@@ -83,7 +80,7 @@ def _by_addresses(threads: int) -> int:
             taken = int(file.read().split()[0]) * resource.getpagesize()
     except OSError:
         taken = _ADDRESSES_TAKEN_BYTES
-    # Half of what is left, or this process has none for anything else.
+    # Leave half of the rest for everything else.
     return (limit - taken) // 2 // _ADDRESSES_BYTES
 
 
@@ -104,33 +101,33 @@ def map_threads(
 ) -> list[Result]:
     """Return `function` of each item, in order, computed by at most `threads` threads.
 
-    One thread begins, and more join it while they have to wait. Each holds at most so many
-    `descriptors` open. Raises the exception of the first item, in order, whose function raised.
+    Starts with one thread, and adds more while they wait for the storage. Each holds up to
+    `descriptors` files open. If the function raised, raises the exception of the first such item.
     """
     threads = affordable(min(threads, len(items)), descriptors=descriptors)
     results: list[Result | None] = [None] * len(items)
     failures: dict[int, BaseException] = {}
     lock = threading.Lock()
-    turns: Iterator[int] = iter(range(len(items)))
-    begun = 0
+    indexes: Iterator[int] = iter(range(len(items)))
+    started = 0
 
     def work() -> None:
-        nonlocal begun
+        nonlocal started
         while not failures:
             with lock:
-                turn = next(turns, None)
-                if turn is None:
+                index = next(indexes, None)
+                if index is None:
                     return
-                begun += 1
+                started += 1
             try:
-                results[turn] = function(items[turn])
-            except BaseException as error:  # noqa: BLE001 - it is raised again by the caller
-                failures[turn] = error
+                results[index] = function(items[index])
+            except BaseException as error:  # noqa: BLE001 - the caller raises it again
+                failures[index] = error
 
     if threads <= 1:
         work()
     else:
-        for thread in _spawn_as_needed(work, threads, lambda: begun, len(items)):
+        for thread in _spawn_as_needed(work, threads, lambda: started, len(items)):
             thread.join()
     if failures:
         raise failures[min(failures)]
@@ -138,20 +135,20 @@ def map_threads(
 
 
 def _spawn_as_needed(
-    work: Callable[[], None], most: int, begun: Callable[[], int], items: int
+    work: Callable[[], None], most: int, started: Callable[[], int], items: int
 ) -> list[threading.Thread]:
-    """Return the threads that do the work: twice as many again while too few items are begun."""
+    """Start one thread, double their number while items start too slowly, and return them."""
     threads = [spawn(work, "map-0")]
-    look_seconds = _LOOK_SECONDS
-    while len(threads) < most and threads[0].is_alive() and begun() < items:
-        before, since = begun(), time.monotonic()
-        threads[0].join(look_seconds)
-        if (begun() - before) * _QUICK_SECONDS >= time.monotonic() - since:
-            look_seconds = min(2 * look_seconds, _LATE_LOOK_SECONDS)
+    check_seconds = _CHECK_SECONDS
+    while len(threads) < most and threads[0].is_alive() and started() < items:
+        before, since = started(), time.monotonic()
+        threads[0].join(check_seconds)
+        if (started() - before) * _QUICK_SECONDS >= time.monotonic() - since:
+            check_seconds = min(2 * check_seconds, _LATEST_CHECK_SECONDS)
             continue
-        look_seconds = _LOOK_SECONDS
+        check_seconds = _CHECK_SECONDS
         try:
             threads += spawn_many(work, min(len(threads), most - len(threads)), "map")
         except RuntimeError:
-            break  # as in `spawn_many`
+            break  # a limit, as in `spawn_many`
     return threads

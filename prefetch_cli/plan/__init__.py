@@ -1,4 +1,4 @@
-"""Files, memory and ranks -> what this process reads: extents, shares, ranks, the decision.
+"""What this process reads, and whether: extents, shares, ranks, the decision.
 
 Pure: no threads, no clock, no I/O.
 """

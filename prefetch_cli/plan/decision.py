@@ -1,4 +1,4 @@
-"""Facts and policy to a decision with its reason: a pure function."""
+"""Whether to read, and why: a pure function of facts, budget and flags."""
 
 import enum
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _ENOUGH_RESIDENT = 0.99
 
 
 class Verdict(enum.Enum):
-    """What is done with the checkpoint."""
+    """What to do with the checkpoint."""
 
     PREFETCH = "prefetch"
     PARTIAL = "partial"
@@ -18,7 +18,7 @@ class Verdict(enum.Enum):
 
 
 class Reason(enum.Enum):
-    """Why; users script against the values."""
+    """Why; users script against these values."""
 
     EMPTY_SHARE = "empty-share"
     IN_MEMORY_FILESYSTEM = "in-memory-filesystem"
@@ -46,31 +46,31 @@ class Budget:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the decision rests on. Files that lie in memory already are not in the total."""
+    """The facts that decide."""
 
-    total_bytes: int
+    total_bytes: int  # without files that are in memory already
     share_bytes: int
     resident_bytes: int | None  # of the share, by an exact method; None where none can tell
-    in_memory: bool  # all files are
-    bypasses_cache: bool  # mount options say so of all files
-    network: bool  # any file lies on a network file system
+    in_memory: bool  # all files are on in-memory file systems
+    bypasses_cache: bool  # all files are on mounts whose options say so
+    network: bool  # at least one file is on a network file system
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, and why, in a word for scripts and in a sentence for people."""
+    """What to do, and why: a word for scripts, a sentence for people."""
 
     action: Verdict
     reason: Reason
     message: str
-    warning: bool  # the sentence says something that the user should not overlook
-    limit_bytes: int | None  # read no byte behind this many in load order; None: read all
+    warning: bool  # the user should not overlook the sentence
+    limit_bytes: int | None  # read only this many bytes, in load order; None: all
 
 
 def budget(
     available_bytes: int, limited_by: str, threshold_percent: float, max_bytes: int | None
 ) -> Budget:
-    """Return the bytes that a checkpoint may take, and what bounds them."""
+    """Return how many bytes a checkpoint may take, and what limits them."""
     size = int(available_bytes * threshold_percent / 100)
     if max_bytes is not None and max_bytes < size:
         size, limited_by = max_bytes, "max-bytes"
@@ -78,21 +78,20 @@ def budget(
 
 
 def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
-    """Return the decision: the first row that matches.
+    """Return the decision: the first rule that matches.
 
-    The rows for network and local file systems are vLLM's (vllm-project/vllm#36012, #37673);
-    those before them are states in which reading gains nothing, so `overrule` does not bear
-    on them.
+    The rules for network and local file systems are vLLM's (vllm-project/vllm#36012, #37673).
+    Before them come states in which reading gains nothing, so `overrule` does not apply to them.
     """
     if facts.share_bytes == 0:
         return _skip(Reason.EMPTY_SHARE, "this rank has nothing to read")
     if facts.in_memory:
-        return _skip(Reason.IN_MEMORY_FILESYSTEM, "the files are in memory already")
+        return _skip(Reason.IN_MEMORY_FILESYSTEM, "the files are already in memory")
     if (
         facts.resident_bytes is not None
         and facts.resident_bytes >= _ENOUGH_RESIDENT * facts.share_bytes
     ):
-        return _skip(Reason.ALREADY_RESIDENT, "it is in the page cache already")
+        return _skip(Reason.ALREADY_RESIDENT, "it is already in the page cache")
     if facts.bypasses_cache:
         return _skip(
             Reason.NO_PAGE_CACHE,
@@ -113,7 +112,7 @@ def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decisio
     return _skip(
         Reason.LOCAL_FITS,
         f"local file system, where a loader's own reads are fast; {fits}: "
-        "give --force to read it all the same",
+        "give --force to read it anyway",
     )
 
 
@@ -145,7 +144,7 @@ def _decide_too_big(facts: Facts, budget: Budget, overrule: Overrule) -> Decisio
 
 
 def _force_too_big(too_big: str, facts: Facts, budget: Budget) -> Decision:
-    # --max-bytes is a promise that nothing overrules.
+    # Nothing overrules --max-bytes.
     if budget.max_bytes is not None and budget.max_bytes < facts.total_bytes:
         most = "that" if budget.limited_by == "max-bytes" else amounts.format_size(budget.max_bytes)
         return Decision(

@@ -13,20 +13,20 @@ class Extent(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset behind the last byte."""
+        """The offset after the last byte."""
         return self.offset + self.length
 
 
 def whole(sizes: Sequence[int], files: Iterable[int]) -> Iterator[Extent]:
-    """Yield each file that has bytes as one extent."""
+    """Yield one extent for each file that is not empty."""
     return (Extent(file, 0, sizes[file]) for file in files if sizes[file] > 0)
 
 
 def head(sizes: Sequence[int], limit_bytes: int, page_bytes: int) -> Extent | None:
-    """Return the extent in which the load order passes `limit_bytes`, as far as it is within.
+    """Return the head of the file that crosses `limit_bytes` in load order; None: all files fit.
 
-    Everything before that extent is within the limit, everything behind it is not. The cut
-    falls on a page, since the cache holds whole pages; None: all files are within.
+    Files before it fit, files after it do not. It ends at a page, since the cache holds whole
+    pages.
     """
     left = limit_bytes
     for file, size in enumerate(sizes):
@@ -37,7 +37,7 @@ def head(sizes: Sequence[int], limit_bytes: int, page_bytes: int) -> Extent | No
 
 
 def within(extents: Iterable[Extent], cut: Extent | None) -> Iterator[Extent]:
-    """Yield the parts of `extents` that lie before the cut of `head`."""
+    """Yield the parts of `extents` within the limit, `cut` being what `head` returned."""
     for extent in extents:
         if cut is None or extent.file < cut.file:
             yield extent
@@ -46,7 +46,7 @@ def within(extents: Iterable[Extent], cut: Extent | None) -> Iterator[Extent]:
 
 
 def blocks(extent: Extent, block_bytes: int) -> Iterator[Extent]:
-    """Yield the extent in pieces of at most `block_bytes`, the cuts at multiples of it."""
+    """Yield the extent in blocks of at most `block_bytes`, cut at multiples of it."""
     offset = extent.offset
     while offset < extent.end:
         end = min(extent.end, (offset // block_bytes + 1) * block_bytes)

@@ -1,7 +1,7 @@
-"""The rank of this process among those of its node, as the launcher that started it says.
+"""The node-local rank of this process, from the environment of its launcher.
 
-Page cache is per node, so only node-local ranks count: SLURM_PROCID, RANK and other global ones
-are never looked at. In doubt everything is read: warming all is safe, warming 1/N is not.
+The page cache is per node, so global ranks (SLURM_PROCID, RANK) are never used. When in doubt,
+read everything: warming all is safe, warming 1/N is not.
 """
 
 import re
@@ -23,8 +23,8 @@ _SLURM = ("SLURM_STEP_ID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_TASKS_PE
 _FLUX = ("FLUX_TASK_LOCAL_ID", "FLUX_JOB_SIZE", "FLUX_JOB_NNODES")
 _NAMES = tuple(dict.fromkeys((*(name for pair in _PAIRS for name in pair[1:]), *_SLURM, *_FLUX)))
 
-# From here up Slurm numbers what is no step of srun: the batch script, the extern step, the
-# interactive step of salloc (SLURM_MAX_NORMAL_STEP_ID, slurm/slurm.h).
+# Step ids from here up are not srun's: the batch script, the extern step, salloc's interactive
+# step (SLURM_MAX_NORMAL_STEP_ID, slurm/slurm.h).
 _SLURM_SPECIAL_STEPS = 0xFFFFFFF0
 _TASKS = re.compile(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?")
 _LONGEST_VALUE = 40
@@ -32,9 +32,9 @@ _LONGEST_VALUE = 40
 
 @dataclass(frozen=True)
 class LocalRank:
-    """A process's rank among `world_size` of its node, or 0 of 1 where `warning` says why.
+    """A rank among the `world_size` processes of this node, or 0 of 1 and a warning that says why.
 
-    `launcher` names who said so, several joined by commas; it is None together with a warning.
+    `launcher` names the launchers that agree on it, joined by commas; None with a warning.
     """
 
     rank: int
@@ -46,8 +46,8 @@ class LocalRank:
 def detect(environ: Mapping[str, str]) -> LocalRank:
     """Return the node-local rank and size that all launchers in `environ` agree on.
 
-    Only complete pairs of more than one process count. Where there is none, or two differ, it is
-    rank 0 of 1, which reads everything, with a warning that says what was found. Never raises.
+    Only complete pairs with a size above 1 count. If there is none, or two differ, return rank 0
+    of 1, which reads everything, with a warning that says what was found. Never raises.
     """
     found = {name: _pair(environ.get(rank), environ.get(size)) for name, rank, size in _PAIRS}
     found["Slurm"] = _slurm_step(environ)
@@ -68,9 +68,9 @@ def _pair(rank: str | None, size: str | None) -> tuple[int, int] | None:
 
 
 def _slurm_step(environ: Mapping[str, str]) -> tuple[int, int] | None:
-    """Return rank and size by the variables of a step that srun started.
+    """Return the rank and size in a step that srun started.
 
-    A batch script has them too, as rank 0 of several, although it runs once.
+    A batch script sees rank 0 of several too, although it runs only once.
     """
     step, rank, node = (_number(environ.get(name)) for name in _SLURM[:3])
     if step < 0 or step >= _SLURM_SPECIAL_STEPS:
@@ -80,21 +80,21 @@ def _slurm_step(environ: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _flux_job(environ: Mapping[str, str]) -> tuple[int, int] | None:
-    """Return rank and size by the variables of a Flux job that has one node.
+    """Return the rank and size in a Flux job on a single node.
 
-    With several, nothing says how many of the job's tasks are on this one (flux-environment(7)).
+    On several, no variable tells how many tasks are on this one (flux-environment(7)).
     """
     rank, size, nodes = map(environ.get, _FLUX)
     return _pair(rank, size) if _number(nodes) == 1 else None
 
 
 def _tasks_on(node: int, tasks_per_node: str) -> int:
-    """Return the element `node` of Slurm's list, -1 for none: `2(x3),1` stands for 2,2,2,1."""
+    """Return the tasks on a node, -1 if unknown, from Slurm's list: `2(x3),1` means 2,2,2,1."""
     for part in tasks_per_node.split(",") if node >= 0 else ():
         match = _TASKS.fullmatch(part)
         if match is None:
             return -1
-        # Counted, not written out: the repetition can be any number.
+        # Do not expand the list: the repetition can be any number.
         node -= int(match[2] or 1)
         if node < 0:
             return int(match[1])
@@ -107,16 +107,16 @@ def _number(text: str | None) -> int:
 
 
 def _warning(environ: Mapping[str, str], launchers: Mapping[tuple[int, int], list[str]]) -> str:
-    """Return what was found instead of one rank and size, and what follows from it."""
+    """Return what was found instead of one rank and size, and the consequence."""
     if launchers:
         claims = "; ".join(
             f"{', '.join(names)}: rank {rank} of {size}"
             for (rank, size), names in launchers.items()
         )
-        found = f"launchers that differ ({claims})"
+        found = f"launchers that disagree ({claims})"
     elif names := [name for name in _NAMES if environ.get(name) is not None]:
         values = ", ".join(f"{name}={printable(environ[name][:_LONGEST_VALUE])}" for name in names)
-        found = f"no rank and size of several processes on this node, only {values}"
+        found = f"no rank among several processes on this node, only {values}"
     else:
         found = "no launcher"
     return f"--rank auto found {found}; this process reads everything (see --rank, --world-size)"

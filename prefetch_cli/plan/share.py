@@ -1,4 +1,4 @@
-"""Files and a rank to the share of that rank: a pure function, the same on every rank."""
+"""The share of a rank: a pure function, so that all ranks compute the same split."""
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from prefetch_cli.base.words import Split
 from prefetch_cli.plan.extents import Extent, blocks, whole
 
-# Dealing out whole files keeps each rank on few files; above this it leaves ranks idle.
+# Whole files keep each rank on few files, but if the largest share is this much above the mean,
+# other ranks would idle.
 _UNEVEN = 1.10
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank reads: extents in load order, none of which touch or overlap."""
+    """What one rank reads: extents in load order that neither touch nor overlap."""
 
     rank: int
     world_size: int
@@ -34,10 +35,10 @@ def partition(
 ) -> Share:
     """Return the share of `rank` among `world_size` processes of one node.
 
-    `sizes` are the bytes of the files in load order, `weights` tells which of them are weight
-    files; the others (config, tokenizer) are dealt out apart, `side[rank::world_size]`.
-    Files go as `files[rank::world_size]`, as vLLM slices them; bytes go block by block, in
-    load order, to the rank that has the fewest bytes so far, the lowest rank on ties.
+    `sizes` are the files' bytes in load order, and `weights` tells which are weight files. The
+    others (config, tokenizer) are dealt out separately, as `side[rank::world_size]`. Split by
+    files, rank N gets `files[rank::world_size]`, as in vLLM. Split by bytes, each block in load
+    order goes to the rank with the fewest bytes so far, on a tie to the lowest rank.
     """
     weight_files = [file for file, is_weight in enumerate(weights) if is_weight]
     side_files = [file for file, is_weight in enumerate(weights) if not is_weight]
@@ -46,8 +47,8 @@ def partition(
     if split is Split.FILES or world_size == 1:
         mine: Iterable[Extent] = whole(sizes, weight_files[rank::world_size])
     else:
-        # No two of a rank touch: for two in a row it would have to be a whole block behind every
-        # other, and the one that goes first on ties never falls that far.
+        # A rank never gets two adjacent blocks: it would have to be a full block behind every other
+        # rank, and whoever goes first on ties never falls that far behind.
         blocks = _blocks(sizes, weight_files, block_size_bytes)
         mine = (block for block, owner in _dealt(blocks, world_size) if owner == rank)
     side = whole(sizes, side_files[rank::world_size])

@@ -18,8 +18,8 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.errors import interrupted_exit_code as interrupted
 from prefetch_cli.base.progress import Snapshot
 from prefetch_cli.plan.decision import Verdict
-from prefetch_cli.process.command import CommandError, become, find
-from prefetch_cli.process.fork import LEAVE, START, Channel, Warmer, await_end, fork
+from prefetch_cli.process.command import CommandError, execute, which
+from prefetch_cli.process.fork import QUIT, START, Channel, Warmer, fork
 from prefetch_cli.run.outcome import Outcome
 from prefetch_cli.run.parts import CHECKPOINT, Kind
 from prefetch_cli.run.states import Decided
@@ -44,39 +44,39 @@ def accompany(terms: Terms, display: Display, warm: Warm) -> int:
     Returns an exit code in the warmer, and in this process where COMMAND does not start. Raises
     CommandError where COMMAND cannot be run. The process must have a single thread.
     """
-    path = find(terms.command[0], os.environ)
+    path = which(terms.command[0], os.environ)
     try:
         channel = fork()
     except OSError as error:
         display.warn(f"nothing is warmed: {error.strerror}; COMMAND starts all the same")
-        become(path, terms.command)
+        execute(path, terms.command)
     if isinstance(channel, Warmer):
-        channel.settle()
+        channel.detach()
         return warm(_Beside(display, terms, channel))
     with channel:
         code = _await_start(channel, display)
     if code is not None:
         return code
-    number, _ = channel.news(0)  # a signal that arrived meanwhile; the next one ends the process
+    number, _ = channel.receive(0)  # a signal that arrived meanwhile; the next one ends the process
     if number is not None:
         channel.send(number)
-        await_end(channel)
+        channel.await_exit()
         return interrupted(number)
     try:
-        become(path, terms.command)
+        execute(path, terms.command)
     except CommandError:
-        channel.send(LEAVE)
-        await_end(channel)
+        channel.send(QUIT)
+        channel.await_exit()
         raise
 
 
 def _await_start(channel: Channel, display: Display) -> int | None:
     """Return None when COMMAND may start, or the exit code to end with."""
     while True:
-        number, said = channel.news(None)
+        number, said = channel.receive(None)
         if number is not None:
             channel.send(number)
-            await_end(channel)
+            channel.await_exit()
             return interrupted(number)
         if said == b"":
             display.warn("the warming has ended before its time; COMMAND starts all the same")
@@ -84,7 +84,7 @@ def _await_start(channel: Channel, display: Display) -> int | None:
         if said is not None:
             if said[0] == START:
                 return None
-            await_end(channel)
+            channel.await_exit()
             return said[0]
 
 
@@ -161,4 +161,4 @@ class _Beside:
     def _say(self, word: int) -> None:
         if not self._said:
             self._said = True
-            self._warmer.say(word)
+            self._warmer.send(word)

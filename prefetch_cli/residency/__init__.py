@@ -1,4 +1,4 @@
-"""What the page cache holds of a share: looked at, doubted, dropped.
+"""The page cache's share of a checkpoint: how much it holds, whether that is plausible, eviction.
 
-Every figure has the method by which it was found.
+Every figure comes with the method that found it.
 """

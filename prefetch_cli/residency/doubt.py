@@ -1,9 +1,9 @@
-"""What was read against what stayed: a pure function that says the likely cause."""
+"""Compares what was read with what stayed, and names the likely cause: a pure function."""
 
 from collections.abc import Sequence
 
 from prefetch_cli.base.amounts import format_percent, format_size
-from prefetch_cli.linux.filesystem import SMB_TYPES, FileSystem
+from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.memory import Memory
 
 _ENOUGH = 0.99
@@ -19,11 +19,11 @@ def doubt(
     filesystems: Sequence[FileSystem],
     memory: Memory,
 ) -> str | None:
-    """Return a warning where less than 99 % of what was read is still resident, else None.
+    """Return a warning if less than 99 % of what was read is still resident, else None.
 
-    The figures are bytes of the share, without those files that failed, which have warnings of
-    their own; None where no method can tell, and then there is no doubt to utter, since the
-    summary says that it is unknown. `memory` is what was available before.
+    All figures are bytes of the share without the files that failed, which have warnings of their
+    own. A figure is None where no method can tell; the summary says "unknown" then, so there is no
+    warning. `memory` is what was available before the read.
     """
     if after_bytes is None or read_bytes == 0:
         return None
@@ -38,26 +38,25 @@ def doubt(
 
 
 def _cause(expected_bytes: int, filesystems: Sequence[FileSystem], memory: Memory) -> str:
-    types = {one.type for one in filesystems}
     in_cgroup = memory.limited_by != "host"
     bound = f"the cgroup {memory.limited_by}" if in_cgroup else "the host"
     if expected_bytes > memory.available_bytes:
         return f"likely the memory limit of {bound}; --partial keeps the head"
-    if types & SMB_TYPES:
+    if any(one.is_smb for one in filesystems):
         return (
-            "likely the SMB client dropped the pages when it closed the files, closetimeo after "
-            "their last use, or at once without a lease or oplock: mount it with a longer "
-            "closetimeo, or with cache=loose where nobody writes to the files"
+            "likely the SMB client dropped the pages when it closed the files: closetimeo seconds "
+            "after their last use, or at once without a lease or oplock; mount it with a longer "
+            "closetimeo, or with cache=loose if nobody writes to the files"
         )
-    if any(one.startswith("fuse") or one == "virtiofs" for one in types):
+    if any(one.is_fuse for one in filesystems):
         return (
             "likely the FUSE file system drops cached pages when a file is opened again, or "
-            "reads past the cache (direct I/O); a server's own open meets the same: mount it "
-            "with kernel caching"
+            "bypasses the cache (direct I/O), and a server's own open will too; mount it with "
+            "kernel caching"
         )
-    if outside := types & _OUTSIDE_THE_CACHE:
+    if outside := {one.type for one in filesystems} & _OUTSIDE_THE_CACHE:
         return (
             f"likely {', '.join(sorted(outside))} keeps its data outside the page cache, or "
-            "drops it when a file is closed, as some mount options and direct I/O do"
+            "drops it at close; some mount options and direct I/O do that"
         )
-    return f"likely other processes need the memory of {bound}, or its limit changed meanwhile"
+    return f"likely other processes needed the memory of {bound}, or its limit was lowered"

@@ -1,6 +1,5 @@
-"""Drops a share from the page cache, and says what stayed and why."""
+"""Drops a share from the page cache, and reports what stayed and why."""
 
-import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -13,26 +12,25 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.files import File
-from prefetch_cli.linux import pagecache
+from prefetch_cli.linux import pagecache, processes
 from prefetch_cli.linux.files import open_to_read
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent
 
-# Dropping starts the write-back of dirty pages, which become clean, and so can be dropped, only
-# some time later.
+# The first try starts the write-back of dirty pages; a later one can drop them.
 _TRIES = 10
-_TRIES_CLEAN = 3  # for pages that wait in another core's batch (mm/swap.c)
-_TRY_AGAIN_SECONDS = 0.1
+_TRIES_CLEAN = 3  # pages may wait in another core's batch (mm/swap.c)
+_RETRY_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Eviction:
-    """What came of dropping a share."""
+    """The result of dropping a share."""
 
-    bytes_evicted: int | None  # None where nobody may know what was resident
+    bytes_evicted: int | None  # None where this process may not know what was resident
     elapsed_seconds: float
     complete: bool
-    failed: tuple[tuple[str, str], ...]  # path, and what stayed or failed and why
+    failed: tuple[tuple[str, str], ...]  # path, and what stayed or failed, and why
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,10 @@ def evict(
     monitor: Monitor,
     stop: Stop,
 ) -> Eviction:
-    """Return what came of dropping the extents from the page cache.
+    """Return the result of dropping the extents from the page cache.
 
-    The kernel drops pages that are clean and not in use by anyone; that needs no privilege,
-    only the right to read the file.
+    The kernel drops pages that are clean and unused. That takes no privilege, only the right to
+    read the file.
     """
     began = time.monotonic()
     groups = [(file, list(group)) for file, group in groupby(extents, attrgetter("file"))]
@@ -66,7 +64,7 @@ def evict(
         except OSError as error:
             return _Dropped(None, error.strerror or str(error))
 
-    # Beside the file, the folder of processes and what one of them maps.
+    # Three descriptors: the file, /proc, and one process's maps.
     dropped = map_threads(drop, groups, threads, descriptors=3)
     known = [one.evicted_bytes for one in dropped if one.evicted_bytes is not None]
     failed = tuple(
@@ -104,7 +102,7 @@ def _drop(file: File, extents: Sequence[Extent], stop: Stop) -> _Dropped:
             enough = dirty == 0 and tried >= _TRIES_CLEAN
             if after == 0 or enough or stop.requested:
                 break
-            stop.sleep(_TRY_AGAIN_SECONDS)
+            stop.sleep(_RETRY_SECONDS)
         return _Dropped(max(0, before - after), _why(file, after, dirty) if after else None)
     finally:
         os.close(descriptor)
@@ -119,21 +117,7 @@ def _why(file: File, resident_bytes: int, dirty_bytes: int) -> str:
     stay = f"{format_size(resident_bytes)} stay"
     if dirty_bytes:
         return f"{stay}: dirty, not yet written back: run sync, then evict again"
-    if users := _mapping_processes(file):
-        return f"{stay}: mapped by {', '.join(users[:3])}: evict after they have ended"
-    return f"{stay}: in use, mapped or locked by a process that this user may not see"
-
-
-def _mapping_processes(file: File) -> list[str]:
-    """Return the processes, of those that may be looked into, that map the file."""
-    found = []
-    needle = f" {file.inode} "
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        # Processes end while they are looked at, and others' are not shown.
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
-                mapped = any(needle in line and file.real_path in line for line in maps)
-            if mapped:
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                    found.append(f"process {pid} ({printable(comm.read().strip())})")
-    return found
+    if users := processes.mapping(file.real_path, file.inode):
+        names = ", ".join(f"process {one.pid} ({printable(one.name)})" for one in users[:3])
+        return f"{stay}: mapped by {names}: evict again after they exit"
+    return f"{stay}: mapped or locked by a process that this user cannot see"

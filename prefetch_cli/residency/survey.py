@@ -1,7 +1,7 @@
-"""A share -> how much of it is resident, and what is missing: by the best method that is true."""
+"""How much of a share is resident, and what is missing: by the best method that is truthful."""
 
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -11,21 +11,28 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.files import open_to_read
-from prefetch_cli.linux.pagecache import Method
+from prefetch_cli.linux.pagecache import Method, Sample
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent, blocks
 
-_SAMPLES = 1024  # pages asked about in a checkpoint: each may start a read of its own
-# Looked at in one piece: where cachestat tells that all or none of it is resident, which costs
-# next to nothing, no page needs to be looked at; otherwise its parts are looked at likewise.
-_PIECES_BYTES = (1024 * 1024 * 1024, 16 * 1024 * 1024)
-# A piece in more pieces than this is read whole: the list would outgrow what it saves.
-_MOST_RUNS = 4096
+# How to estimate a file whose exact residency this process may not know. Each takes a descriptor,
+# the file's size in bytes and a number of pages, and returns None where it cannot tell. They are
+# tried in the order of Method.
+SAMPLERS: Mapping[Method, Callable[[int, int, int], Sample | None]] = {
+    Method.NOWAIT: pagecache.sample,
+}
+
+_SAMPLED_PAGES = 1024  # of a checkpoint: each sampled page may start a read of its own
+# Ask cachestat about 1 GiB at a time. Only where the answer is "some of it", ask about 16 MiB
+# pieces, and only of those look at each page.
+_PIECE_BYTES = 1024 * 1024 * 1024
+_SMALL_PIECE_BYTES = 16 * 1024 * 1024
+_MOST_RUNS = 4096  # a piece with more missing runs is read whole: the list would cost more
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found of a share."""
+    """The residency of a share."""
 
     resident_bytes: int | None  # None: no method can tell
     total_bytes: int
@@ -36,11 +43,11 @@ class Survey:
 
     @property
     def exact_bytes(self) -> int | None:
-        """The resident bytes where each page was looked at, else None."""
+        """The resident bytes if each page was looked at, else None."""
         return self.resident_bytes if self.method.exact else None
 
     def resident_bytes_without(self, files: Container[int]) -> int | None:
-        """Return the resident bytes of all but these files; None where no method can tell."""
+        """Return the resident bytes of all other files; None where no method can tell."""
         if self.resident_bytes is None:
             return None
         found = self.resident_by_file.items()
@@ -49,7 +56,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Found:
-    """What was found of one file."""
+    """The residency of one file."""
 
     file: int
     method: Method
@@ -64,14 +71,13 @@ def survey(
     *,
     threads: int,
     monitor: Monitor,
-    settled: bool = True,
+    reads_in_flight: bool = False,
 ) -> Survey:
     """Return how much of the extents is resident.
 
-    Each file is opened anew, since some file systems (FUSE without FOPEN_KEEP_CACHE) drop a
-    file's pages at the next open: what a server would find is what counts. Not `settled` means
-    that reads may still be under way, whose pages cachestat would count. A file that cannot be
-    opened counts as not resident.
+    Opens each file anew: some file systems (FUSE without FOPEN_KEEP_CACHE) drop a file's pages at
+    the next open, and a server would open it too. With `reads_in_flight` cachestat is not asked:
+    it counts their pages already. A file that cannot be opened counts as not resident.
     """
     groups = [(file, list(group)) for file, group in groupby(extents, attrgetter("file"))]
 
@@ -79,12 +85,12 @@ def survey(
         file, wanted = group
         try:
             with _opened(files[file].path, monitor) as descriptor:
-                return _look(file, descriptor, wanted, settled=settled)
+                return _look(file, descriptor, wanted, reads_in_flight=reads_in_flight)
         except OSError as error:
             return _failed(file, wanted, error)
 
-    found = _estimated(files, map_threads(look, groups, threads), monitor)
-    # The least sure method is the one that the sum rests on; a share without bytes is known.
+    found = _with_samples(files, map_threads(look, groups, threads), monitor)
+    # The sum is as sure as its least sure part; of an empty share everything is known.
     method = max((one.method for one in found), key=list(Method).index, default=Method.MINCORE)
     resident = sum(one.resident_bytes for one in found)
     return Survey(
@@ -109,14 +115,17 @@ def _opened(path: str, monitor: Monitor) -> Iterator[int]:
             os.close(descriptor)
 
 
-def _look(file: int, descriptor: int, extents: Sequence[Extent], *, settled: bool) -> _Found:
-    method = pagecache.exact_method(descriptor) if settled else pagecache.surest_method(descriptor)
+def _look(
+    file: int, descriptor: int, extents: Sequence[Extent], *, reads_in_flight: bool
+) -> _Found:
+    choose = pagecache.surest_method if reads_in_flight else pagecache.exact_method
+    method = choose(descriptor)
     if method is Method.UNKNOWN:
         return _Found(file, method, 0, list(extents))
     resident = 0
     missing: list[Extent] = []
     for extent in extents:
-        for piece in blocks(extent, _PIECES_BYTES[0]):
+        for piece in blocks(extent, _PIECE_BYTES):
             found = pagecache.resident_bytes(descriptor, piece.offset, piece.length, method)
             resident += found
             missing += _missing(descriptor, piece, found, method)
@@ -128,10 +137,10 @@ def _missing(descriptor: int, piece: Extent, resident_bytes: int, method: Method
         return []
     if resident_bytes == 0:
         return [piece]
-    if method is Method.CACHESTAT and piece.length > _PIECES_BYTES[1]:
+    if method is Method.CACHESTAT and piece.length > _SMALL_PIECE_BYTES:
         return [
             run
-            for part in blocks(piece, _PIECES_BYTES[1])
+            for part in blocks(piece, _SMALL_PIECE_BYTES)
             for run in _missing(
                 descriptor,
                 part,
@@ -148,28 +157,42 @@ def _missing(descriptor: int, piece: Extent, resident_bytes: int, method: Method
     return runs if len(runs) <= _MOST_RUNS else [piece]
 
 
-def _estimated(files: Sequence[File], found: list[_Found], monitor: Monitor) -> list[_Found]:
-    """Return what was found, by NOWAIT where it was UNKNOWN, unless that cannot tell either."""
+def _with_samples(files: Sequence[File], found: list[_Found], monitor: Monitor) -> list[_Found]:
+    """Return what was found, with an estimate for each file whose residency is unknown.
+
+    All or none: a sum of estimates and blanks would say nothing.
+    """
     unknown = [one for one in found if one.method is Method.UNKNOWN]
-    total = sum(files[one.file].size_bytes for one in unknown)
-    instead: dict[int, _Found] = {}
+    total_bytes = sum(files[one.file].size_bytes for one in unknown)
+    estimates: dict[int, _Found] = {}
     for one in unknown:
-        size, wanted = files[one.file].size_bytes, sum(extent.length for extent in one.missing)
+        size_bytes = files[one.file].size_bytes
+        pages = max(1, _SAMPLED_PAGES * size_bytes // max(1, total_bytes))
         try:
             with _opened(files[one.file].path, monitor) as descriptor:
-                hits = pagecache.sample(descriptor, size, max(1, _SAMPLES * size // max(1, total)))
+                sampled = _sample(descriptor, size_bytes, pages)
         except OSError as error:
-            # Gone, or out of reach, since it was opened to be looked at.
-            instead[one.file] = _failed(one.file, one.missing, error)
+            # Deleted or unreachable since the first look.
+            estimates[one.file] = _failed(one.file, one.missing, error)
             continue
-        if hits is None:
-            # A sum of some estimates and some blanks would be none.
-            instead = {file: other for file, other in instead.items() if other.error is not None}
+        if sampled is None:
+            estimates = {file: each for file, each in estimates.items() if each.error is not None}
             break
-        instead[one.file] = replace(
-            one, method=Method.NOWAIT, resident_bytes=wanted * hits[0] // max(1, hits[1])
+        method, (hits, asked) = sampled
+        wanted_bytes = sum(extent.length for extent in one.missing)
+        estimates[one.file] = replace(
+            one, method=method, resident_bytes=wanted_bytes * hits // max(1, asked)
         )
-    return [instead.get(one.file, one) for one in found]
+    return [estimates.get(one.file, one) for one in found]
+
+
+def _sample(descriptor: int, size_bytes: int, pages: int) -> tuple[Method, Sample] | None:
+    for method in Method:
+        sampler = SAMPLERS.get(method)
+        sample = None if sampler is None else sampler(descriptor, size_bytes, pages)
+        if sample is not None:
+            return method, sample
+    return None
 
 
 def _failed(file: int, wanted: list[Extent], error: OSError) -> _Found:

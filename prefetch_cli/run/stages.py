@@ -8,7 +8,7 @@ from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Split
 from prefetch_cli.checkpoint.files import File, each_once
 from prefetch_cli.linux import memory, mounts
-from prefetch_cli.linux.filesystem import FileSystem, late_close_seconds
+from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.readahead import read_step_bytes, reads_ahead_little
 from prefetch_cli.plan import decision
@@ -37,7 +37,7 @@ def want(
 ) -> Wanted:
     """Return the files of a part, less those that are `known`."""
     threads = options.threads
-    if any(map(_is_far, mounts.inspect(part.places, monitor))):
+    if any(one.far for one in mounts.inspect(part.places, monitor)):
         threads *= _SMALL_FILES_FACTOR
     found = part.find(threads)
     files = each_once(found.files, known=known)
@@ -68,7 +68,7 @@ def want(
 
 def look(wanted: Wanted, monitor: Monitor) -> Looked:
     """Return how much of the share is resident."""
-    return Looked(wanted.kind, _survey(wanted, monitor, settled=True))
+    return Looked(wanted.kind, _survey(wanted, monitor))
 
 
 def decide(part: Part, wanted: Wanted, looked: Looked) -> Decision:
@@ -148,7 +148,7 @@ def drop(wanted: Wanted, monitor: Monitor, stop: Stop) -> Evicted:
 
 def prove_evicted(wanted: Wanted, monitor: Monitor) -> Proven:
     """Return what is resident behind an eviction."""
-    return Proven(wanted.kind, _survey(wanted, monitor, settled=True))
+    return Proven(wanted.kind, _survey(wanted, monitor))
 
 
 def prove_read(
@@ -158,10 +158,10 @@ def prove_read(
     if read.result.bytes_read > 0:
         numbers = {extent.file for extent in decided.plan.extents}
         used = {one for number, one in wanted.on_storage.items() if number in numbers}
-        stop.pause(max(map(late_close_seconds, used), default=0.0))
+        stop.pause(max((one.late_close_seconds for one in used), default=0.0))
         if stop.interrupted:
             return None
-    after = _survey(wanted, monitor, settled=read.result.complete)
+    after = _survey(wanted, monitor, reads_in_flight=not read.result.complete)
     cut_short = stop.requested
     return Proven(
         wanted.kind, after, _doubt(wanted, looked, decided, read, after, cut_short=cut_short)
@@ -212,19 +212,17 @@ def _cut(wanted: Wanted, limit_bytes: int) -> Extent | None:
     return head(sizes, limit_bytes, PAGE_BYTES)
 
 
-def _survey(wanted: Wanted, monitor: Monitor, *, settled: bool) -> Survey:
+def _survey(wanted: Wanted, monitor: Monitor, *, reads_in_flight: bool = False) -> Survey:
     files, extents = wanted.found.files, wanted.share.extents
-    return survey.survey(files, extents, threads=wanted.threads, monitor=monitor, settled=settled)
+    return survey.survey(
+        files, extents, threads=wanted.threads, monitor=monitor, reads_in_flight=reads_in_flight
+    )
 
 
 def medium(found: FileSystem) -> Medium:
     """Return what a reader needs to know of a file system."""
     return Medium(
-        far=_is_far(found),
+        far=found.far,
         step_bytes=read_step_bytes(found),
         reads_ahead_little=reads_ahead_little(found),
     )
-
-
-def _is_far(found: FileSystem) -> bool:
-    return found.network or found.type.startswith("fuse")

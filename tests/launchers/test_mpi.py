@@ -235,4 +235,4 @@ def test_two_sets_of_variables_that_differ(
     assert [one.place for one in found] == [(0, 1)] * 2
     for one in found:
         [warning] = one.doubts
-        assert "launchers that differ (torchrun: rank 3 of 4; Slurm: rank " in warning
+        assert "launchers that disagree (torchrun: rank 3 of 4; Slurm: rank " in warning

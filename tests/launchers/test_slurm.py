@@ -91,7 +91,7 @@ def test_a_batch_script_itself_reads_everything(
     assert alone.environment["SLURM_TASKS_PER_NODE"] == "4"
     assert "SLURM_STEP_ID" not in alone.environment
     warning = ranks.read_everything(alone, weights)
-    assert "no rank and size of several processes on this node, only SLURM_LOCALID=0" in warning
+    assert "no rank among several processes on this node, only SLURM_LOCALID=0" in warning
 
 
 def test_a_step_of_a_batch_script_reads_each_byte_once(

@@ -221,7 +221,6 @@ class Machine:
         *argv: str,
         user: int | None = None,
         cgroup: str | None = None,
-        private_cgroups: bool = False,
         netns: str | None = None,
         env: Mapping[str, str] | None = None,
         folder: str | None = None,
@@ -230,9 +229,9 @@ class Machine:
     ) -> Process:
         """Start a command in the machine, as root or as `user`, and return it.
 
-        It joins the cgroup whose directory is `cgroup` (with `private_cgroups`, in a cgroup
-        namespace of its own) and the network namespace `netns`; `content` is its standard input.
-        If `entry` names one of nursery.py's ENTRIES, `argv` holds only that entry's arguments.
+        It joins the cgroup whose directory is `cgroup` and the network namespace `netns`;
+        `content` is its standard input. If `entry` names one of nursery.py's ENTRIES, `argv` holds
+        only that entry's arguments.
         """
         request: dict[str, Any] = {"argv": list(argv), "env": dict(env or {})}
         request |= {
@@ -242,7 +241,6 @@ class Machine:
                 ("cgroup", cgroup),
                 ("netns", netns),
                 ("folder", folder),
-                ("private_cgroups", private_cgroups),
                 ("entry", entry),
             )
             if value

@@ -24,7 +24,6 @@ from tests.bench import vllm_loop
 Request = dict[str, Any]
 ENTRIES: dict[str, Callable[[], None]] = {"prefetch-cli": main.main, "vllm-loop": vllm_loop.main}
 
-_NEWCGROUP = 0x02000000  # of unshare(2)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -100,8 +99,6 @@ def enter(request: Request) -> None:
     if "cgroup" in request:
         with open(os.path.join(request["cgroup"], "cgroup.procs"), "w", encoding="ascii") as file:
             file.write(str(os.getpid()))
-    if request.get("private_cgroups"):
-        _checked(_libc.unshare(_NEWCGROUP))
     if "netns" in request:
         descriptor = os.open(f"/run/netns/{request['netns']}", os.O_RDONLY)
         _checked(_libc.setns(descriptor, 0))

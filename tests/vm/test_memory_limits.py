@@ -214,18 +214,6 @@ def test_memory_high_bounds_as_max_does(machine: Machine, large: list[str]) -> N
         kept_the_head(machine, document, large)
 
 
-@pytest.mark.parametrize("inner", [None, 512 * MIB])
-def test_a_private_cgroup_namespace_under_the_hosts_mount(
-    machine: Machine, large: list[str], inner: int | None
-) -> None:
-    """The namespace's root is the process's own cgroup, yet the mount shows those above it."""
-    with cgroups(machine, 1024 * MIB, LIMIT, inner) as (_, tight, own):
-        words = ("--force", "--partial")
-        document = warmed(machine, *words, cgroup=own, private_cgroups=True).document
-        assert document["memory"]["limited_by"] == tight
-        kept_the_head(machine, document, large)
-
-
 def test_a_container_that_mounts_its_own_cgroup(machine: Machine, large: list[str]) -> None:
     """The mount shows only the container's own cgroup, which carries the container's limit."""
     v1 = machine.cgroups is Cgroups.V1

@@ -29,13 +29,12 @@ SELF = (
     "{k: v for k, v in os.environ.items() if k != 'LC_CTYPE'}, sorted(os.listdir('/proc/self/fd')),"
     "os.getcwd(), os.getpgrp()]))"
 )
-# Closes a descriptor and goes on until its standard input ends.
+# Closes a descriptor, then runs until its standard input ends.
 CLOSES = "import os, sys; os.write(1, b'out'); os.close(int(sys.argv[1])); sys.stdin.read()"
 AWAITS = ("sh", "-c", "read line; exit 5")
-# As the kernel tells what a program starts with; a program that tells it itself has changed it.
+# The state a program starts with, as the kernel reports it: a program could only report its own.
 INHERITED = tuple(f"/proc/self/{name}" for name in ("status", "limits", "oom_score_adj", "environ"))
-# Becomes a command line in a state that is not the usual one, of which Python's exec would hold
-# back some: two variables of one name, and names and values that are no text.
+# Executes a command line in an unusual state, with environment variables that are not text.
 STARTER = """
 import ctypes, os, resource, signal, sys
 ignored, *line = sys.argv[1:]
@@ -54,15 +53,15 @@ with open("/proc/self/oom_score_adj", "w") as file:
     file.write("17")
 libc = ctypes.CDLL(None)
 words = [os.fsencode(word) for word in line]
-variables = [b"TWICE=1", b"TWICE=2", b"EMPTY=", b"\\xff\\xfe=\\x80\\n", b"a b=c=d"]
+variables = [b"ONE=1", b"EMPTY=", b"\\xff\\xfe=\\x80\\n", b"a b=c=d"]
 variables += [os.fsencode(f"{name}={os.environ[name]}") for name in ("PATH", "PYTHONPATH")]
 if "SIGPIPE" in ignored.split():
     variables.append(b"SYSTEMD_EXEC_PID=%d" % os.getpid())
 array = lambda texts: (ctypes.c_char_p * (len(texts) + 1))(*texts, None)
 libc.execve(words[0], array(words), array(variables))
 """
-# Becomes a command line for which pidfd_open(2), 434 on every architecture, is not there: a filter
-# of system calls answers ENOSYS, as a kernel before 5.3 does.
+# Executes a command line without pidfd_open(2), 434 on every architecture: a seccomp filter answers
+# ENOSYS, as kernels before 5.3 do.
 WITHOUT_PIDFD = """
 import ctypes, errno, os, struct, sys
 code = struct.pack("HBBI" * 4, 0x20, 0, 0, 0, 0x15, 0, 1, 434,
@@ -75,7 +74,7 @@ if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program, 0, 0):
 os.execv(sys.argv[1], sys.argv[1:])
 """
 FILTERED = (sys.executable, "-I", "-S", "-c", WITHOUT_PIDFD)
-# As Python is where it was built with older headers.
+# Like a Python built against older headers.
 UNKNOWING = (
     *(sys.executable, "-c"),
     "import os; del os.pidfd_open; from prefetch_cli.cli import main; main.main()",
@@ -88,9 +87,9 @@ QUICK_TO_TELL = (
 
 
 def warmers(checkpoint: str) -> list[int]:
-    """Return the processes, running or not, that have this checkpoint among their arguments.
+    """Return the processes that have this checkpoint among their arguments, zombies included.
 
-    The one that `leaving` starts is none: it closes what could not be closed, and sleeps.
+    Not counted: the process that `linux.exit` leaves behind to close files.
     """
     found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
@@ -111,7 +110,7 @@ def gone_within_a_second(checkpoint: str) -> bool:
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:
-    """Whether something holds before so much time has passed."""
+    """Whether something becomes true within some seconds."""
     until = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > until:
@@ -121,13 +120,13 @@ def within(seconds: float, holds: Callable[[], bool]) -> bool:
 
 
 def warmer_of(running: Running, checkpoint: str) -> int:
-    """Return the process that warms beside this one."""
+    """Return the warmer of this COMMAND."""
     [warmer] = set(warmers(checkpoint)) - {running.process.pid}
     return warmer
 
 
 def command_runs(running: Running) -> bool:
-    """Whether the process has become COMMAND, which is none of Python."""
+    """Whether the process has become COMMAND."""
     return b"prefetch_cli" not in Path(f"/proc/{running.process.pid}/cmdline").read_bytes()
 
 
@@ -139,7 +138,7 @@ def tell(running: Running) -> None:
 
 
 class Faulty:
-    """A shard on a file system with faults, once that is mounted."""
+    """A shard on a faulty file system, once that is mounted."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self._folder = folder
@@ -156,13 +155,13 @@ class Faulty:
         return f"{root}/model.safetensors"
 
     def unmount(self) -> None:
-        """End all that waits there."""
+        """Unmount it, which ends all waits."""
         self._stack.close()
 
 
 @pytest.fixture
 def faulty(tmp_path: Path, built: BuiltCheckpoint) -> Iterator[Faulty]:
-    """A shard of 11 MiB on a file system with faults, which goes at the end of the test."""
+    """A shard of 11 MiB on a faulty file system, unmounted at the end."""
     for name in ("source", "mount"):
         (tmp_path / name).mkdir()
     shutil.copy(built.weight_files[1], tmp_path / "source" / "model.safetensors")
@@ -191,7 +190,7 @@ def test_command_gets_what_it_would_get_without_the_tool(cold: str, odd: list[st
 
 @pytest.mark.parametrize(
     "ignored",
-    # Python ignores SIGPIPE: only for a service of systemd's is it told from what was before.
+    # Python ignores SIGPIPE itself: only for a systemd service can we tell what it was before.
     ["SIGHUP SIGUSR2", "SIGHUP SIGINT SIGTERM SIGCHLD SIGTTOU", "SIGPIPE"],
 )
 def test_command_inherits_what_it_would_without_the_tool(cold: str, ignored: str) -> None:
@@ -207,9 +206,9 @@ def test_command_inherits_what_it_would_without_the_tool(cold: str, ignored: str
     )
     found, expected = inherited(beside.stdout), inherited(plain.stdout)
     assert found == expected
-    # The state is the one that was meant.
+    # The starter did what it was meant to do.
     text = b"\n".join(found)
-    assert b"TWICE=1\0TWICE=2\0EMPTY=\0\xff\xfe=\x80\n\0a b=c=d\0" in text
+    assert b"ONE=1\0EMPTY=\0\xff\xfe=\x80\n\0a b=c=d\0" in text
     assert b"LC_CTYPE" not in text
     assert b"\n17\n" in text
     assert b"Umask:\t0137" in text
@@ -221,7 +220,7 @@ def test_command_inherits_what_it_would_without_the_tool(cold: str, ignored: str
 
 
 def inherited(output: bytes) -> list[bytes]:
-    """Return the lines that do not change from process to process."""
+    """Return the lines that do not differ between processes."""
     own = rb"(Name|State|T?gid|Pid|PPid|NS\w+|Ngid|Vm\w+|Rss\w+|Hugetlb\w+|\w*ctxt_switches|SigQ|"
     own += rb"untag_mask|SYSTEMD_EXEC_PID|CoreDumping|Tgid|Threads|FDSize)\b"
     found = [line for line in output.split(b"\n") if not re.match(own, line)]
@@ -235,7 +234,7 @@ def test_command_has_the_same_descriptors_closed(cold: str, tmp_path: Path, clos
         "import os, sys\n"
         "def target(name):\n"
         "    try: return os.readlink('/proc/self/fd/' + name)\n"
-        "    except OSError: return None\n"  # that of the listing
+        "    except OSError: return None\n"  # the listing's own
         "found = {name: target(name) for name in os.listdir('/proc/self/fd')}\n"
         "open(sys.argv[1], 'w').write(repr(sorted(found.items())))"
     )
@@ -281,7 +280,7 @@ def test_standard_input_is_that_of_command(cold: str) -> None:
         stderr=subprocess.DEVNULL,
         env=environment(),
     ) as process:
-        # Nothing of it is read ahead, and its end arrives although the warmer runs.
+        # The warmer reads none of it, and does not hold it open.
         assert (
             process.communicate(b"\0before the start\n", timeout=60)[0] == b"\0before the start\n"
         )
@@ -298,7 +297,7 @@ def test_the_warmer_holds_no_end_of_a_pipe(cold: str, descriptor: int) -> None:
         script = f"exec {descriptor}>&3 3>&- 2>/dev/null; " + 'exec "$@"'
     closes = f"import os, time; os.close({descriptor}); time.sleep(60)"
     line = [*COMMAND, *SLOW, cold, "--", sys.executable, "-I", "-S", "-c", closes]
-    # One that the shell can name: dash knows numbers of one digit.
+    # A number that the shell can name: dash knows one digit only.
     moved = ["bash", "-c", f"exec 3<&{theirs}; exec {theirs}<&-; {script}", "bash", *line]
     with subprocess.Popen(
         moved, pass_fds=[theirs], stdout=subprocess.DEVNULL, env=environment()
@@ -306,7 +305,7 @@ def test_the_warmer_holds_no_end_of_a_pipe(cold: str, descriptor: int) -> None:
         os.close(theirs)
         try:
             poll = select.poll()
-            poll.register(ours, 0)  # the other end is gone: POLLHUP, or POLLERR for who writes
+            poll.register(ours, 0)  # the other end is gone: POLLHUP, or POLLERR for a writer
             assert poll.poll(20_000)
             assert warmers(cold)
             assert process.poll() is None
@@ -389,7 +388,7 @@ def test_what_cannot_be_run_has_the_codes_of_bash(
     os.symlink("nowhere", "dangling")
     os.symlink("loop", "loop")
     Path("plain").touch()
-    # An ELF file for a machine that there is none of.
+    # An ELF file for a machine that does not exist.
     header = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\0\xff\xfe\x01\0\0\0" + bytes(40)
     texts = {
         "no-interpreter": b"#!/no/such\n",
@@ -418,7 +417,7 @@ def test_what_cannot_be_run_has_the_codes_of_bash(
 
 
 def test_a_script_without_an_interpreter_is_not_run(cold: str, tmp_path: Path) -> None:
-    # A shell would read it itself; here is none.
+    # A shell would interpret it; we use none.
     script = tmp_path / "script"
     script.write_text("echo hi\n")
     script.chmod(0o755)
@@ -434,7 +433,7 @@ def test_a_refused_start_after_the_warmer_has_ended(cold: str, tmp_path: Path) -
     rate = ("--force", "--max-rate", "20M", "--lead", "50%")
     with Running.start(*rate, cold, "--", str(script)) as running:
         running.await_line("10%")
-        running.send(signal.SIGSTOP)  # so that it gets the word when nobody listens any more
+        running.send(signal.SIGSTOP)  # so that it execs after the warmer has exited
         assert within(20, lambda: warmers(cold) == [running.process.pid])
         running.send(signal.SIGCONT)
         done = running.end()
@@ -443,7 +442,7 @@ def test_a_refused_start_after_the_warmer_has_ended(cold: str, tmp_path: Path) -
 
 
 def test_arguments_that_are_too_long_when_it_starts(cold: str) -> None:
-    # They were not when the tool was given them: the limit, a quarter of the stack's, has fallen.
+    # They fit when the tool started; then we lower the limit, a quarter of the stack's.
     words = ["x" * 100_000] * 3
     rate = ("--force", "--max-rate", "10M", "-b", "1M", "--lead", "50%")
     with Running.start(*rate, cold, "--", "true", *words) as running:
@@ -455,7 +454,7 @@ def test_arguments_that_are_too_long_when_it_starts(cold: str) -> None:
     assert gone_within_a_second(cold)
 
 
-# The end of either
+# The exit of either
 
 
 @pytest.mark.parametrize(
@@ -489,7 +488,7 @@ def test_the_filter_leaves_no_pidfd() -> None:
 def test_a_command_whose_first_thread_has_ended_still_runs(
     cold: str, command: Sequence[str]
 ) -> None:
-    # exit(2) of one thread: 60 on x86-64, 93 on all newer architectures.
+    # exit(2), for one thread only: 60 on x86-64, 93 on all newer architectures.
     script = (
         "import ctypes, os, sys, threading\n"
         "def wait():\n    sys.stdin.read()\n    os._exit(5)\n"
@@ -530,13 +529,13 @@ def test_as_the_first_process_of_a_container(cold: str, code: int) -> None:
     line = (*pace, cold, "--", sys.executable, "-I", "-S", "-c", script, str(code))
     done = run(*line, command=(*contained(), *COMMAND))
     assert done.code == code, done
-    # It waits for the warmer's end where it succeeds; else the warmer runs to its own end.
+    # With code 0 COMMAND waits for the warmer to exit; with 7 it exits while the warmer runs.
     assert done.output in (("S\n", "R\n", "D\n") if code else ("\n", "Z\n"))
     assert gone_within_a_second(cold)
 
 
 def contained() -> list[str]:
-    """Return the start of a command line whose process is the first one of a PID namespace."""
+    """Return a prefix that makes a command the first process of a PID namespace."""
     line = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
     done = subprocess.run([*line, "true"], capture_output=True, check=False)
     if done.returncode:
@@ -579,7 +578,7 @@ def test_another_process_of_the_same_number_is_not_command(cold: str, tmp_path: 
 
 def test_starts_in_a_row_leave_nothing(cold: str, tmp_path: Path) -> None:
     seed = random.randrange(10**6)
-    print(f"seed {seed}")  # pytest shows it where the test fails
+    print(f"seed {seed}")  # pytest shows it if the test fails
     chance = random.Random(seed)
 
     def start(*command: str) -> "subprocess.Popen[bytes]":
@@ -594,7 +593,7 @@ def test_starts_in_a_row_leave_nothing(cold: str, tmp_path: Path) -> None:
 
     for number in range(25):
         ends, killed = start("true"), start("sleep", "60")
-        time.sleep(chance.uniform(0, 0.4))  # before the decision, or in the midst of the reading
+        time.sleep(chance.uniform(0, 0.4))  # before the decision, or while reading
         killed.kill()
         assert killed.wait(20) == -signal.SIGKILL
         assert ends.wait(20) == 0
@@ -646,7 +645,7 @@ def test_a_warmer_that_is_killed_after_the_start(cold: str) -> None:
 def test_lead_waits_for_so_much(built: BuiltCheckpoint, cold: str) -> None:
     line = ("--", "fincore", "--bytes", "--raw", "-n", "-o", "RES", *built.files)
     rate = ("--force", "--max-rate", "10M", "-b", "1M")
-    # What the kernel reads ahead is resident before it counts as read.
+    # Read-ahead makes pages resident before they count as read.
     at_once = sum(map(int, run(*rate, cold, *line).output.split()))
     assert gone_within_a_second(cold)
     evict(built.files)
@@ -658,8 +657,8 @@ def test_lead_waits_for_so_much(built: BuiltCheckpoint, cold: str) -> None:
     ("flags", "least", "most"),
     [
         (("--max-rate", "10M", "--lead", "6M"), 6, 17),
-        (("--lead", "1TiB"), 19, 21),  # more than there is: all of it
-        # Of what is meant to be read, which is the half.
+        (("--lead", "1TiB"), 19, 21),  # more than there is: everything
+        # A percentage of what will be read, here half.
         (("--max-rate", "10M", "--partial", "--max-bytes", "8M", "--lead", "100%"), 8, 12),
         (("--max-rate", "10M", "--partial", "--max-bytes", "8M", "--lead", "50%"), 4, 8),
     ],
@@ -680,7 +679,7 @@ def test_what_is_resident_already_is_part_of_the_lead(built: BuiltCheckpoint, wa
     rate = ("--force", "--max-rate", "64K", "-b", "64K")
     began = time.monotonic()
     assert run(*rate, "--lead", "80%", warm, "--", "echo", "hi").output == "hi\n"
-    assert time.monotonic() - began < 10  # the rest takes 48 s
+    assert time.monotonic() - began < 10  # the rest would take 48 s
     assert gone_within_a_second(warm)
 
 
@@ -737,16 +736,16 @@ def test_a_read_that_hangs_holds_neither_the_start_nor_the_end(
             tell(running)
         assert running.process.wait(10) == (-signal.SIGKILL if killed else 5)
         assert time.monotonic() - began < 0.5
-        running.end()  # nobody holds standard error any more
+        running.end()  # nobody holds standard error open
         assert time.monotonic() - began < 1
-        # The kernel ends no thread that waits for an answer of FUSE; the others have ended.
+        # The kernel cannot kill a thread that waits for a FUSE server; the others are gone.
         assert within(1, lambda: waiting(warmer) <= {"D", "Z", "X"})
     faulty.unmount()
     assert gone_within_a_second(path)
 
 
 def waiting(pid: int) -> set[str]:
-    """Return the states of a process's threads, none where there is no such process."""
+    """Return the states of a process's threads, none if there is no such process."""
     found = set()
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -787,11 +786,11 @@ def test_reads_that_fail_before_the_lead(faulty: Faulty, quiet: bool) -> None:
         assert done.errors.count("\n") == 0
 
 
-# What is said
+# Output
 
 
 def test_every_tenth_is_said_once_as_a_line_of_a_log(cold: str) -> None:
-    # A bar that is asked for would be drawn over what COMMAND says.
+    # Even a requested bar is not drawn: COMMAND writes to the same terminal.
     with Running.start("--force", "--progress", "bar", cold, "--", "sleep", "60") as running:
         running.await_line("prefetch-cli: resident", times=2)
         errors = list(running.errors)

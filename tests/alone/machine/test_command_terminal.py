@@ -1,4 +1,4 @@
-"""`prefetch-cli CHECKPOINT -- COMMAND` on a terminal: its keys are COMMAND's, and so is its end."""
+"""`prefetch-cli CHECKPOINT -- COMMAND` on a terminal: keys and hangup are for COMMAND."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _LONGEST_SECONDS = 30
 
 
 def spawned(*line: str) -> "pexpect.spawn[str]":
-    """Return a process that leads a session of its own, whose terminal we are."""
+    """Start a session leader on a new terminal, whose other end is ours."""
     return pexpect.spawn(
         line[0],
         list(line[1:]),
@@ -35,13 +35,13 @@ def spawned(*line: str) -> "pexpect.spawn[str]":
 
 
 def beside(*arguments: str) -> "pexpect.spawn[str]":
-    """Return the command with a COMMAND, which leads a session of its own."""
+    """Start the tool with a COMMAND as a session leader."""
     return spawned(*COMMAND, *arguments)
 
 
 @contextmanager
 def shell() -> Iterator["pexpect.spawn[str]"]:
-    """Yield a shell that people would type into, with the control of its jobs."""
+    """Yield an interactive shell with job control."""
     child = spawned("bash", "--norc", "--noprofile", "--noediting", "-i")
     try:
         yield child
@@ -54,7 +54,7 @@ def typed(child: "pexpect.spawn[str]", *arguments: str) -> None:
 
 
 def ended(child: "pexpect.spawn[str]") -> str:
-    """Return what came until the end."""
+    """Return the rest of the output."""
     child.expect(pexpect.EOF)
     text = child.before or ""
     child.close()
@@ -62,14 +62,14 @@ def ended(child: "pexpect.spawn[str]") -> str:
 
 
 def await_both(child: "pexpect.spawn[str]", one: str, other: str) -> None:
-    """Wait for what two processes print, in any order."""
+    """Wait for the output of two processes, in any order."""
     child.expect([f"{one}.*{other}", f"{other}.*{one}"])
 
 
 def hang_up(child: "pexpect.spawn[str]") -> None:
-    """Close our end of the terminal, which sends SIGHUP to the leader of its session.
+    """Close our end of the terminal: the kernel sends SIGHUP to the session leader.
 
-    `close` would send that by itself, and more.
+    pexpect's `close` would send more signals.
     """
     terminal = child.ptyproc  # type: ignore[attr-defined]  # types-pexpect does not know it
     terminal.fileobj.close()
@@ -140,7 +140,7 @@ def test_a_terminal_that_stops_writers_in_the_background(cold: str, place: str) 
         if place == "foreground":
             typed(child, *BRISK, cold, "--", "cat")
         else:
-            # It writes nothing by itself; all that is said is said by the warmer.
+            # COMMAND itself writes nothing; all output is the warmer's.
             typed(child, *BRISK, cold, "--", "sleep", "60", "&")
         for number in range(1, 11):
             child.expect(f"prefetch-cli: {10 * number}%")
@@ -177,7 +177,7 @@ def test_a_warmer_outlives_the_terminal_beside_a_command_that_does(
         hang_up(child)
         assert within(10, lambda: not warmers(cold))
         assert waiting(pid(child)) <= {"S", "R", "D"}
-        assert resident_bytes(built.files) >= 10 * MIB  # a tenth was, before
+        assert resident_bytes(built.files) >= 10 * MIB  # a tenth was before
     finally:
         os.kill(pid(child), signal.SIGKILL)
         os.waitpid(pid(child), 0)

@@ -1,4 +1,4 @@
-"""Leaving: the process is gone at once, and what cannot be closed is closed behind it."""
+"""Exit: the process is gone at once, and another closes what it could not close."""
 
 import os
 import re
@@ -26,7 +26,7 @@ OPEN_AND_LEAVE = "import os, sys\nfrom prefetch_cli.linux import exit\nos.open(s
 
 
 def left_behind(mark: Path) -> list[int]:
-    """Return the processes left behind by commands that were given this path."""
+    """Return the processes left behind by commands with this path among their arguments."""
     found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with suppress(OSError):
@@ -45,7 +45,7 @@ def held_by(pid: int) -> set[str]:
 
 
 def is_there(pid: int) -> bool:
-    """Whether a process lives: not one that nobody has waited for."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -62,7 +62,7 @@ def await_end(pid: int, seconds: float) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Path]:
-    """A file to open; what still holds it is ended."""
+    """A file to open; at the end, whatever still holds it is killed."""
     path = tmp_path / "file"
     path.write_bytes(b"x")
     yield path
@@ -71,7 +71,7 @@ def file(tmp_path: Path) -> Iterator[Path]:
 
 
 def leave(script: str, file: Path, **how: Any) -> subprocess.CompletedProcess[str]:
-    """Return the run of a script, which has ended at once for whoever reads its output too."""
+    """Return a finished script; its process and its output both ended at once."""
     began = time.monotonic()
     done: subprocess.CompletedProcess[str] = subprocess.run(
         [*LEAVE, script, file],
@@ -109,7 +109,7 @@ def test_files_of_the_launcher_are_no_reason(file: Path) -> None:
 
 def test_a_run_that_ends_by_itself_leaves_nothing_behind(tmp_path: Path, cold: str) -> None:
     log = tmp_path / "log"
-    before = left_behind(Path(cold))  # of other tests whose reads hang
+    before = left_behind(Path(cold))  # from other tests whose reads hang
     with log.open("wb") as output:
         subprocess.run(
             [*COMMAND, "--force", cold], check=True, env=environment(), stdout=output, timeout=60
@@ -135,14 +135,14 @@ def test_an_open_file_is_left_to_a_process_that_has_nothing_else(file: Path, cod
     assert status["Threads"] == "1"
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         assert int(status["SigBlk"], 16) >> (number - 1) & 1
-    if os.geteuid() == 0:  # a sandbox may refuse unshare(2) to others
+    if os.geteuid() == 0:  # a sandbox may refuse unshare(2) to other users
         assert os.readlink(process / "cwd") == "/"
     os.kill(pid, signal.SIGKILL)
     await_end(pid, 1)
 
 
-def test_it_is_gone_some_time_later(file: Path) -> None:
-    leave(OPEN_AND_LEAVE + "exit._KEPT_SECONDS = 1\nexit.leave(0)", file)
+def test_the_second_process_exits_after_some_seconds(file: Path) -> None:
+    leave(OPEN_AND_LEAVE + "exit._SLEEP_SECONDS = 1\nexit.leave(0)", file)
     (pid,) = left_behind(file)
     await_end(pid, 3)
 
@@ -217,17 +217,17 @@ class Hanging:
     server: psutil.Process
 
     def stop_server_in_read(self, running: Running) -> None:
-        """Let nothing be answered any more: nor the FLUSH with which a file is closed.
+        """Stop the server, so that it does not answer the FLUSH of a close either.
 
-        Not before the run hangs in a read: to close a file in a system call would hang as well,
-        and FUSE lets nobody end that either.
+        But only once the run hangs in a read: a close that we wait for would hang too, and
+        nobody can kill that in FUSE.
         """
         running.await_line(" 10%")
         running.await_match(r" at offset [3-9],\d{3},\d{3}$")
         self.server.suspend()
 
     def unmount(self) -> None:
-        """End whatever waits."""
+        """End all waits."""
         subprocess.run(["umount", "--force", "--lazy", self.path.parent], check=True)
 
 
@@ -246,26 +246,26 @@ def hanging(tmp_path: Path, built: BuiltCheckpoint) -> Iterator[Hanging]:
 
 
 def server_of(mountpoint: Path) -> psutil.Process:
-    """Return the process that serves what is mounted there."""
+    """Return the FUSE server of a mount point."""
     for child in psutil.Process().children():
-        with suppress(psutil.Error):  # a run that nobody has waited for
+        with suppress(psutil.Error):  # a zombie
             if str(mountpoint) in child.cmdline():
                 return child
     raise AssertionError(mountpoint)
 
 
-# Of two threads: with nine requests under way FUSE reads on by the page (fuse_readahead), and what
-# waits for a page that its server has been asked for cannot be killed (request_wait_answer).
+# Two threads: with nine requests in flight FUSE reads on page by page (fuse_readahead()), and
+# a wait for a page that was asked for cannot be killed (request_wait_answer()).
 ARGUMENTS = ("--force", "--engine", "splice", "-b", "1M", "-t", "2")
 QUICK_TO_TELL = (
     "from prefetch_cli.cli import main\nfrom prefetch_cli.linux import exit\n"
     "from prefetch_cli.base import limits\n"
     "limits.HEARTBEAT_SECONDS = 0.2\n"
-    "exit._KEPT_SECONDS = 1\n"
+    "exit._SLEEP_SECONDS = 1\n"
 )
 COMMAND_THAT_TELLS = (sys.executable, "-c", f"{QUICK_TO_TELL}main.main()")
-# Nothing is left behind.
-ALONE = (
+# Without the second process.
+WITHOUT_SECOND_PROCESS = (
     sys.executable,
     "-c",
     f"{QUICK_TO_TELL}exit._share_descriptors = lambda: None\nmain.main()",
@@ -273,7 +273,7 @@ ALONE = (
 
 
 def signalled(running: Running) -> float:
-    """Return the seconds after which the process is gone that gets a SIGTERM."""
+    """Send SIGTERM, and return how many seconds later the process is gone."""
     began = time.monotonic()
     running.send(signal.SIGTERM)
     running.process.wait(20)
@@ -290,12 +290,12 @@ def test_a_signal_ends_a_run_whose_file_cannot_be_closed(hanging: Hanging) -> No
     (pid,) = left_behind(hanging.path)
     assert str(hanging.path) in held_by(pid)
     time.sleep(1.5)
-    assert is_there(pid)  # it waits in its end
+    assert is_there(pid)  # it waits for the server
     hanging.unmount()
     await_end(pid, 1)
 
 
-def test_so_does_the_time_limit(hanging: Hanging) -> None:
+def test_the_time_limit_ends_it_too(hanging: Hanging) -> None:
     arguments = (*ARGUMENTS, "--time-limit", "2s", str(hanging.path))
     began = time.monotonic()
     with Running.start(*arguments, command=COMMAND_THAT_TELLS) as running:
@@ -304,8 +304,8 @@ def test_so_does_the_time_limit(hanging: Hanging) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_and_a_signal_whose_summary_nobody_reads(hanging: Hanging) -> None:
-    # The main thread hangs in its output, so that another one leaves.
+def test_a_signal_ends_it_even_if_nobody_reads_the_summary(hanging: Hanging) -> None:
+    # The main thread hangs in its output, so another thread exits.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for size in (4096, 1):
@@ -323,9 +323,9 @@ def test_and_a_signal_whose_summary_nobody_reads(hanging: Hanging) -> None:
     os.close(writer)
 
 
-def test_alone_the_process_would_wait_for_the_storage(hanging: Hanging) -> None:
-    # Else the tests above would show nothing.
-    with Running.start(*ARGUMENTS, str(hanging.path), command=ALONE) as running:
+def test_without_the_second_process_it_would_wait_for_the_storage(hanging: Hanging) -> None:
+    # Otherwise the tests above would prove nothing.
+    with Running.start(*ARGUMENTS, str(hanging.path), command=WITHOUT_SECOND_PROCESS) as running:
         hanging.stop_server_in_read(running)
         unmounting = threading.Timer(2.5, hanging.unmount)
         unmounting.start()

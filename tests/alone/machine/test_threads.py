@@ -1,4 +1,4 @@
-"""Waiting: what a stop and a time limit cut short; and how many threads there are of use."""
+"""Waiting, which a stop or a time limit cuts short; and how many threads are useful."""
 
 import os
 import resource
@@ -54,7 +54,7 @@ def test_without_a_time_limit_nothing_is_overdue() -> None:
 
 @pytest.fixture
 def limit() -> Iterator[int]:
-    """A limit on open files of 40, and how many are open."""
+    """Sets the limit on open files to 40; the number of files open now."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (40, before[1]))
     try:
@@ -82,7 +82,7 @@ def test_without_a_limit_that_matters_all_threads_are_affordable() -> None:
 
 
 def test_all_threads_join_while_items_wait() -> None:
-    together = threading.Barrier(8)  # passed by eight at once, or by nobody
+    together = threading.Barrier(8)  # eight pass it together, or nobody does
 
     def look(item: int) -> int:
         together.wait(60)
@@ -92,11 +92,11 @@ def test_all_threads_join_while_items_wait() -> None:
 
 
 def test_one_thread_does_what_is_quick() -> None:
-    """With a count that says so: on a busy machine nothing is quick."""
+    """The count is fake: on a busy machine nothing is quick."""
     began, ended = threading.Event(), threading.Event()
     counts = iter(range(0, 10**12, 10**6))
 
-    def begun() -> int:
+    def started() -> int:
         if (count := next(counts)) > 2 * 10**7:
             ended.set()
         return count
@@ -106,12 +106,12 @@ def test_one_thread_does_what_is_quick() -> None:
         began.set()
         ended.wait(60)
 
-    spawned = threads._spawn_as_needed(work, 8, begun, 10**12)
+    spawned = threads._spawn_as_needed(work, 8, started, 10**12)
     assert len(spawned) == 1
 
 
 def test_what_is_quick_no_longer_gets_more_threads() -> None:
-    """Quick at first, from a cache; then each item waits for the storage."""
+    """Quick at first, as from a cache; then each item waits, as for the storage."""
     together = threading.Barrier(4)
 
     def look(item: int) -> int:
@@ -133,10 +133,10 @@ def test_the_first_failure_in_order_is_raised() -> None:
         map_threads(fail, range(2), 2)
 
 
-def test_where_no_more_threads_are_to_be_had_one_does_it_all(
+def test_if_no_more_threads_can_start_one_does_all_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The system refuses any but the first; a real limit is in tests/alone/own/test_limits.py."""
+    """The system refuses all but the first; tests/alone/own/test_limits.py has a real limit."""
 
     def refuse(*_: object) -> list[threading.Thread]:
         raise RuntimeError("can't start new thread")

@@ -1,4 +1,4 @@
-"""File systems: crafted tables of mounts, the kernel's own rules as oracle, and real mounts."""
+"""File systems: crafted mount tables, the kernel's own rules as the oracle, and real mounts."""
 
 import json
 import mmap
@@ -16,13 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.linux.filesystem import (
-    IN_MEMORY_TYPES,
-    NETWORK_TYPES,
-    UNKNOWN,
-    FileSystem,
-    late_close_seconds,
-)
+from prefetch_cli.linux.filesystem import IN_MEMORY_TYPES, NETWORK_TYPES, UNKNOWN, FileSystem
 from prefetch_cli.linux.mounts import Mount, MountTable, inspect
 from prefetch_cli.linux.readahead import read_step_bytes, reads_ahead_little
 from tests.helpers.command import ROOT
@@ -42,7 +36,7 @@ def line(
     device: str = "8:1",
     root: str = "/",
 ) -> str:
-    """Return one line as the kernel writes it, with both kinds of optional field."""
+    """Return one line as the kernel writes it, with both kinds of optional fields."""
     return (
         f"{mount_id} {parent_id} {device} {root} {point} rw,relatime shared:1 master:2"
         f" - {type_} {source} {options}"
@@ -57,10 +51,10 @@ def mounted(type_: str, options: str = "rw", source: str = "/dev/sda1") -> FileS
     return table(line("/m", type_, source, options)).of("/m/model.safetensors")
 
 
-# What the type and the options say
+# What type and options say
 
 
-# Written out once more, as the contract has it.
+# As in the contract, written out once more.
 NETWORK_IN_THE_CONTRACT = [
     *("nfs", "nfs4", "lustre", "ceph", "cifs", "smb3", "smbfs", "afs", "gpfs", "beegfs"),
     *("beegfs_nodev", "wekafs", "panfs", "pvfs2", "ocfs2", "gfs2", "glusterfs", "9p", "virtiofs"),
@@ -107,6 +101,27 @@ def test_plain_fuse_is_known_by_its_source(type_: str, source: str, network: boo
     assert mounted(type_, source=source).network is network
 
 
+@pytest.mark.parametrize(
+    ("type_", "fuse", "far"),
+    [
+        ("fuse", True, True),
+        ("fuse.sshfs", True, True),
+        ("fuse.ntfs-3g", True, True),
+        ("fuseblk", True, True),
+        ("virtiofs", True, True),
+        ("fusectl", False, False),
+        ("nfs4", False, True),
+        ("ext4", False, False),
+        ("unknown", False, False),
+    ],
+)
+def test_every_fuse_file_system_is_far_although_not_all_are_network(
+    type_: str, fuse: bool, far: bool
+) -> None:
+    found = mounted(type_)
+    assert (found.is_fuse, found.far) == (fuse, far)
+
+
 @pytest.mark.parametrize("type_", sorted(IN_MEMORY_TYPES))
 def test_in_memory_types(type_: str) -> None:
     assert {"tmpfs", "ramfs", "hugetlbfs"} == IN_MEMORY_TYPES
@@ -148,7 +163,7 @@ def test_dax_is_in_memory_already(options: str, in_memory: bool) -> None:
         ("9p", "rw,access=client,cache=0,trans=virtio", True),
         ("9p", "rw,access=client,cache=0x0,trans=virtio", True),
         ("9p", "rw,access=client,cache=f,directio,trans=virtio", True),
-        # As the user wrote it, before 4.13, and by gVisor: what is not known is measured.
+        # As the user wrote it (before 4.13, and gVisor): unknown, so measured.
         ("9p", "rw,cache=loose,trans=virtio", False),
         ("9p", "rw,cache=remote_revalidating,trans=fd", False),
         ("cifs", "rw,vers=3.1.1,cache=none", True),
@@ -173,7 +188,7 @@ def test_options_that_say_that_reads_are_not_cached(
     [
         ("cifs", "rw,vers=3.1.1,cache=strict,actimeo=1,closetimeo=1", 1.5),
         ("smb3", "rw,cache=strict,closetimeo=2", 3.0),
-        ("cifs", "rw,cache=strict,actimeo=1", 1.5),  # kernels that do not show it
+        ("cifs", "rw,cache=strict,actimeo=1", 1.5),  # some kernels do not show it
         ("cifs", "rw,closetimeo=0", 0.0),
         ("cifs", "rw,closetimeo=30", 5.0),
         ("cifs", "rw,closetimeo=18446744073709551615", 1.5),
@@ -185,7 +200,7 @@ def test_options_that_say_that_reads_are_not_cached(
 def test_how_long_after_a_close_pages_may_be_dropped(
     type_: str, options: str, seconds: float
 ) -> None:
-    assert late_close_seconds(mounted(type_, options)) == seconds
+    assert mounted(type_, options).late_close_seconds == seconds
 
 
 # Which mount holds a path
@@ -199,12 +214,10 @@ def test_the_fields_of_a_line() -> None:
         type="nfs4",
         mount_point="/data",
         source="fs1:/vol",
-        network=True,
-        in_memory=False,
-        bypasses_cache=False,
         device="0:51",
         options=frozenset({"rw", "relatime", "rsize=1048576"}),
     )
+    assert (found.network, found.in_memory, found.bypasses_cache) == (True, False, False)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +231,7 @@ def test_the_fields_of_a_line() -> None:
         ("/data/models", "/data/models"),
         ("/data/models/a/b/c", "/data/models"),
         ("/data/modelsx/a", "/data"),
-        ("/data/one.safetensors", "/data/one.safetensors"),  # a file, mounted by itself
+        ("/data/one.safetensors", "/data/one.safetensors"),  # a file that is a mount point
         ("/data/two.safetensors", "/data"),
         ("relative", "/"),
         ("", "/"),
@@ -233,7 +246,7 @@ def test_the_longest_mount_point_holds_the_path(path: str, point: str) -> None:
     )
     expected = UNKNOWN.mount_point if not path.startswith("/") else point
     assert mounts.of(path).mount_point == expected
-    assert mounts.of(path).mount_point == expected, "the second time from what is remembered"
+    assert mounts.of(path).mount_point == expected, "the second time from the cache"
 
 
 def test_the_later_of_two_equal_mount_points_wins() -> None:
@@ -360,7 +373,7 @@ def test_ten_thousand_paths_over_hundreds_of_mounts_are_quick() -> None:
     asked = [f"/mnt/{i % 700}/deep/er/{i % 50}/model-{i}.safetensors" for i in range(10_000)]
     started = time.process_time()
     found = [mounts.of(path).mount_point for path in asked]
-    # Two hundred times what it takes: a bound against a quadratic slip, not a measurement.
+    # Two hundred times what it takes: it only catches quadratic time.
     assert time.process_time() - started < 5
     assert found[599:601] == ["/mnt/599", "/"]
 
@@ -373,7 +386,7 @@ def test_a_path_as_deep_as_can_be() -> None:
 
 
 def layered(tmp_path: Path, options: str, *, root: str = "/", point: str = "/o") -> MountTable:
-    """Return an overlay with these options (`@` stands for the test's folder) over two mounts."""
+    """Return an overlay with these options (`@` means tmp_path) over two mounts."""
     return table(
         line("/", "ext4", mount_id=1),
         line(str(tmp_path / "nfs"), "nfs4", "fs1:/vol", "rw,rsize=524288", mount_id=2, parent_id=1),
@@ -539,14 +552,14 @@ def sysfs(tmp_path: Path) -> Path:
     ("type_", "device", "options", "kib"),
     [
         ("ext4", "8:0", "rw", 1280),
-        ("ext4", "8:1", "rw", 1280),  # a partition: the queue is its disk's
-        ("xfs", "253:0", "rw", 8192),  # the read-ahead of a mapped device is the larger
+        ("ext4", "8:1", "rw", 1280),  # a partition uses its disk's queue
+        ("xfs", "253:0", "rw", 8192),  # dm: the read-ahead is larger
         ("ext4", "9:9", "rw", 128),
         ("ext4", "7:7", "rw", 128),
         ("nfs4", "0:51", "rw,rsize=1048576", 1024),
         ("nfs4", "0:51", "rw,rsize=524288", 512),
         ("nfs", "0:51", "rw,rsize=4194304", 1024),
-        ("nfs", "0:51", "rw,rsize=32768", 256),  # ra_pages is larger, and doubled
+        ("nfs", "0:51", "rw,rsize=32768", 256),  # twice ra_pages is larger
         ("nfs", "0:52", "rw,rsize=262144", 16384),  # an administrator raised it
         ("nfs", "0:59", "rw,rsize=32768", 32),
         ("nfs", "0:59", "rw,rsize=1000", 4),
@@ -554,7 +567,7 @@ def sysfs(tmp_path: Path) -> Path:
         ("nfs", "0:59", "rw,rsize=-1", 128),
         ("nfs", "0:59", "rw", 128),
         ("btrfs", "0:40", "rw", 8192),
-        ("cifs", "0:41", "rw,rsize=4194304", 4096),  # the smallest of those that it can be
+        ("cifs", "0:41", "rw,rsize=4194304", 4096),  # the smallest of the candidates
         ("smb3", "0:42", "rw,rsize=4194304", 1024),
         ("ceph", "0:43", "rw,rsize=65536", 128),
         ("9p", "0:44", "rw,cache=f,msize=131072", 248),
@@ -583,7 +596,7 @@ def test_step(sysfs: Path, type_: str, device: str, options: str, kib: int) -> N
         ("nfs4", "0:52", False),
         ("btrfs", "0:40", False),
         ("cifs", "0:41", False),
-        ("ext4", "9:9", False),  # nothing tells
+        ("ext4", "9:9", False),  # unknown
         ("unknown", "0:0", False),
     ],
 )
@@ -649,7 +662,7 @@ def test_the_kernel_reads_a_whole_step(tmp_path: Path) -> None:
         if reads_ahead_little(fs):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         os.posix_fadvise(fd, 0, step, os.POSIX_FADV_WILLNEED)
-        # The call starts the reads and does not wait for them.
+        # The call starts the reads without waiting.
         deadline = time.monotonic() + 10
         while resident_bytes(path) < step and time.monotonic() < deadline:
             pass
@@ -670,7 +683,7 @@ def test_agrees_with_findmnt(path: str) -> None:
         pytest.skip(f"no {path} on this machine")
     real = os.path.realpath(path)
     command = ["findmnt", "-n", "-r", "-o", "FSTYPE,TARGET,MAJ:MIN", "--target", real]
-    # A mount over a mount comes as two lines, the one on top last.
+    # A mount over a mount gives two lines, the top one last.
     type_, point, device = subprocess.check_output(command, text=True).splitlines()[-1].split()
     if type_ == "overlay":
         pytest.skip("findmnt does not look below an overlay")
@@ -684,7 +697,8 @@ import dataclasses, json, sys
 from prefetch_cli.linux.mounts import inspect
 from prefetch_cli.linux.readahead import read_step_bytes
 found = [
-    {**dataclasses.asdict(fs), "options": sorted(fs.options), "step": read_step_bytes(fs)}
+    {**dataclasses.asdict(fs), "options": sorted(fs.options), "in_memory": fs.in_memory,
+     "step": read_step_bytes(fs)}
     for fs in inspect(sys.argv[1:])
 ]
 print(json.dumps(found))
@@ -692,9 +706,9 @@ print(json.dumps(found))
 
 
 def inspect_among_mounts(setup: str, cwd: Path, *paths: str) -> list[dict[str, Any]]:
-    """Return what `inspect` finds where a shell script has mounted something, and only there.
+    """Return what `inspect` finds after a shell script has mounted something.
 
-    All of it is in a mount namespace of its own, which takes the mounts with it when it ends.
+    Both run in a new mount namespace, which takes the mounts with it when it ends.
     """
     if not shutil.which("unshare") or subprocess.call(
         ["unshare", NAMESPACE, "true"], stderr=subprocess.DEVNULL
@@ -775,7 +789,7 @@ def test_real_overlays(tmp_path: Path) -> None:
     assert types(found)[:7] == expected
     assert [fs["in_memory"] for fs in found[:7]] == [type_ == "tmpfs" for type_ in expected]
     assert found[0]["step"] == read_step_bytes(here)
-    # util-linux 2.39 and later hand over absolute paths.
+    # util-linux >= 2.39 passes absolute paths.
     assert found[7]["type"] in ("overlay", disk)
 
 
@@ -802,8 +816,8 @@ def test_real_loop_device(tmp_path: Path) -> None:
     assert found["step"] == max(request, window * 2 if window < 512 else window) * KIB
 
 
-# A daemon as small as automount(8) can be: it mounts a tmpfs at each name that is asked for.
-# The protocol is Documentation/filesystems/autofs.rst; the packet autofs_v5_packet.
+# A minimal automount(8): it mounts a tmpfs at each name that is looked up. The protocol is in
+# Documentation/filesystems/autofs.rst; the packet is autofs_v5_packet.
 AUTOMOUNT = """
 import ctypes, fcntl, os, select, struct, subprocess, sys
 point, command = sys.argv[1], sys.argv[2:]

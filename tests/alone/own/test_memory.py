@@ -1,4 +1,4 @@
-"""Memory: crafted cgroup trees of every shape, and the real ones of this machine."""
+"""Memory: crafted cgroup trees of every shape, and this machine's real ones."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ V1 = "/sys/fs/cgroup/memory"
 
 
 class Machine:
-    """A /proc and a /sys/fs/cgroup below a folder; 64 GiB of memory, 40 GiB available."""
+    """A /proc and a /sys/fs/cgroup below a directory; 64 GiB of memory, 40 GiB available."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -80,7 +80,7 @@ def machine(tmp_path: Path) -> Machine:
 def v2(machine: Machine) -> Machine:
     machine.mount(V2, "cgroup2")
     machine.memberships = ["0::/job/step"]
-    # The root of the hierarchy has memory.stat, and no limit to read.
+    # The root of the hierarchy has memory.stat, but no limits.
     machine.write(f"{V2}/memory.stat", "inactive_file 1\nactive_file 1\n")
     return machine
 
@@ -212,14 +212,14 @@ def test_hybrid_v1_owns_the_controller(v1: Machine) -> None:
         ("/job", "/job/step", "/step"),
         ("/job/", "/job/step", "/step"),
         ("/job/step", "/job/step", ""),
-        # A container that mounts its own cgroup only, and sees the host's name for it.
+        # A container that mounts only its own cgroup, but sees the host's path.
         ("/docker/1234", "/docker/1234", ""),
         ("/docker/1234", "/elsewhere", ""),
         ("/job/st", "/job/step", ""),
         ("/zoo", "/job/etc", ""),
         ("/bar", "/job/etc", ""),
-        # Namespaces: the mount is from outside, or the process was moved outside.
-        ("/../..", "/", ""),  # nowhere is this process
+        # Cgroup namespaces: the mount, or the process, is outside ours.
+        ("/../..", "/", ""),  # our path below that mount cannot be known
         ("/../../other", "/", ""),
         ("/..", "/../step", "/step"),
         ("/", "/../step", ""),
@@ -272,83 +272,6 @@ def test_where_no_mount_shows_the_process_the_last_one_counts(machine: Machine) 
     machine.memberships = ["0::/job/step"]
     machine.v2("/", max=9 * GIB)
     assert machine.measure() == limited(9 * GIB, V2)
-
-
-def hide_from_the_process(machine: Machine, hierarchy: str, path: str, tasks: str) -> None:
-    """Put this process into a cgroup whose name it cannot know, among others."""
-    for folder in ("a/b", "a/c", "d/b", "a/b/job", "a/c/job", "d/b/job"):
-        machine.write(f"{hierarchy}/{folder}/{tasks}", "1\n0\n")
-    machine.write(f"{hierarchy}/{tasks}", f"1{os.getpid()}\n{os.getpid()}0\n")
-    machine.write(f"{hierarchy}{path}/{tasks}", f"1\n{os.getpid()}\n{os.getpid()}7\n")
-
-
-@pytest.mark.parametrize(
-    ("mount_root", "path", "place"),
-    [
-        ("/../..", "/", "/a/c"),
-        ("/../..", "/job", "/a/c/job"),
-        ("/../../..", "/..", "/a/c"),
-        ("/../../..", "/../job", "/a/c/job"),
-        ("/..", "/", "/d"),
-        ("/../..", "/..", "/d"),
-    ],
-)
-def test_v2_in_a_private_namespace_under_the_mount_of_the_host(
-    machine: Machine, mount_root: str, path: str, place: str
-) -> None:
-    machine.mount(V2, "cgroup2", root=mount_root)
-    machine.memberships = [f"0::{path}"]
-    machine.v2("/a/b", max=1)
-    machine.v2("/a/b/job", max=1)
-    hide_from_the_process(machine, V2, place, "cgroup.threads")
-    machine.v2(place, max=4 * GIB)
-    assert machine.measure() == limited(4 * GIB, f"{V2}{place}")
-    machine.v2("/" + place.split("/")[1], max=2 * GIB)
-    assert machine.measure() == limited(2 * GIB, f"{V2}/{place.split('/')[1]}")
-
-
-def test_v1_in_a_private_namespace_under_the_mount_of_the_host(v1: Machine) -> None:
-    v1.mounts.pop()
-    v1.mount(V1, "cgroup", "rw,memory", root="/../..")
-    v1.memberships = ["4:memory:/"]
-    v1.v1("/", limit=9 * GIB)
-    v1.v1("/a/b", limit=1)
-    hide_from_the_process(v1, V1, "/a/c", "tasks")
-    v1.v1("/a/c", limit=3 * GIB, usage=GIB)
-    assert v1.measure() == limited(2 * GIB, f"{V1}/a/c")
-
-
-def test_of_too_many_cgroups_none_is_searched(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine.mount(V2, "cgroup2", root="/../..")
-    machine.memberships = ["0::/"]
-    machine.v2("/", max=9 * GIB)
-    hide_from_the_process(machine, V2, "/a/c", "cgroup.threads")
-    machine.v2("/a/c", max=2 * GIB)
-    assert machine.measure() == limited(2 * GIB, f"{V2}/a/c")
-    monkeypatch.setattr("prefetch_cli.linux.cgroups._MOST_SEARCHED", 4)
-    assert machine.measure() == limited(9 * GIB, V2)
-
-
-def test_no_link_leads_to_the_cgroup_of_the_process(machine: Machine) -> None:
-    machine.mount(V2, "cgroup2", root="/../..")
-    machine.memberships = ["0::/"]
-    machine.v2("/", max=9 * GIB)
-    hide_from_the_process(machine, V2, "/d", "cgroup.threads")
-    machine.v2("/d", max=2 * GIB)
-    (machine.root / f"{V2[1:]}/link").symlink_to(".")
-    assert machine.measure() == limited(9 * GIB, V2)
-
-
-def test_the_mount_of_the_host_shows_more_than_the_own_one(machine: Machine) -> None:
-    machine.mount("/mnt/own", "cgroup2")
-    machine.mount(V2, "cgroup2", root="/../..")
-    machine.memberships = ["0::/"]
-    machine.write("/mnt/own/cgroup.threads", f"{os.getpid()}\n")
-    hide_from_the_process(machine, V2, "/a/c", "cgroup.threads")
-    machine.v2("/a", max=2 * GIB)
-    assert machine.measure() == limited(2 * GIB, f"{V2}/a")
 
 
 def test_of_two_mounts_the_one_that_shows_more_counts(machine: Machine) -> None:
@@ -458,11 +381,11 @@ def test_the_host_agrees_with_proc_meminfo() -> None:
     low = meminfo("MemAvailable")
     found = measure().host_available_bytes
     high = meminfo("MemAvailable")
-    # Other processes come and go in between.
+    # Other processes come and go meanwhile.
     assert min(low, high) - 512 * MIB <= found <= max(low, high) + 512 * MIB
 
 
-def test_the_host_is_asked_by_way_of_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_is_measured_by_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
     known = psutil.virtual_memory()._replace(total=64 * GIB, available=1234)
     monkeypatch.setattr("psutil.virtual_memory", lambda: known)
     assert memory._host("/") == (64 * GIB, 1234)
@@ -498,15 +421,15 @@ def own_memory_cgroup() -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def real_cgroups(*limits: int | None) -> Iterator[list[Path]]:
-    """Make one cgroup in another below our own, with these limits; remove them at the end."""
+    """Nest new cgroups with these limits below our own; remove them at the end."""
     above, limit_file = own_memory_cgroup()
     made: list[Path] = []
     with contextlib.ExitStack() as undo:
         for limit in limits:
             try:
                 if limit_file == "memory.max":
-                    # v2 hands a controller down only on request, and not from a cgroup that
-                    # has processes of its own, the root excepted.
+                    # v2 passes a controller down only on request, and only the root cgroup may
+                    # do so while it has processes of its own.
                     control = above / "cgroup.subtree_control"
                     if "memory" not in control.read_text().split():
                         control.write_text("+memory")
@@ -523,7 +446,7 @@ def real_cgroups(*limits: int | None) -> Iterator[list[Path]]:
 
 
 def measure_inside(cgroup: Path, *before: str) -> Memory:
-    """Return what a process in a cgroup measures, after it has run a command there."""
+    """Return what a process in a cgroup measures after running commands there."""
     enter = 'echo $$ > "$0/cgroup.procs"; '
     command = ["sh", "-ec", enter + "; ".join([*before, 'exec "$@"']), str(cgroup)]
     environ = {**os.environ, "PYTHONPATH": ROOT}
@@ -558,12 +481,6 @@ def test_a_real_cache_does_not_count_as_used(tmp_path: Path) -> None:
     assert 200 * MIB < found.available_bytes <= 256 * MIB
 
 
-def test_a_real_private_namespace_under_the_mount_of_the_host() -> None:
-    with real_cgroups(512 * MIB, None) as (limiting, inner):
-        found = measure_in_namespaces(inner, "-C", "")
-    assert found.limited_by == str(limiting)
-
-
 def test_a_real_private_namespace_with_a_mount_of_its_own(tmp_path: Path) -> None:
     is_v1 = str(own_memory_cgroup()[0]).startswith(V1)
     kind = "-t cgroup -o memory cgroup" if is_v1 else "-t cgroup2 cgroup2"
@@ -574,7 +491,7 @@ def test_a_real_private_namespace_with_a_mount_of_its_own(tmp_path: Path) -> Non
 
 
 def measure_in_namespaces(cgroup: Path, namespaces: str, setup: str) -> Memory:
-    """Return what a process measures in a cgroup that is the root of its own cgroup namespace."""
+    """Return what a process measures whose cgroup is the root of a new cgroup namespace."""
     enter = (
         f"echo $$ > {cgroup}/cgroup.procs;"
         f' exec unshare {namespaces} sh -ec \'{setup} exec "$@"\' "$@"'

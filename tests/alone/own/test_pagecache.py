@@ -27,7 +27,7 @@ needs_fincore = pytest.mark.skipif(
 
 @pytest.fixture
 def cold(tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """A file of 3 MB of which no page is resident, and a descriptor of it."""
+    """A file of 3 MB with no resident page, and a descriptor of it."""
     path = tmp_path / "cold"
     path.write_bytes(os.urandom(3_000_001))
     oracle.evict([str(path)])
@@ -90,7 +90,7 @@ def test_advice_reads_the_range_and_nothing_else(cold: tuple[str, int]) -> None:
     offset, length = 64 * PAGE_BYTES, 200 * PAGE_BYTES
     pagecache.advise(descriptor, offset, length, 32 * PAGE_BYTES)
     for page in range(64, 264):
-        os.pread(descriptor, 1, page * PAGE_BYTES)  # waits for the read that is under way
+        os.pread(descriptor, 1, page * PAGE_BYTES)  # waits for the read in flight
     assert pagecache.resident_bytes(descriptor, offset, length, Method.MINCORE) == length
     assert pagecache.resident_bytes(descriptor, 0, 3_000_001, Method.MINCORE) == length
 
@@ -132,10 +132,10 @@ def test_a_sample_estimates_what_is_resident(cold: tuple[str, int]) -> None:
     assert pagecache.sample(descriptor, 3_000_001, 10**6) == (pages, pages)
 
 
-def test_a_page_that_the_sample_itself_has_read_is_no_hit(
+def test_a_page_that_the_sample_itself_read_is_a_miss(
     cold: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a disk that answers at once: each page is there when the call returns."""
+    """As on a very fast disk: each page is there when the call returns."""
     path, descriptor = cold
     asked_by_kernel = os.preadv
     monkeypatch.setattr(
@@ -153,7 +153,7 @@ def test_a_page_that_the_sample_itself_has_read_is_no_hit(
 
 @contextlib.contextmanager
 def instant_disk(folder: Path) -> Iterator[None]:
-    """Mount ext4 on a zram of its own, which answers a read before the call that asks is over."""
+    """Mount ext4 on a new zram, which finishes a read before the call returns."""
     control = Path("/sys/class/zram-control")
     if os.geteuid() != 0 or not control.exists() or shutil.which("mkfs.ext4") is None:
         pytest.skip("needs root, zram and mkfs.ext4, for a disk that answers at once")
@@ -216,18 +216,18 @@ def test_the_lie_of_mincore_is_never_believed(cold: tuple[str, int]) -> None:
         cwd=ROOT,
     )
     exact, surest, missing = done.stdout.split()
-    # Mincore itself says that nothing of this cold file is missing.
+    # mincore itself claims that nothing of this cold file is missing.
     assert (surest, missing) == ("unknown", "0")
-    # Kernels before the fix of cachestat tell everyone the truth; later ones refuse.
+    # Kernels without the cachestat fix tell everyone the truth; later ones refuse.
     assert exact in {"unknown", "cachestat"}
 
 
-# Opened, read, and opened by another in the meantime: what is known of the file, as this user.
+# What this user learns of the file after opening it, reading it, and opening it again.
 LOOK = """
     import os, sys
     from prefetch_cli.linux import pagecache
     folder, user = sys.argv[1], int(sys.argv[2])
-    os.chdir(folder)  # a stranger may not search the folders above
+    os.chdir(folder)  # others may not search the directories above
     if user:
         os.setgroups([]); os.setgid(user); os.setuid(user)
     descriptor = os.open("file", os.O_RDONLY)
@@ -256,7 +256,7 @@ SIZE = 3_000_001
 @pytest.mark.parametrize(
     ("options", "truth"),
     [
-        ([], [0, SIZE, 0]),  # each open drops what is cached, of a file that is open too
+        ([], [0, SIZE, 0]),  # each open drops the cache, even of a file that is open
         (["--keep-cache"], [0, SIZE, SIZE]),
         (["--direct-io"], [0, 0, 0]),
     ],

@@ -1,4 +1,4 @@
-"""--background: who has the lowest priority, and who keeps his own."""
+"""--background: which threads get the lowest priority, and which keep theirs."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ NONE = psutil.IOPRIO_CLASS_NONE
 
 
 def priorities(pid: int) -> dict[str, list[tuple[int, int]]]:
-    """Return nice and I/O class of the threads of a process, by their names."""
+    """Return the nice value and I/O class of each thread of a process, by thread name."""
     found: dict[str, list[tuple[int, int]]] = {}
     for thread in map(int, os.listdir(f"/proc/{pid}/task")):
         name = Path(f"/proc/{pid}/task/{thread}/comm").read_text().strip()
@@ -27,16 +27,16 @@ def priorities(pid: int) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def test_all_that_touch_the_storage_give_way(cold: str) -> None:
+def test_threads_that_touch_the_storage_have_the_lowest_priority(cold: str) -> None:
     with Running.start(*SLOW, "--background", "--threads", "3", cold) as running:
         running.await_line("10%")
         found = [one for each in priorities(running.process.pid).values() for one in each]
     own = (os.getpriority(os.PRIO_PROCESS, 0), NONE)
-    # All but the main thread, which renders, and the one that waits for signals.
+    # All but the main thread, which renders, and the signal thread.
     assert sorted(found) == sorted([own, own, *[(19, IDLE)] * 4])
 
 
-def test_nobody_gives_way_unasked(cold: str) -> None:
+def test_without_the_flag_all_keep_their_priority(cold: str) -> None:
     with Running.start(*SLOW, cold) as running:
         running.await_line("10%")
         found = [one for each in priorities(running.process.pid).values() for one in each]
@@ -50,18 +50,18 @@ def test_command_keeps_its_priority(cold: str) -> None:
     assert done.output.split() == [str(os.getpriority(os.PRIO_PROCESS, 0)), str(int(NONE))]
 
 
-def test_with_less_than_nobody_there_is_nothing_to_give(cold: str) -> None:
+def test_at_the_lowest_priority_already_there_is_no_warning(cold: str) -> None:
     words = ["nice", "-n", "19", sys.executable, "-m", "prefetch_cli", "--force", "--background"]
     done = subprocess.run([*words, cold], capture_output=True, check=False, text=True)
     assert (done.returncode, done.stderr.count("warning")) == (0, 0)
 
 
 @pytest.mark.skipif(refuse.CALLS is None, reason="needs a machine whose system calls are numbered")
-def test_refused_it_is_said_and_read_all_the_same(built: BuiltCheckpoint, cold: str) -> None:
+def test_a_refusal_is_a_warning_and_the_run_goes_on(built: BuiltCheckpoint, cold: str) -> None:
     command = (sys.executable, "-m", "tests.faults.refuse", "ioprio_set=EPERM", "--")
     done = run(
         "--force", "--background", cold, command=(*command, sys.executable, "-m", "prefetch_cli")
     )
     assert done.code == 0
-    assert "--background: expected the lowest priority, found that it is refused" in done.errors
+    assert "--background: expected the lowest priority, found it refused" in done.errors
     assert done.resident_percent > 99

@@ -1,4 +1,4 @@
-"""Sizes and durations: what users write, what they read, and that the two agree."""
+"""Sizes and durations: what users write, what they read, and that both agree."""
 
 import pytest
 from hypothesis import given
@@ -38,7 +38,7 @@ LARGEST = 2**63 - 1
         ("1P", 1024**5),
         ("7E", 7 * 1024**6),
         ("4096.9", 4096),
-        # Beyond what a float holds exactly.
+        # Too large for an exact float.
         (str(LARGEST), LARGEST),
         ("9007199254740993", 9007199254740993),
     ],
@@ -64,7 +64,7 @@ def test_a_size_is_read_in_units_of_1024(text: str, size: int) -> None:
         ),
     ],
 )
-def test_what_is_no_size_is_refused_in_words(text: str) -> None:
+def test_anything_else_is_refused_as_a_size(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected a size .* such as 16MiB, found "):
         parse_size(text)
 
@@ -96,7 +96,7 @@ def test_an_amount_is_a_size_or_a_part(text: str, amount: Amount) -> None:
         "\N{ARABIC-INDIC DIGIT SIX}%",
     ],
 )
-def test_what_is_no_amount_is_refused_in_words(text: str) -> None:
+def test_anything_else_is_refused_as_an_amount(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected a size .*, or a part .*, found ") as raised:
         parse_amount(text)
     assert repr(text.strip()) in str(raised.value)
@@ -111,7 +111,7 @@ def test_what_is_no_amount_is_refused_in_words(text: str) -> None:
         (Amount(size_bytes=101), 100, 100),
         (Amount(size_bytes=1), 0, 0),
         (Amount(percent=50), 100, 50),
-        (Amount(percent=50), 101, 51),  # at least so much
+        (Amount(percent=50), 101, 51),  # rounded up
         (Amount(percent=0.001), 100, 1),
         (Amount(percent=100), 3, 3),
         (Amount(percent=100), LARGEST, LARGEST),
@@ -125,7 +125,7 @@ def test_an_amount_is_nothing_by_default() -> None:
     assert Amount() == Amount(size_bytes=0, percent=0.0)
 
 
-# A part is counted in floats, which are exact up to 8 PiB.
+# Percentages are computed in floats, which are exact up to 8 PiB.
 @given(st.integers(0, 2**53), st.floats(0, 100), st.integers(0, LARGEST))
 def test_an_amount_is_never_more_than_the_whole(total: int, percent: float, size: int) -> None:
     part = Amount(percent=percent).of(total)
@@ -200,7 +200,7 @@ def test_a_duration_is_read(text: str, seconds: float) -> None:
         ),
     ],
 )
-def test_what_is_no_duration_is_refused_in_words(text: str) -> None:
+def test_anything_else_is_refused_as_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="expected a duration such as 90s, 5m, 1h30m"):
         parse_duration(text)
 

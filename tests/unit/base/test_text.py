@@ -1,4 +1,4 @@
-"""Names of files hold any byte; what is shown of them holds none that acts on a terminal."""
+"""File names hold any byte; what we show of them cannot act on a terminal."""
 
 import os
 import unicodedata

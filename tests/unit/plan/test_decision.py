@@ -1,4 +1,4 @@
-"""The decision's table, row by row."""
+"""The decision table, row by row."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Launchers: the table of the contract, what is no rank, and what the warning says."""
+"""Launchers: the contract's table, what does not count as a rank, and the warning."""
 
 import time
 
@@ -26,7 +26,7 @@ STEP = {
 
 
 def warned(environ: dict[str, str]) -> str:
-    """Return the warning of an environment that gives no rank."""
+    """Return the warning for an environment without a usable rank."""
     found = detect(environ)
     assert (found.rank, found.world_size, found.launcher) == (0, 1, None)
     assert found.warning is not None
@@ -63,7 +63,7 @@ def test_each_launcher(launcher: str, rank: str, size: str) -> None:
         ("1", "9" * 5000),
     ],
 )
-def test_a_pair_that_makes_no_sense_is_no_pair(
+def test_a_pair_that_makes_no_sense_does_not_count(
     launcher: str, rank: str, size: str, pair: tuple[str, str]
 ) -> None:
     warning = warned({rank: pair[0], size: pair[1]})
@@ -73,7 +73,7 @@ def test_a_pair_that_makes_no_sense_is_no_pair(
 
 
 @pytest.mark.parametrize(("launcher", "rank", "size"), PAIRS)
-def test_half_a_pair_is_no_pair(launcher: str, rank: str, size: str) -> None:
+def test_half_a_pair_does_not_count(launcher: str, rank: str, size: str) -> None:
     assert f"{rank}=1" in warned({rank: "1"})
     assert f"{size}=2" in warned({size: "2"})
 
@@ -93,7 +93,7 @@ def test_launchers_that_agree_are_all_named() -> None:
     assert detect(environ) == LocalRank(1, 2, "torchrun, DeepSpeed, Slurm", None)
 
 
-def test_launchers_that_differ() -> None:
+def test_launchers_that_disagree() -> None:
     warning = warned({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", **STEP})
     assert "torchrun: rank 1 of 4" in warning
     assert "Slurm: rank 1 of 2" in warning
@@ -158,7 +158,7 @@ def test_slurm_step_needs_all_of_it(missing: str) -> None:
 
 
 def test_a_batch_script_is_one_process() -> None:
-    # As sbatch --nodes=1 --ntasks=4 shows it: no step, and rank 0 all the same.
+    # As under sbatch --nodes=1 --ntasks=4: no step, and yet a rank 0.
     batch = {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "4"}
     assert "SLURM_LOCALID=0" in warned(batch)
 
@@ -200,7 +200,7 @@ def test_never_raises_and_the_rank_is_below_the_size(environ: dict[str, str]) ->
     [
         ("3", "4", "1", (3, 4)),
         ("0", "4", "1", (0, 4)),
-        ("3", "4", "2", None),  # of which perhaps three are here, and one elsewhere
+        ("3", "4", "2", None),  # perhaps three here, one elsewhere
         ("3", "4", "0", None),
         ("3", "4", "", None),
         ("4", "4", "1", None),

@@ -1,4 +1,4 @@
-"""The properties that the ranks of a node rest on, whatever the files are."""
+"""The properties that the ranks of a node rely on, for any set of files."""
 
 import itertools
 
@@ -59,7 +59,7 @@ def test_a_share_keeps_the_load_order_and_no_extents_of_it_touch(
 
 
 @pytest.mark.parametrize("split", Split)
-def test_who_is_alone_takes_each_file_whole(split: Split) -> None:
+def test_a_single_rank_takes_each_file_whole(split: Split) -> None:
     [share] = shares([3 * PAGE, 0, 5], [True, True, False], 1, split, PAGE)
     assert share.extents == (Extent(0, 0, 3 * PAGE), Extent(2, 0, 5))
 
@@ -75,7 +75,7 @@ def test_byte_shares_are_within_one_extent_of_each_other(
 
 
 def test_each_of_many_ranks_gets_its_bytes() -> None:
-    ranks = 400  # more than the numbers of which CPython keeps one object each
+    ranks = 400  # more than the small integers that CPython caches
     found = shares([ranks * PAGE], [True], ranks, Split.BYTES, PAGE)
     assert [share.size_bytes for share in found] == [PAGE] * ranks
 
@@ -115,7 +115,7 @@ def test_files_are_sliced_as_vllm_slices_them() -> None:
     ("sizes", "world", "expected"),
     [
         ([100, 100, 100, 100], 2, Split.FILES),
-        ([110, 100, 110, 100], 2, Split.FILES),  # 220 of 210 in the mean: within 10 %
+        ([110, 100, 110, 100], 2, Split.FILES),  # 220, the mean is 210: within 10 %
         ([130, 100, 130, 100], 2, Split.BYTES),
         ([100], 2, Split.BYTES),  # one huge file would leave a rank idle
         ([100], 1, Split.FILES),
@@ -153,9 +153,9 @@ def test_what_fits_exactly_is_not_cut() -> None:
     assert head([PAGE, 2 * PAGE], 3 * PAGE - 1, PAGE) == Extent(1, 0, PAGE)
 
 
-def test_of_an_extent_what_lies_before_the_cut_is_within() -> None:
+def test_an_extent_is_kept_up_to_the_cut() -> None:
     cut, block = Extent(int("300"), 0, 9 * PAGE), Extent(int("300"), 4 * PAGE, 8 * PAGE)
-    assert cut.file is not block.file  # equal, as all large numbers are from two places
+    assert cut.file is not block.file  # equal, but not the same object
     assert list(within([block], cut)) == [Extent(300, 4 * PAGE, 5 * PAGE)]
     for offset in (9, 10):
         assert list(within([block._replace(offset=offset * PAGE)], cut)) == []

@@ -1,4 +1,4 @@
-"""When less stayed than was read, the warning says so, and names the likely cause."""
+"""If less stayed than was read, a warning says so and names the likely cause."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def doubted(
     [
         (10 * GIB, 0, 10 * GIB),
         (10_000, 0, 9_900),  # others may take 1 %
-        (10 * GIB, 0, None),  # unknown is said elsewhere
+        (10 * GIB, 0, None),  # the summary says "unknown"
         (0, 0, 0),
         (5 * GIB, 5 * GIB, 10 * GIB),
         (10 * GIB, None, 10 * GIB),

@@ -1,4 +1,4 @@
-"""What can be dropped is dropped; of the rest it is said why it stays."""
+"""What can be dropped is dropped; for the rest, the error says why it stays."""
 
 import mmap
 import os
@@ -53,7 +53,7 @@ def test_everything_clean_is_dropped(tmp_path: Path) -> None:
 
 
 def test_only_the_extents_are_dropped(tmp_path: Path) -> None:
-    # Blocks as ranks have them: the kernel drops no part of a folio, which has at most 2 MiB.
+    # Blocks like those of ranks: the kernel drops only whole folios, of up to 2 MiB.
     files = resident(tmp_path, [48 * MIB])
     done = run(files, [Extent(0, 16 * MIB, 16 * MIB)])
     assert done.bytes_evicted == about(16 * MIB)
@@ -85,7 +85,7 @@ def test_what_is_dirty_is_written_back_and_dropped(tmp_path: Path) -> None:
     left = oracle.resident_bytes([str(path)])
     if done.complete:
         assert left == 0
-    else:  # a disk that is slower than the patience
+    else:  # the disk was too slow for our retries
         assert "dirty" in done.failed[0][1]
 
 
@@ -98,7 +98,7 @@ def test_a_file_that_may_not_be_opened_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who owns nothing")
-def test_it_works_without_privileges_on_files_that_one_may_only_read(tmp_path: Path) -> None:
+def test_read_permission_is_enough_to_evict(tmp_path: Path) -> None:
     files = resident(tmp_path, [MIB])
     for path in (*tmp_path.parents, tmp_path):
         if path.is_relative_to("/tmp") and path != Path("/tmp"):

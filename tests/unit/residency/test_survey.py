@@ -1,10 +1,10 @@
-"""What a survey finds, against files whose residency is known."""
+"""A survey, against files whose residency is known."""
 
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
-from prefetch_cli.linux.pagecache import PAGE_BYTES, Method
+from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, Sample
 from prefetch_cli.plan.extents import Extent, whole
 from prefetch_cli.residency.survey import Survey, survey
 from tests.helpers import oracle
@@ -43,22 +43,28 @@ def warm(file: File, offset: int, length: int) -> None:
     os.close(descriptor)
 
 
-def look(files: Sequence[File], *, settled: bool = True) -> Survey:
+def look(files: Sequence[File], *, reads_in_flight: bool = False) -> Survey:
     extents = list(whole([file.size_bytes for file in files], range(len(files))))
-    return survey(files, extents, threads=4, monitor=Monitor(), settled=settled)
+    return survey(files, extents, threads=4, monitor=Monitor(), reads_in_flight=reads_in_flight)
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_cold_then_partly_then_wholly_resident(tmp_path: Path, settled: bool) -> None:
+def sampled_by(monkeypatch: pytest.MonkeyPatch, samples: Mapping[Method, Sample | None]) -> None:
+    """Let each method return this sample for every file; None: it cannot tell."""
+    samplers = {method: lambda *_, found=found: found for method, found in samples.items()}
+    monkeypatch.setattr("prefetch_cli.residency.survey.SAMPLERS", samplers)
+
+
+@pytest.mark.parametrize("reads_in_flight", [False, True])
+def test_cold_then_partly_then_wholly_resident(tmp_path: Path, reads_in_flight: bool) -> None:
     files = cold(tmp_path, [40 * MIB, MIB + 1, 1])
-    nothing = look(files, settled=settled)
+    nothing = look(files, reads_in_flight=reads_in_flight)
     assert nothing.resident_bytes == 0
     assert nothing.missing == tuple(whole([40 * MIB, MIB + 1, 1], range(3)))
 
     warm(files[0], 3 * MIB, 2 * MIB)
     warm(files[1], MIB, 1)
-    partly = look(files, settled=settled)
-    # Cachestat counts pages: of the last one, it cannot tell how much of it is file.
+    partly = look(files, reads_in_flight=reads_in_flight)
+    # cachestat counts pages: it cannot tell how much of the last page is file.
     resident = partly.resident_bytes
     assert resident is not None
     assert 2 * MIB + 1 <= resident <= 2 * MIB + PAGE_BYTES
@@ -72,10 +78,10 @@ def test_cold_then_partly_then_wholly_resident(tmp_path: Path, settled: bool) ->
 
     for file in files:
         Path(file.path).read_bytes()
-    wholly = look(files, settled=settled)
+    wholly = look(files, reads_in_flight=reads_in_flight)
     assert (wholly.resident_bytes, wholly.missing) == (wholly.total_bytes, ())
     assert wholly.exact_bytes == wholly.resident_bytes
-    if not settled:
+    if reads_in_flight:
         assert wholly.method is Method.MINCORE
 
 
@@ -101,16 +107,16 @@ def test_a_file_that_is_gone_is_named_and_counts_as_missing(tmp_path: Path) -> N
 def test_a_file_that_goes_between_two_looks_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
 ) -> None:
-    """Where only a sample can tell, each file is opened once more for it."""
+    """Each file to be sampled is opened a second time."""
     files = cold(tmp_path, [MIB, MIB])
 
     def cannot_tell(descriptor: int) -> Method:
-        # Gone from here on.
+        # From here on the file is gone.
         Path(files[0].path).unlink(missing_ok=True)
         return Method.UNKNOWN
 
     monkeypatch.setattr(pagecache, "exact_method", cannot_tell)
-    monkeypatch.setattr(pagecache, "sample", lambda *_: (1, 2) if tells else None)
+    sampled_by(monkeypatch, {Method.NOWAIT: Sample(1, 2) if tells else None})
     found = look(files)
     assert found.failed == ((files[0].path, "No such file or directory"),)
     assert found.missing == (Extent(0, 0, MIB), Extent(1, 0, MIB))
@@ -122,10 +128,23 @@ def test_a_file_that_goes_between_two_looks_fails_alone(
         assert found.resident_by_file == {0: 0, 1: None}
 
 
+def test_the_first_method_that_can_tell_gives_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = cold(tmp_path, [4 * MIB])
+    monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
+    # The order is that of Method, not that of the table.
+    sampled_by(monkeypatch, {Method.NOWAIT: Sample(1, 4), Method.CACHESTAT: None})
+    found = look(files)
+    assert (found.method, found.resident_bytes) == (Method.NOWAIT, MIB)
+    sampled_by(monkeypatch, {Method.NOWAIT: Sample(1, 4), Method.CACHESTAT: Sample(1, 2)})
+    assert look(files).method is Method.CACHESTAT
+
+
 def test_an_estimate_is_of_the_extents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = cold(tmp_path, [4 * MIB])
     monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
-    monkeypatch.setattr(pagecache, "sample", lambda *_: (2, 2))
+    sampled_by(monkeypatch, {Method.NOWAIT: Sample(2, 2)})
     found = survey(files, [Extent(0, MIB, MIB)], threads=1, monitor=Monitor())
     assert (found.resident_bytes, found.total_bytes) == (MIB, MIB)
 
@@ -148,7 +167,7 @@ def test_many_small_runs_are_read_as_one(tmp_path: Path) -> None:
     for page in range(0, pages, 2):
         os.pread(descriptor, 1, page * PAGE_BYTES)
     os.close(descriptor)
-    found = look(files, settled=False)
+    found = look(files, reads_in_flight=True)
     assert found.resident_bytes == pages // 2 * PAGE_BYTES
     assert found.missing == (Extent(0, 0, pages * PAGE_BYTES),)
 
@@ -198,7 +217,7 @@ def test_what_may_not_be_known_is_an_estimate_that_is_not_false(
     if method == "unknown":
         assert (found, exact) == ("None", "None")
     elif method == "nowait":
-        # An estimate decides nothing, and all is read.
+        # An estimate decides nothing: everything is read.
         assert (exact, int(missing)) == ("None", 2)
         assert 0.99 * truth <= int(found) <= truth
     else:

@@ -26,8 +26,8 @@ from prefetch_cli.run.states import Wanted as WantedState
 from tests.helpers import oracle
 
 MIB = 1024 * 1024
-CIFS = replace(UNKNOWN, type="cifs", network=True, options=frozenset({"closetimeo=2"}))
-NFS = replace(UNKNOWN, type="nfs4", network=True)
+CIFS = replace(UNKNOWN, type="cifs", options=frozenset({"closetimeo=2"}))
+NFS = replace(UNKNOWN, type="nfs4")
 
 
 class Pauses(Stop):
@@ -135,7 +135,7 @@ def test_what_was_read_by_smb_is_looked_at_when_its_files_are_closed(
     assert last.checkpoint.get(Proven) is not None
 
 
-@pytest.mark.parametrize("found", [NFS, replace(CIFS, in_memory=True)])
+@pytest.mark.parametrize("found", [NFS, replace(CIFS, options=CIFS.options | {"dax"})])
 def test_elsewhere_nothing_is_waited_for(
     small: Path, on: Callable[..., None], found: FileSystem
 ) -> None:

@@ -1,0 +1,100 @@
+"""Processes as /proc shows them: who maps a file, whether one has exited, what we inherited."""
+
+import fcntl
+import os
+import select
+from collections.abc import Container
+from contextlib import suppress
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Process:
+    """A running process; its name is whatever the process calls itself."""
+
+    pid: int
+    name: str
+
+
+def mapping(real_path: str, inode: int) -> list[Process]:
+    """Return the processes that map the file, as far as this user may look into them."""
+    found = []
+    needle = f" {inode} "
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        # A process may end while we look, and may belong to another user.
+        with suppress(OSError):
+            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
+                mapped = any(needle in line and real_path in line for line in maps)
+            if mapped:
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+                    found.append(Process(int(pid), comm.read().strip()))
+    return found
+
+
+class Pidfd:
+    """A pidfd of the calling process, for its children to tell when it has exited.
+
+    Where there is no pidfd (before Linux 5.3, or refused by seccomp), `descriptor` is None and
+    `exited` compares the start time in /proc instead.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor: int | None = None
+        self._pid = os.getpid()
+        self._start_time = self._read_start_time()
+        # AttributeError: Python built against headers that lack the call.
+        with suppress(OSError, AttributeError):
+            low = os.pidfd_open(self._pid)
+            # Above the standard streams, any of which may be closed.
+            self.descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
+
+    def close(self) -> None:
+        """Close the descriptor, if there is one."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+    @property
+    def exited(self) -> bool:
+        """Whether the process has exited; it may still be a zombie."""
+        if self.descriptor is None:
+            return self._read_start_time() != self._start_time
+        return bool(select.select([self.descriptor], [], [], 0)[0])
+
+    def _read_start_time(self) -> str:
+        """Return the start time of the process with this pid, "" where none runs."""
+        try:
+            with open(f"/proc/{self._pid}/stat", encoding="utf-8", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            return ""
+        # The main thread may exit first; it is a zombie until the other threads exit.
+        state, threads, start_time = fields[0], int(fields[17]), fields[19]
+        return "" if state in "ZX" and threads <= 1 else start_time
+
+
+def initial_environment() -> dict[bytes, bytes]:
+    """Return the environment that this process was started with.
+
+    os.environ may hold an LC_CTYPE that Python added (PEP 538). If a variable occurs twice, the
+    first one counts, as for getenv(3) and Python itself.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return dict(os.environb)
+    environment: dict[bytes, bytes] = {}
+    for entry in entries:
+        name, equals, value = entry.partition(b"=")
+        if name and equals:
+            environment.setdefault(name, value)
+    return environment
+
+
+def close_fds(keep: Container[int | None]) -> None:
+    """Close every descriptor above standard error, except those in `keep`."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2 and descriptor not in keep:
+            with suppress(OSError):  # the listing's own descriptor is closed by now
+                os.close(descriptor)
