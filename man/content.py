@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from prefetch_cli.base.errors import ExitCode
-from prefetch_cli.cli.flags import PROGRAM
+from prefetch_cli.base.words import PROGRAM
 from prefetch_cli.plan.decision import Reason, Verdict
 
 # The last change to this page that a reader should know of. By hand, so that the page changes

@@ -20,7 +20,8 @@ from man.content import (
     SEE_ALSO,
 )
 from prefetch_cli import __version__
-from prefetch_cli.cli.flags import EXAMPLES, FLAGS, GROUPS, PROGRAM, Flag, rivals
+from prefetch_cli.base.words import PROGRAM
+from prefetch_cli.cli.flags import EXAMPLES, FLAGS, GROUPS, Flag, rivals
 from prefetch_cli.plan.decision import Verdict
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

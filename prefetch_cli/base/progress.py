@@ -17,7 +17,7 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Progress:
     """The progress at one moment."""
 
     total_bytes: int
@@ -116,13 +116,13 @@ class Monitor:
         """Whether reading has begun."""
         return self._started is not None
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> Progress:
         """Return the current progress."""
         with self._lock:
             now = time.monotonic()
             waits = (waits[-1] for waits in self._waits.values())
             oldest = min(waits, key=lambda wait: wait[2], default=None)
-            return Snapshot(
+            return Progress(
                 total_bytes=self._total_bytes,
                 done_bytes=sum(self._done_by_part.values()),
                 total_files=self._total_files,

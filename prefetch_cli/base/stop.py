@@ -1,7 +1,10 @@
 """A request to stop, because of a signal or a time limit."""
 
+import signal
 import threading
 import time
+
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # each ends a run, with a summary
 
 
 class Stop:

@@ -5,6 +5,8 @@ Imports nothing else, so that `--help` stays fast.
 
 import enum
 
+PROGRAM = "prefetch-cli"
+
 
 class LoadFormat(enum.Enum):
     """Which weight files count, in vLLM's words."""

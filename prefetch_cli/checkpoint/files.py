@@ -52,6 +52,7 @@ class Found:
     files: tuple[File, ...]
     failed: tuple[Skipped, ...]  # should be read, but even their metadata cannot be
     warnings: tuple[str, ...]
+    names: tuple[str, ...]  # of what they belong to
 
     @property
     def size_bytes(self) -> int:

@@ -61,14 +61,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Checkpoint(Found):
-    """The files of all arguments, in load order."""
+    """The files of all arguments, in load order; its names are the arguments."""
 
     sources: tuple[Source, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The arguments as the user gave them."""
-        return tuple(source.argument for source in self.sources)
 
 
 def resolve(
@@ -87,6 +82,7 @@ def resolve(
         files=each_once(file for part in parts for file in part.files),
         failed=tuple(dict.fromkeys(one for part in parts for one in part.failed)),
         warnings=tuple(dict.fromkeys(text for part in parts for text in part.warnings)),
+        names=request.arguments,
         sources=tuple(source for part in parts for source in part.sources),
     )
 
@@ -225,7 +221,7 @@ def _examined(
         raise CheckpointError(
             f"{shown}: expected readable weight files, found none: {reasons}", "check the path"
         )
-    return Checkpoint(tuple(files), failed, tuple(warnings), (source,))
+    return Checkpoint(tuple(files), failed, tuple(warnings), (source.argument,), (source,))
 
 
 def _findings(

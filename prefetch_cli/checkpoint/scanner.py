@@ -32,7 +32,7 @@ _WORDS: dict[str, float | bool | None] = {"null": None, "true": True, "false": F
 _WORDS |= {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 # A container that is skipped counts as an empty one.
-Value = str | int | float | bool | list[object] | dict[str, object] | None
+Json = str | int | float | bool | list[object] | dict[str, object] | None
 
 
 class NotJsonError(Exception):
@@ -73,7 +73,7 @@ class Scanner:
             if self._closed("}"):
                 return
 
-    def values(self) -> Iterator[Value]:
+    def values(self) -> Iterator[Json]:
         """Yield the values of an object; equal strings in a row may come only once."""
         self._expect("{")
         if self._first() == "}":
@@ -86,7 +86,7 @@ class Scanner:
             if self._closed("}"):
                 return
 
-    def value(self) -> Value:
+    def value(self) -> Json:
         """Return the next value; a container is skipped and comes back empty."""
         first = self._first()
         taken = self._token()

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from prefetch_cli import __version__
-from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, EXAMPLES, FLAGS, GROUPS, PROGRAM, Flag
+from prefetch_cli.base.words import PROGRAM
+from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, EXAMPLES, FLAGS, GROUPS, Flag
 from prefetch_cli.cli.types import Value
 from prefetch_cli.show.streams import Stream
 

@@ -6,7 +6,7 @@ the tests try. A new flag is a record here and the code that acts on its value.
 
 from dataclasses import dataclass
 
-from prefetch_cli.base.words import Engine, Hub, LoadFormat, ProgressMode, Split
+from prefetch_cli.base.words import PROGRAM, Engine, Hub, LoadFormat, ProgressMode, Split
 from prefetch_cli.cli.types import (
     AMOUNT,
     DURATION,
@@ -18,7 +18,6 @@ from prefetch_cli.cli.types import (
     percent,
 )
 
-PROGRAM = "prefetch-cli"
 ENVIRONMENT_PREFIX = "PREFETCH_CLI"
 COMMAND = "COMMAND"  # what a flag excludes or needs is a flag, or this
 

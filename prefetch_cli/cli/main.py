@@ -12,8 +12,9 @@ from click.core import ParameterSource
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import PrefetchError, UsageError
 from prefetch_cli.base.text import printable
+from prefetch_cli.base.words import PROGRAM
 from prefetch_cli.cli.command import build
-from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, FLAGS, PROGRAM
+from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, FLAGS
 from prefetch_cli.cli.rules import Given
 from prefetch_cli.linux.exit import leave
 
@@ -50,7 +51,7 @@ command = build(_run)
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code; every error is shown in one line."""
     given = arguments
-    arguments, after = _split(arguments)
+    arguments, after = _split_at_command(arguments)
     try:
         if instruction := os.environ.get(f"_{ENVIRONMENT_PREFIX}_COMPLETE"):
             from prefetch_cli.cli import completion  # noqa: PLC0415 - only a shell asks for it
@@ -68,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         return _refuse(arguments, _reported(defect), defect)
 
 
-def _split(arguments: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...] | None]:
+def _split_at_command(arguments: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...] | None]:
     """Return what precedes the first `--` and what follows it, None where there is no `--`.
 
     click would drop the `--` and parse COMMAND's options as ours.

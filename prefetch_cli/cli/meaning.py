@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from prefetch_cli.base.errors import PrefetchError, UsageError
 from prefetch_cli.base.words import (
+    PROGRAM,
     Action,
     Engine,
     Hub,
@@ -15,7 +16,6 @@ from prefetch_cli.base.words import (
 )
 from prefetch_cli.checkpoint.resolve import Request
 from prefetch_cli.checkpoint.selection import Filters
-from prefetch_cli.cli.flags import PROGRAM
 from prefetch_cli.cli.rules import Values
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES

@@ -38,13 +38,6 @@ class Located:
     interpreter: Interpreter | None  # None if there are no packages
 
 
-@dataclass(frozen=True)
-class Libraries(Found):
-    """The files of distributions, and those below paths."""
-
-    names: tuple[str, ...]  # of the distributions; those that were asked for come first
-
-
 def locate(request: Request, environ: Mapping[str, str], monitor: Monitor, stop: Stop) -> Located:
     """Return where the libraries are; raises CheckpointError if one of them is missing."""
     for path in request.paths:
@@ -66,7 +59,7 @@ def places(located: Located) -> tuple[str, ...]:
     return tuple(map(os.path.realpath, filter(None, (*located.paths, *searched))))
 
 
-def gather(located: Located, monitor: Monitor, threads: int) -> Libraries:
+def gather(located: Located, monitor: Monitor, threads: int) -> Found:
     """Return the files of the distributions, shared libraries first, then those of the paths."""
     packages = []
     if located.interpreter is not None:
@@ -75,7 +68,7 @@ def gather(located: Located, monitor: Monitor, threads: int) -> Libraries:
     looked = _of_packages(packages, monitor, threads, real_folder)
     for path in located.paths:
         looked += _walk(os.path.abspath(path), monitor, real_folder)
-    return Libraries(
+    return Found(
         files=each_once(one for one in looked if isinstance(one, File)),
         failed=tuple(_outermost([one for one in looked if isinstance(one, Skipped)])),
         warnings=tuple(one.warning for one in packages if one.warning is not None),

@@ -62,7 +62,7 @@ def _own_cgroups(root: str) -> Iterator[tuple[_Controller, str]]:
         places = [
             (-len(inside), mount.mount_point, inside)
             for mount in mounted
-            if (inside := _names_below(root, mount, path)) is not None
+            if (inside := _levels_below(root, mount, path)) is not None
         ]
         # A path that fits no mount was written for another namespace. All that is visible is
         # then above us: the mount point is the nearest.
@@ -94,21 +94,21 @@ def _carries(mount: Mount, controller: _Controller) -> bool:
     return mount.type == "cgroup" and "memory" in mount.options
 
 
-def _names_below(root: str, mount: Mount, path: str) -> list[str] | None:
+def _levels_below(root: str, mount: Mount, path: str) -> list[str] | None:
     """Return the directories from the mount point down to our cgroup, None if it is not there.
 
     Both paths are relative to our cgroup namespace: a mount from outside it has a root like
     `/../..`, and a process moved out of it a path like `/../other` (cgroup_path_ns_locked() and
     cgroup_show_path() in kernel/cgroup).
     """
-    names, above = _split(path), _split(mount.root)
+    names, above = _levels(path), _levels(mount.root)
     inside = names[len(above) :]
     if names[: len(above)] != above or ".." in inside:
         return None
     return inside if os.path.isdir(os.path.join(below(root, mount.mount_point), *inside)) else None
 
 
-def _split(path: str) -> list[str]:
+def _levels(path: str) -> list[str]:
     return [name for name in path.split("/") if name]
 
 

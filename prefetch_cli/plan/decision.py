@@ -106,9 +106,9 @@ def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
 def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
     fits = f"{amounts.format_size(facts.total_bytes)} fit into {_budget_in_words(budget)}"
     if facts.network:
-        return _read(Reason.NETWORK_FITS, f"network file system, and {fits}")
+        return _prefetch(Reason.NETWORK_FITS, f"network file system, and {fits}")
     if Overrule.FORCE in overrule:
-        return _read(Reason.FORCED, f"local file system, forced; {fits}")
+        return _prefetch(Reason.FORCED, f"local file system, forced; {fits}")
     return _skip(
         Reason.LOCAL_FITS,
         f"local file system, where a loader's own reads are fast; {fits}: "
@@ -172,7 +172,7 @@ def _budget_in_words(budget: Budget) -> str:
     return f"{size}, {budget.threshold_percent:g} % of {available} available"
 
 
-def _read(reason: Reason, message: str) -> Decision:
+def _prefetch(reason: Reason, message: str) -> Decision:
     return Decision(Verdict.PREFETCH, reason, message, warning=False, limit_bytes=None)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from prefetch_cli.base.amounts import Amount, format_size
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.errors import interrupted_exit_code as interrupted
-from prefetch_cli.base.progress import Snapshot
+from prefetch_cli.base.progress import Progress
 from prefetch_cli.plan.decision import Verdict
 from prefetch_cli.process.command import CommandError, execute, which
 from prefetch_cli.process.fork import QUIT, START, Channel, Warmer, fork
@@ -113,7 +113,7 @@ class _Beside:
         self._lead_bytes = self._terms.lead.of(plan.size_bytes + plan.already_resident_bytes)
         self._look(0)
 
-    def progress(self, snapshot: Snapshot) -> None:
+    def progress(self, snapshot: Progress) -> None:
         """Show the progress, and start COMMAND once enough is warm."""
         self._display.progress(snapshot)
         self._look(snapshot.done_by_part.get(CHECKPOINT.name, 0))

@@ -11,7 +11,7 @@ from prefetch_cli.base.errors import ExitCode, PrefetchError
 from prefetch_cli.base.text import printable
 from prefetch_cli.linux.processes import initial_environment
 
-_SCRIPTS = "a script needs its interpreter in a #! line, and chmod +x"
+_SCRIPT_HINT = "a script needs its interpreter in a #! line, and chmod +x"
 
 
 class CommandError(PrefetchError):
@@ -57,7 +57,7 @@ def _not_found(name: str, found: str, hint: str = "check the command after --") 
 def _not_executable(path: str, found: str) -> CommandError:
     return CommandError(
         f"expected COMMAND to be executable, found {printable(path)}: {found}",
-        _SCRIPTS,
+        _SCRIPT_HINT,
         ExitCode.COMMAND_NOT_EXECUTABLE,
     )
 
@@ -76,5 +76,5 @@ def execute(path: str, command: Sequence[str]) -> NoReturn:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         if error.errno == errno.ENOENT:
             # A script's interpreter or an ELF file's loader is missing: 127, as in bash.
-            raise _not_found(path, "a file whose interpreter is missing", _SCRIPTS) from error
+            raise _not_found(path, "a file whose interpreter is missing", _SCRIPT_HINT) from error
         raise _not_executable(path, str(error.strerror)) from error

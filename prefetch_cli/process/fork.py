@@ -8,6 +8,8 @@ import socket
 import time
 from contextlib import suppress
 
+from prefetch_cli.base import limits
+from prefetch_cli.base.stop import SIGNALS
 from prefetch_cli.linux.processes import Pidfd, close_fds
 from prefetch_cli.linux.threads import spawn
 
@@ -16,8 +18,6 @@ START = 0
 # To the warmer: exit silently. Any other byte is the number of a signal received here.
 QUIT = 0
 
-_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-_EXIT_SECONDS = 0.9  # the warmer exits by itself within 0.8 s of a signal (see `supervisor`)
 _POLL_SECONDS = 0.1  # how often to look for COMMAND's exit where there is no pidfd
 
 
@@ -42,7 +42,7 @@ class Channel:
         self._previous_wakeup_fd = signal.set_wakeup_fd(
             self._wakeup_writer.fileno(), warn_on_full_buffer=False
         )
-        for number in _SIGNALS:
+        for number in SIGNALS:
             # A signal that the parent ignores (nohup) stays ignored.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._handled.append(number)
@@ -68,7 +68,7 @@ class Channel:
 
     def await_exit(self) -> None:
         """Wait for the warmer to exit, but no longer than it takes by itself."""
-        deadline = time.monotonic() + _EXIT_SECONDS
+        deadline = time.monotonic() + limits.WARMER_LAST_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             number, byte = self.receive(left)
             if byte == b"":
@@ -108,7 +108,7 @@ class Warmer:
     def _follow_command(self) -> None:
         """Turn COMMAND's exit, and signals sent to it before its exec, into signals to us."""
         # This thread is older than the run's, which block them: unblocked, it would die of one.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         if self._command.descriptor is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from prefetch_cli.base import limits
 from prefetch_cli.base.errors import PrefetchError, interrupted_exit_code
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.base.stop import Stop
+from prefetch_cli.base.stop import SIGNALS, Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Action
 from prefetch_cli.linux.exit import leave
@@ -28,10 +28,8 @@ from prefetch_cli.run.pipeline import run
 from prefetch_cli.run.states import Evicted, Read, State
 from prefetch_cli.show.audience import Audience
 
-_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
-
-class _Run:
+class _Job:
     """The pipeline in its thread, and the outcome so far."""
 
     def __init__(self, options: Options, environ: Mapping[str, str], stop: Stop) -> None:
@@ -118,7 +116,7 @@ class _Signals:
         self._stop = stop
         # A signal that the parent ignores (nohup) stays ignored.
         self._awaited = {
-            number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+            number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
         }
         # Block the signals here and in every thread started later; one thread waits for them. A
         # Python handler would run in the main thread, which may be stuck in a write.
@@ -158,14 +156,14 @@ def supervise(options: Options, environ: Mapping[str, str], display: Audience) -
     """
     stop = Stop(options.time_limit_seconds)
     signals = _Signals(stop)
-    job = _Run(options, environ, stop)
+    job = _Job(options, environ, stop)
     try:
         return _follow(job, stop, signals, display)
     finally:
         display.stop_bar()
 
 
-def _follow(job: _Run, stop: Stop, signals: _Signals, display: Audience) -> int:
+def _follow(job: _Job, stop: Stop, signals: _Signals, display: Audience) -> int:
     """Return the exit code of a run, after showing it from start to end."""
     job.start()
     while not job.ended:
@@ -183,6 +181,6 @@ def _follow(job: _Run, stop: Stop, signals: _Signals, display: Audience) -> int:
     return exit_code(outcome)
 
 
-def _tell(job: _Run, display: Audience, seconds: float) -> None:
+def _tell(job: _Job, display: Audience, seconds: float) -> None:
     for state in job.news(seconds):
         display.learned(job.outcome, state.kind)

@@ -103,7 +103,7 @@ class AbstractEngine(ABC):
         """Do the step by this engine's own call."""
 
 
-class Read(AbstractEngine):
+class ReadEngine(AbstractEngine):
     """preadv(2) into the thread's buffer."""
 
     name = Engine.READ
@@ -118,7 +118,7 @@ class Read(AbstractEngine):
         return os.preadv(descriptor, [view], offset)
 
 
-class Splice(AbstractEngine):
+class SpliceEngine(AbstractEngine):
     """sendfile(2) to /dev/null: no copy, no buffer."""
 
     name = Engine.SPLICE
@@ -131,14 +131,14 @@ class Splice(AbstractEngine):
         return os.sendfile(self._tools.sink, descriptor, offset, size)
 
 
-class Advise(AbstractEngine):
+class AdviseEngine(AbstractEngine):
     """POSIX_FADV_WILLNEED for a window, which is then drained without another request."""
 
     name = Engine.ADVISE
 
     def __init__(self, tools: Tools, medium: Medium) -> None:
         super().__init__(tools, medium)
-        self._drain = Splice(tools, medium)
+        self._drain = SpliceEngine(tools, medium)
         self._advised = 0
 
     @property
@@ -159,7 +159,7 @@ class Advise(AbstractEngine):
         return self._drain.step(descriptor, offset, size)
 
 
-class _Exact(Advise):
+class _ExactEngine(AdviseEngine):
     """Advise with the file's read-ahead off: reads no page outside its range.
 
     The other engines would fall to single pages or a pipe's 64 KiB without read-ahead.
@@ -172,7 +172,7 @@ class _Exact(Advise):
 
 
 Registry = Mapping[Engine, type[AbstractEngine]]
-REGISTRY: Registry = {engine.name: engine for engine in (Advise, Splice, Read)}
+REGISTRY: Registry = {engine.name: engine for engine in (AdviseEngine, SpliceEngine, ReadEngine)}
 
 
 class Engines:
@@ -189,7 +189,7 @@ class Engines:
 
     def exact(self, medium: Medium) -> AbstractEngine:
         """Return the engine for ranges next to the cut, behind which nothing may be read."""
-        return self._of(_Exact, medium)
+        return self._of(_ExactEngine, medium)
 
     def _of(self, kind: type[AbstractEngine], medium: Medium) -> AbstractEngine:
         engine = self._made.get((kind, medium))

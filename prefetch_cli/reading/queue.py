@@ -64,7 +64,7 @@ class Queue:
     """Deals out blocks in load order, and closes each file after its last block."""
 
     def __init__(self, plan: Plan, targets: Sequence[Target], monitor: Monitor) -> None:
-        self._runs = _runs(plan, targets)
+        self._runs = _runs_of_blocks(plan, targets)
         self._plan = plan
         self._targets = targets
         self._monitor = monitor
@@ -114,7 +114,7 @@ class Queue:
             self._monitor.finish_file()
 
 
-def _runs(plan: Plan, targets: Sequence[Target]) -> Iterator[Extent]:
+def _runs_of_blocks(plan: Plan, targets: Sequence[Target]) -> Iterator[Extent]:
     """Yield runs of blocks, shorter towards the end so that no thread ends with a long one."""
     block_bytes = plan.block_size_bytes
     left = plan.size_bytes

@@ -6,7 +6,7 @@ from functools import reduce
 from typing import TypeVar
 
 from prefetch_cli.base.errors import ExitCode, PrefetchError, interrupted_exit_code
-from prefetch_cli.base.progress import Snapshot
+from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.words import Action
 from prefetch_cli.plan.decision import Reason, Verdict
 from prefetch_cli.reading.plan import ReadResult
@@ -159,7 +159,7 @@ def folded(outcome: Outcome, events: Iterable[Event]) -> Outcome:
     return reduce(fold, events, outcome)
 
 
-def cut_short(outcome: Outcome, snapshot: Snapshot) -> Outcome:
+def cut_short(outcome: Outcome, snapshot: Progress) -> Outcome:
     """Return the outcome of a run that hangs in reading, with what was read of each part."""
     results = (
         Read(

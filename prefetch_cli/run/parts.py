@@ -10,12 +10,10 @@ from functools import partial
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Overrule
-from prefetch_cli.checkpoint.resolve import Checkpoint, resolve
+from prefetch_cli.checkpoint.files import Found
+from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.libraries import gather as libraries
-from prefetch_cli.libraries.gather import Libraries
 from prefetch_cli.run.options import Options
-
-Found = Checkpoint | Libraries
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,17 @@ def run(
     """
     if options.background and (refused := priority.give_way()) is not None:
         publish(Warned((refused,)))
-    run = _Run(options, environ, monitor, stop, publish)
+    work = _Stages(options, environ, monitor, stop, publish)
     asked = tuple(parts.asked(options, environ, monitor, stop))
     match options.action:
         case Action.CHECK:
-            run.prove_unchanged(run.look(asked))
+            work.prove_unchanged(work.look(asked))
         case Action.EVICT:
-            run.evict(run.look(asked))
+            work.evict(work.look(asked))
         case Action.DRY_RUN:
-            run.plan(asked)
+            work.plan(asked)
         case Action.PREFETCH:
-            run.read(run.plan(asked))
+            work.read(work.plan(asked))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Planned(_Seen):
     decided: Decided
 
 
-class _Run:
+class _Stages:
     """What all stages share. Parts come and go in the order in which they are read."""
 
     def __init__(

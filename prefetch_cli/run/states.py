@@ -5,6 +5,7 @@ Each is a whole value, published as soon as it is known, and never filled in lat
 
 from dataclasses import dataclass
 
+from prefetch_cli.checkpoint.files import Found
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.memory import Memory
 from prefetch_cli.plan.decision import Budget, Decision
@@ -12,7 +13,7 @@ from prefetch_cli.plan.share import Share
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.residency.survey import Survey
-from prefetch_cli.run.parts import Found, Kind
+from prefetch_cli.run.parts import Kind
 
 
 @dataclass(frozen=True)

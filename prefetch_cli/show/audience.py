@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from prefetch_cli.base.progress import Snapshot
+from prefetch_cli.base.progress import Progress
 from prefetch_cli.run.outcome import Outcome
 from prefetch_cli.run.parts import Kind
 
@@ -13,7 +13,7 @@ class Audience(Protocol):
     def learned(self, outcome: Outcome, kind: Kind) -> None:
         """Take a new state of one part, which `outcome` includes."""
 
-    def progress(self, snapshot: Snapshot) -> None:
+    def progress(self, snapshot: Progress) -> None:
         """Take the progress. The decisions behind it have been learned before."""
 
     def finished(self, outcome: Outcome) -> None:

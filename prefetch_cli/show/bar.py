@@ -3,7 +3,7 @@
 from typing import IO, TYPE_CHECKING, cast
 
 from prefetch_cli.base.amounts import format_rate, format_size
-from prefetch_cli.base.progress import Snapshot
+from prefetch_cli.base.progress import Progress
 from prefetch_cli.show.lines import coarse
 from prefetch_cli.show.streams import Stream
 
@@ -28,7 +28,7 @@ class Bar:
         # A killed process could not bring it back.
         self._live.console.show_cursor(show=True)
 
-    def draw(self, snapshot: Snapshot) -> None:
+    def draw(self, snapshot: Progress) -> None:
         """Show how far reading has come."""
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
@@ -58,7 +58,7 @@ class Bar:
         self._live.stop()
 
 
-def bar_line(snapshot: Snapshot, columns: int) -> tuple[str, int]:
+def bar_line(snapshot: Progress, columns: int) -> tuple[str, int]:
     """Return the text beside the bar and the width of the bar: as much as fits, 0 for no bar.
 
     Changing figures have a fixed width, so that the line does not jump.

@@ -12,9 +12,9 @@ from typing import TextIO
 
 from prefetch_cli.base import limits
 from prefetch_cli.base.amounts import format_size
-from prefetch_cli.base.progress import Snapshot
+from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.text import printable
-from prefetch_cli.base.words import ProgressMode, Verbosity
+from prefetch_cli.base.words import PROGRAM, ProgressMode, Verbosity
 from prefetch_cli.run.document import document
 from prefetch_cli.run.outcome import History, Outcome, falls_short
 from prefetch_cli.run.parts import CHECKPOINT, Kind
@@ -32,7 +32,6 @@ from prefetch_cli.show.lines import (
 )
 from prefetch_cli.show.streams import Stream
 
-_NAME = "prefetch-cli"
 _LABEL_COLUMNS = 13
 _TEXT_LEAST_COLUMNS = 20  # beside the labels
 _NUMBER_WITH_UNIT = re.compile(r"(\d) ([KMGTPE]?i?B\b|bytes?\b|%|s\b)")
@@ -75,7 +74,7 @@ class Display:
         if kind not in self._shown and outcome.is_ready(part):
             self._show(outcome, part)
 
-    def progress(self, snapshot: Snapshot) -> None:
+    def progress(self, snapshot: Progress) -> None:
         """Show how far reading has come, and any file that has not answered for long."""
         if self._mode is ProgressMode.NONE:
             return
@@ -154,14 +153,14 @@ class Display:
 
     def _tell(self, text: str) -> None:
         """Write a line to standard error, above the bar if there is one."""
-        name = f"{_NAME} {self._rank}".rstrip()
+        name = f"{PROGRAM} {self._rank}".rstrip()
         line = printable(f"{name}: {text}")
         if self._bar is not None:
             self._bar.tell(line)
         else:
             self._errors.write(line + "\n")
 
-    def _step(self, snapshot: Snapshot) -> None:
+    def _step(self, snapshot: Progress) -> None:
         """Write a line for each 10 % passed since the last call."""
         reached = 10 * snapshot.done_bytes // snapshot.total_bytes
         for step in range(self._steps_said + 1, reached):

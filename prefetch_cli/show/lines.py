@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from prefetch_cli.base.amounts import format_duration, format_percent, format_rate, format_size
 from prefetch_cli.base.errors import PrefetchError
-from prefetch_cli.base.progress import Snapshot, Wait
+from prefetch_cli.base.progress import Progress, Wait
 from prefetch_cli.base.text import counted
 from prefetch_cli.base.words import Action
 from prefetch_cli.checkpoint.resolve import Checkpoint, Source
@@ -124,7 +124,7 @@ def summary(outcome: Outcome) -> Iterator[Line]:
     if wanted is not None and not _sources(wanted) and outcome.signal is None:
         return  # only other parts were wanted
     if read is not None and decided is not None:
-        yield "read", _read(outcome, decided.plan, read.result)
+        yield "read", _result(outcome, decided.plan, read.result)
     elif evicted is not None:
         took = format_duration(evicted.eviction.elapsed_seconds)
         ending = _ending(outcome, complete=True)
@@ -147,7 +147,7 @@ def _summary_beside(part: History) -> Iterator[Line]:
         yield part.kind.name, f"evicted {_dropped(evicted.eviction)}"
 
 
-def _read(outcome: Outcome, plan: Plan, result: ReadResult) -> str:
+def _result(outcome: Outcome, plan: Plan, result: ReadResult) -> str:
     of = how = ""
     if not result.complete:
         of = f" of {format_size(plan.size_bytes)}"
@@ -190,7 +190,7 @@ def each_file(wanted: Wanted, survey: Survey) -> Iterator[Line]:
         yield "file", f"{file.path}: {known} of {format_size(file.size_bytes)} resident"
 
 
-def so_far(snapshot: Snapshot) -> str:
+def so_far(snapshot: Progress) -> str:
     """Return how far reading has come."""
     left = ""
     if snapshot.left_seconds:
@@ -202,7 +202,7 @@ def so_far(snapshot: Snapshot) -> str:
     )
 
 
-def waiting(snapshot: Snapshot, wait: Wait) -> str:
+def waiting(snapshot: Progress, wait: Wait) -> str:
     """Return which file has not answered, and for how long."""
     at = "" if wait.offset is None else f" at offset {wait.offset:,}"
     return (

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from prefetch_cli.cli.flags import PROGRAM
+from prefetch_cli.base.words import PROGRAM
 from prefetch_cli.cli.main import command
 from tests.helpers import command as process
 from tests.helpers import oracle

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import prefetch_cli
-from prefetch_cli.cli.flags import PROGRAM
+from prefetch_cli.base.words import PROGRAM
 from tests.helpers.command import ROOT
 from tests.helpers.documents import fenced, read, section
 from tests.recipes.section import recipes

@@ -13,7 +13,7 @@ def test_a_physical_file_counts_once_under_its_first_path() -> None:
     files = [file("a", 1), file("b", 2), file("c", 1), file("d", 1, device=2)]
     assert [one.path for one in each_once(files)] == ["a", "b", "d"]
     assert [one.path for one in each_once(files, known=[file("x", 2)])] == ["a", "d"]
-    assert Found(each_once(files), (), ()).size_bytes == 300
+    assert Found(each_once(files), (), (), ()).size_bytes == 300
 
 
 @pytest.mark.parametrize("name", ["a", "a/b", "./a", "a//b", "...", "a..b", "\udcff"])

@@ -14,8 +14,8 @@ import click
 import pytest
 
 from prefetch_cli import __version__
-from prefetch_cli.base.words import Action, Engine, Hub, LoadFormat, Overrule, Split
-from prefetch_cli.cli.flags import EXAMPLES, GROUPS, PROGRAM
+from prefetch_cli.base.words import PROGRAM, Action, Engine, Hub, LoadFormat, Overrule, Split
+from prefetch_cli.cli.flags import EXAMPLES, GROUPS
 from prefetch_cli.cli.main import command
 from prefetch_cli.run.options import Options
 from tests.helpers.command import COMMAND, ROOT, environment, run, unprivileged

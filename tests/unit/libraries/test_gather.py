@@ -1,4 +1,4 @@
-"""Libraries before the weights: which files count, in which order, and how they are warmed.
+"""Found before the weights: which files count, in which order, and how they are warmed.
 
 The environments are real, made by venv; the distributions in them are written as pip writes them.
 """
@@ -18,9 +18,10 @@ import pytest
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
+from prefetch_cli.checkpoint.files import Found
 from prefetch_cli.libraries import distributions
 from prefetch_cli.libraries.distributions import Interpreter
-from prefetch_cli.libraries.gather import Libraries, Request, gather, locate
+from prefetch_cli.libraries.gather import Request, gather, locate
 from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import COMMAND, Running, refused, run, unprivileged
 from tests.helpers.oracle import about, evict, resident_bytes
@@ -75,13 +76,13 @@ def wanted(*packages: str, **changes: Any) -> Request:
     return Request(packages=packages, **{**given, **changes})
 
 
-def gathered(asked: Request) -> Libraries:
+def gathered(asked: Request) -> Found:
     monitor = Monitor()
     located = locate(asked, os.environ, monitor, Stop())
     return gather(located, monitor, 4)
 
 
-def names(found: Libraries) -> list[str]:
+def names(found: Found) -> list[str]:
     return [os.path.basename(file.path) for file in found.files]
 
 

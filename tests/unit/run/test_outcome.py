@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import CheckpointError, ExitCode
-from prefetch_cli.base.progress import Snapshot
+from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.words import Action, Engine, Split
-from prefetch_cli.checkpoint.files import File, Skipped
+from prefetch_cli.checkpoint.files import File, Found, Skipped
 from prefetch_cli.checkpoint.resolve import Checkpoint
-from prefetch_cli.libraries.gather import Libraries
 from prefetch_cli.linux.filesystem import UNKNOWN
 from prefetch_cli.linux.memory import Memory
 from prefetch_cli.linux.pagecache import Method
@@ -43,15 +42,15 @@ SURVEY = Survey(0, 1000, Method.MINCORE, (EXTENT,), {0: 0}, ())
 PLAN = Plan((EXTENT,), None, 0, 1, 4096, Engine.AUTO, None, yielding=False)
 READ = Decision(Verdict.PREFETCH, Reason.FORCED, "forced", warning=False, limit_bytes=None)
 SKIP = Decision(Verdict.SKIP, Reason.LOCAL_FITS, "local", warning=False, limit_bytes=None)
-SNAPSHOT = Snapshot(2000, 700, 2, 0, 3.0, None, 0.0, part_seconds=2.0)
+SNAPSHOT = Progress(2000, 700, 2, 0, 3.0, None, 0.0, part_seconds=2.0)
 
 
 def wanted(kind: Kind, *failed: str, warnings: tuple[str, ...] = ()) -> Wanted:
     skipped = tuple(Skipped(path, "Input/output error", failed=True) for path in failed)
     found = (
-        Checkpoint(files=(FILE,), failed=skipped, warnings=warnings, sources=())
+        Checkpoint((FILE,), skipped, warnings, names=(), sources=())
         if kind == CHECKPOINT
-        else Libraries(names=("torch",), files=(FILE,), failed=skipped, warnings=warnings)
+        else Found((FILE,), skipped, warnings, names=("torch",))
     )
     return Wanted(
         kind,

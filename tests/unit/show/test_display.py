@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import PrefetchError
-from prefetch_cli.base.progress import Monitor, Snapshot, Wait
+from prefetch_cli.base.progress import Monitor, Progress, Wait
 from prefetch_cli.base.words import Action, ProgressMode, Verbosity
 from prefetch_cli.run.outcome import Outcome, Refused
 from prefetch_cli.show.bar import bar_line
@@ -27,8 +27,8 @@ def snapshot(
     files: tuple[int, int] = (1, 3),
     wait: Wait | None = None,
     idle_seconds: float = 0.0,
-) -> Snapshot:
-    return Snapshot(
+) -> Progress:
+    return Progress(
         total_bytes=total_bytes,
         done_bytes=done_bytes,
         total_files=files[1],
@@ -54,7 +54,7 @@ def display(
     return Display(mode, verbosity, json_document=False, output=io.StringIO(), errors=errors)
 
 
-def stalled(seconds: float, offset: int | None = 16 * MIB) -> Snapshot:
+def stalled(seconds: float, offset: int | None = 16 * MIB) -> Progress:
     wait = Wait("/models/m/model-00002.safetensors", offset, seconds + 1.4)
     return snapshot(30 * MIB, wait=wait, idle_seconds=seconds)
 
