@@ -221,7 +221,7 @@ DIAGNOSTICS = (
         "A server's reads would fare the same.",
     ),
     Diagnostic(
-        "unknown: nothing here can tell this user",
+        "unknown: this user has no way to tell",
         "0, or 4 with --min-resident",
         "No method is reliable here for a file that the user neither owns nor may write, or a "
         "seccomp profile refuses them all; mincore(2) would report everything as resident.",

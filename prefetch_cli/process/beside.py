@@ -48,7 +48,7 @@ def accompany(terms: Terms, display: Display, warm: Warm) -> int:
     try:
         channel = fork()
     except OSError as error:
-        display.warn(f"nothing is warmed: {error.strerror}; COMMAND starts all the same")
+        display.warn(f"not warming: {error.strerror}; starting COMMAND anyway")
         execute(path, terms.command)
     if isinstance(channel, Warmer):
         channel.detach()
@@ -79,7 +79,7 @@ def _await_start(channel: Channel, display: Display) -> int | None:
             channel.await_exit()
             return interrupted(number)
         if said == b"":
-            display.warn("the warming has ended before its time; COMMAND starts all the same")
+            display.warn("the warmer exited early; starting COMMAND anyway")
             return None
         if said is not None:
             if said[0] == START:
@@ -131,7 +131,7 @@ class _Beside:
             self._display.finished(outcome)
         elif isinstance(error, CheckpointError) and self._terms.best_effort:
             hint = "" if error.hint is None else f"; {error.hint}"
-            self._display.warn(f"{error.message}{hint}; COMMAND starts all the same")
+            self._display.warn(f"{error.message}{hint}; starting COMMAND anyway")
             self._say(START)
         else:
             self._display.finished(outcome)
@@ -155,7 +155,7 @@ class _Beside:
 
     def _start(self, why: str) -> None:
         if not self._said:
-            self._display.warn(f"{why}; COMMAND starts all the same")
+            self._display.warn(f"{why}; starting COMMAND anyway")
             self._say(START)
 
     def _say(self, word: int) -> None:

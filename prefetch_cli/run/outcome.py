@@ -201,7 +201,7 @@ def falls_short(outcome: Outcome) -> str | None:
         return f"--min-resident {wanted:g}: the run ended before it was known what is resident"
     survey = proven.survey
     if survey.resident_bytes is None:
-        return f"--min-resident {wanted:g}: it cannot be known here how much is resident"
+        return f"--min-resident {wanted:g}: this user cannot tell how much is resident"
     percent = 100.0 * survey.resident_bytes / survey.total_bytes if survey.total_bytes else 100.0
     if percent >= wanted:
         return None

@@ -174,7 +174,7 @@ def _ending(outcome: Outcome, *, complete: bool) -> str:
 
 def _resident(survey: Survey) -> str:
     if survey.resident_bytes is None:
-        return "unknown: nothing here can tell this user"
+        return "unknown: this user has no way to tell"
     how = "an estimate by samples" if survey.method is Method.NOWAIT else survey.method.value
     return (
         f"{format_size(survey.resident_bytes)} of {format_size(survey.total_bytes)} "

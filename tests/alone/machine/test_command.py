@@ -623,7 +623,7 @@ def test_a_warmer_that_is_killed_before_the_start(cold: str) -> None:
         done = running.end()
     assert (done.code, done.output) == (4, "hi\n")
     assert done.errors.splitlines()[-1] == (
-        "prefetch-cli: warning: the warming has ended before its time; COMMAND starts all the same"
+        "prefetch-cli: warning: the warmer exited early; starting COMMAND anyway"
     )
 
 
