@@ -21,3 +21,6 @@ PROOF_IDLE_SECONDS = 30.0
 POLL_SECONDS = 0.1  # between looks at the progress
 # Between lines that say what is waited for; the first one comes after a third of it.
 HEARTBEAT_SECONDS = 30.0
+# For the process that closes what hanging threads keep open: far longer than killable threads take
+# to die.
+DESCRIPTORS_KEPT_SECONDS = 5

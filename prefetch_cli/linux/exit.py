@@ -16,8 +16,8 @@ import signal
 from contextlib import suppress
 from typing import NoReturn
 
-# Much longer than killable threads take to die.
-_SLEEP_SECONDS = 5
+from prefetch_cli.base import limits
+
 _NAME = b"prefetch-leave"
 
 _CLONE_VM = 0x100
@@ -114,7 +114,9 @@ def _share_descriptors() -> None:
         return
     # The stack grows downwards; this alignment suits every architecture.
     top = (stack + _STACK_BYTES) & ~63
-    pid = libc.clone(ctypes.cast(libc.sleep, ctypes.c_void_p), top, _FLAGS, _SLEEP_SECONDS)
+    pid = libc.clone(
+        ctypes.cast(libc.sleep, ctypes.c_void_p), top, _FLAGS, limits.DESCRIPTORS_KEPT_SECONDS
+    )
     if pid > 0:
         # A signal to our process group (`timeout -s KILL`) must not kill it before us.
         with suppress(OSError):

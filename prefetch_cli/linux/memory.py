@@ -29,14 +29,14 @@ def measure(root: str = "/") -> Memory:
     The host's figure is MemAvailable, as in free(1). A cgroup's is its limit less what it uses,
     file pages not counted. Tests give another `root`, with `proc` and `sys` below it. Never raises.
     """
-    total, host = _host(root)
+    total, available = host(root)
     cgroup, directory = cgroups.tightest(root, total) or (None, "host")
-    if cgroup is None or cgroup >= host:
-        return Memory(host, host, cgroup, "host")
-    return Memory(cgroup, host, cgroup, directory)
+    if cgroup is None or cgroup >= available:
+        return Memory(available, available, cgroup, "host")
+    return Memory(cgroup, available, cgroup, directory)
 
 
-def _host(root: str) -> tuple[int, int]:
+def host(root: str) -> tuple[int, int]:
     """Return the host's memory in bytes: all of it, and what is available."""
     if root == "/":
         try:

@@ -142,7 +142,7 @@ def test_an_open_file_is_left_to_a_process_that_has_nothing_else(file: Path, cod
 
 
 def test_the_second_process_exits_after_some_seconds(file: Path) -> None:
-    leave(OPEN_AND_LEAVE + "exit._SLEEP_SECONDS = 1\nexit.leave(0)", file)
+    leave(OPEN_AND_LEAVE + "exit.limits.DESCRIPTORS_KEPT_SECONDS = 1\nexit.leave(0)", file)
     (pid,) = left_behind(file)
     await_end(pid, 3)
 
@@ -261,7 +261,7 @@ QUICK_TO_TELL = (
     "from prefetch_cli.cli import main\nfrom prefetch_cli.linux import exit\n"
     "from prefetch_cli.base import limits\n"
     "limits.HEARTBEAT_SECONDS = 0.2\n"
-    "exit._SLEEP_SECONDS = 1\n"
+    "limits.DESCRIPTORS_KEPT_SECONDS = 1\n"
 )
 COMMAND_THAT_TELLS = (sys.executable, "-c", f"{QUICK_TO_TELL}main.main()")
 # Without the second process.

@@ -388,14 +388,14 @@ def test_the_host_agrees_with_proc_meminfo() -> None:
 def test_the_host_is_measured_by_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
     known = psutil.virtual_memory()._replace(total=64 * GIB, available=1234)
     monkeypatch.setattr("psutil.virtual_memory", lambda: known)
-    assert memory._host("/") == (64 * GIB, 1234)
+    assert memory.host("/") == (64 * GIB, 1234)
 
 
 def test_without_proc_the_free_memory_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path))
-    total, available = memory._host("/")
+    total, available = memory.host("/")
     assert total == meminfo("MemTotal")
     assert isinstance(available, int)
     assert 0.5 * meminfo("MemFree") <= available <= total
