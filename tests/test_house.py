@@ -118,7 +118,14 @@ def test_a_package_says_what_it_is_for(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "only"), [("click", "cli"), ("rich", "show"), ("ctypes", "linux")]
+    ("library", "only"),
+    [
+        ("click", "cli"),
+        ("rich", "show"),
+        ("ctypes", "linux"),
+        ("psutil", "linux"),
+        ("humanfriendly", "base"),
+    ],
 )
 def test_a_library_has_one_home(library: str, only: str) -> None:
     assert users(library) == {only}
