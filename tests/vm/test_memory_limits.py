@@ -260,7 +260,7 @@ def test_a_limit_that_is_lowered_meanwhile_is_seen_in_the_proof(
     assert abs(document["residency"]["after_bytes"] - found) <= 0.01 * sum(SHARDS)
     (warning,) = document["warnings"]
     assert "stayed in the page cache" in warning
-    assert f"the cgroup {job}, or its limit changed meanwhile" in warning
+    assert f"the cgroup {job}, or its limit was lowered" in warning
 
 
 def test_a_stranger_in_a_limited_cgroup_finds_the_same_limit(
