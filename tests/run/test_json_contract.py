@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from prefetch_cli import __version__
-from prefetch_cli.base.words import Engine
+from prefetch_cli.base.words import Action, Engine
 from tests.conftest import MIB
 from tests.helpers import command, oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
@@ -287,6 +287,10 @@ def test_time_limit_ends_a_run_that_is_not_complete(cold: str) -> None:
     assert result["interrupted"] is False
     assert 0 < result["bytes_read"] < found["share"]["bytes"]
     assert 0.4 < result["elapsed_seconds"] < 1.5
+
+
+def test_the_contract_has_each_action() -> None:
+    assert set(ERROR["properties"]["action"]["enum"]) == {action.value for action in Action}
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 
 from man import generate
 from prefetch_cli.base.errors import UsageError
-from prefetch_cli.base.words import Engine, Hub, LoadFormat, ProgressMode, Split
-from prefetch_cli.cli import meaning
+from prefetch_cli.base.words import Action, Engine, Hub, LoadFormat, ProgressMode, Split
+from prefetch_cli.cli import completion, meaning
 from prefetch_cli.cli.command import Command, build
-from prefetch_cli.cli.flags import COMMAND, FLAGS, GROUPS, Flag
+from prefetch_cli.cli.flags import COMMAND, FLAGS, GROUPS, Flag, rivals
 from prefetch_cli.cli.rules import Given
 from prefetch_cli.cli.types import listed, one_of
 
@@ -128,6 +128,23 @@ def test_a_new_flag_of_the_environment_gives_way() -> None:
 
 
 # The records that there are
+
+
+# What no shell can complete: numbers, amounts, and names that only the user knows.
+UNKNOWN_TO_SHELLS = {"DURATION", "GLOB", "N", "N|auto", "NAME", "PERCENT", "REV", "SIZE"}
+
+
+def test_a_value_is_completed_or_known_not_to_be() -> None:
+    values = {flag.metavar: flag.value for flag in SETTABLE if flag.value is not None}
+    without = {name for name, value in values.items() if not list(completion._values(value, ""))}
+    assert without <= UNKNOWN_TO_SHELLS | {"SIZE|PERCENT"}
+
+
+def test_actions_exclude_each_other_and_command() -> None:
+    names = [f"--{action.value}" for action in Action if action is not Action.PREFETCH]
+    for flag in FLAGS:
+        if flag.name in names:
+            assert {*names, COMMAND} - {flag.name} <= set(rivals(flag))
 
 
 def test_no_two_flags_share_a_name() -> None:
