@@ -27,7 +27,6 @@ class Progress:
     elapsed_seconds: float
     longest_wait: Wait | None
     idle_seconds: float  # since the storage last answered, while any thread waits for it
-    ended: bool = False  # reading is over, however far it came
     done_by_part: Mapping[str, int] = field(default_factory=dict)  # bytes
     part_seconds: float = 0.0  # since the current part began
 
@@ -134,7 +133,6 @@ class Monitor:
                     None if oldest is None else Wait(oldest[0], oldest[1], now - oldest[2])
                 ),
                 idle_seconds=now - self._last_arrival if self._waits else 0.0,
-                ended=self._stopped is not None,
                 done_by_part=dict(self._done_by_part),
                 part_seconds=(self._stopped or now) - self._part_started,
             )

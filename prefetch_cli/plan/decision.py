@@ -33,6 +33,18 @@ class Reason(enum.Enum):
     PARTIAL = "partial"
 
 
+# Of all the bytes, whichever rank they belong to: reasons why nobody means to read them.
+NOTHING_MEANT = frozenset(
+    {
+        Reason.IN_MEMORY_FILESYSTEM,
+        Reason.NO_PAGE_CACHE,
+        Reason.NETWORK_TOO_BIG,
+        Reason.LOCAL_FITS,
+        Reason.LOCAL_TOO_BIG,
+    }
+)
+
+
 @dataclass(frozen=True)
 class Budget:
     """How many bytes of a checkpoint this node's page cache may take."""

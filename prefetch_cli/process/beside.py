@@ -22,7 +22,7 @@ from prefetch_cli.process.command import CommandError, execute, which
 from prefetch_cli.process.fork import QUIT, START, Channel, Warmer, fork
 from prefetch_cli.run.outcome import Outcome
 from prefetch_cli.run.parts import CHECKPOINT, Kind
-from prefetch_cli.run.states import Decided
+from prefetch_cli.run.states import Decided, Read
 from prefetch_cli.show.audience import Audience
 from prefetch_cli.show.display import Display
 
@@ -102,6 +102,9 @@ class _Beside:
     def learned(self, outcome: Outcome, kind: Kind) -> None:
         """Show the decision, and start COMMAND if enough is warm already."""
         self._display.learned(outcome, kind)
+        if read := outcome.checkpoint.get(Read):
+            self._look(read.result.bytes_read)
+            self._start_short()
         decided = outcome.checkpoint.get(Decided)
         if decided is None or self._lead_bytes is not None:
             return
@@ -117,8 +120,6 @@ class _Beside:
         """Show the progress, and start COMMAND once enough is warm."""
         self._display.progress(snapshot)
         self._look(snapshot.done_by_part.get(CHECKPOINT.name, 0))
-        if snapshot.ended:
-            self._start_short()
 
     def finished(self, outcome: Outcome) -> None:
         """Show the result, unless COMMAND has ended. COMMAND starts now at the latest."""

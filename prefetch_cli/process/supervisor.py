@@ -25,7 +25,7 @@ from prefetch_cli.run.outcome import (
     fold,
 )
 from prefetch_cli.run.pipeline import run
-from prefetch_cli.run.states import Evicted, Read, State
+from prefetch_cli.run.states import Read, State
 from prefetch_cli.show.audience import Audience
 
 
@@ -68,7 +68,10 @@ class _Job:
     @property
     def hangs_in_proof(self) -> bool:
         """Whether reads failed and the storage has not answered the proof for too long."""
-        reads = (part.get(Read) for part in self.outcome.parts)
+        parts = self.outcome.parts
+        if any(part.is_due for part in parts):
+            return False
+        reads = (part.get(Read) for part in parts)
         if not any(read.result.failed for read in reads if read is not None):
             return False
         return self.monitor.snapshot().idle_seconds > limits.PROOF_IDLE_SECONDS
@@ -80,8 +83,9 @@ class _Job:
             return outcome
         if received is not None:
             outcome = fold(outcome, Interrupted(received))
-        if self.ended or outcome.checkpoint.get(Read) or outcome.checkpoint.get(Evicted):
-            return outcome  # if it has not ended, only its proof hangs
+        if self.ended:
+            return outcome
+        # Both leave alone what has its result: of such a part only the proof hangs.
         if self.monitor.reading:
             return cut_short(outcome, self.monitor.snapshot())
         if outcome.action is Action.EVICT and outcome.is_ready(outcome.checkpoint):

@@ -8,22 +8,13 @@ from typing import TypeVar
 from prefetch_cli.base.errors import ExitCode, PrefetchError, interrupted_exit_code
 from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.words import Action
-from prefetch_cli.plan.decision import Reason, Verdict
+from prefetch_cli.plan.decision import NOTHING_MEANT, Verdict
 from prefetch_cli.reading.plan import ReadResult
 from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.run.parts import CHECKPOINT, Kind
 from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, State, Wanted, Warned
 
 _State = TypeVar("_State", bound=State)
-
-# Decisions by which no file was meant to be read, so that none failed to be.
-_NOTHING_MEANT = {
-    Reason.IN_MEMORY_FILESYSTEM,
-    Reason.NO_PAGE_CACHE,
-    Reason.NETWORK_TOO_BIG,
-    Reason.LOCAL_FITS,
-    Reason.LOCAL_TOO_BIG,
-}
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ class History:
     def failed(self, action: Action) -> dict[str, str]:
         """Return the error of each file, by its path, that could not be read, or dropped."""
         decided = self.get(Decided)
-        if action is Action.DRY_RUN or (decided and decided.decision.reason in _NOTHING_MEANT):
+        if action is Action.DRY_RUN or (decided and decided.decision.reason in NOTHING_MEANT):
             return {}
         errors: dict[str, str] = {}
         for path, error in self._failed():

@@ -21,14 +21,16 @@ class Kind:
     """A kind of part, in words: `name` labels its lines and is its key in JSON.
 
     `names_key` is the JSON key for the names of what it consists of, None where it has no such key.
+    COMMAND waits for what is `awaited` before it reads weights: that does not give way to it.
     """
 
     name: str
     names_key: str | None = None
+    awaited: bool = False
 
 
 CHECKPOINT = Kind("checkpoint")
-LIBRARIES = Kind("libraries", names_key="distributions")
+LIBRARIES = Kind("libraries", names_key="distributions", awaited=True)
 # The kinds beside the checkpoint. Every document has their keys, null where nothing was asked for.
 BESIDE = (LIBRARIES,)
 

@@ -12,7 +12,7 @@ from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.readahead import read_step_bytes, reads_ahead_little
 from prefetch_cli.plan import decision
-from prefetch_cli.plan.decision import Decision, Facts, Verdict
+from prefetch_cli.plan.decision import NOTHING_MEANT, Decision, Facts, Verdict
 from prefetch_cli.plan.extents import Extent, head, whole, within
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.plan.share import partition
@@ -21,7 +21,7 @@ from prefetch_cli.reading.plan import Medium, Plan, Target
 from prefetch_cli.residency import doubt, evict, survey
 from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.options import Options
-from prefetch_cli.run.parts import CHECKPOINT, Part
+from prefetch_cli.run.parts import Part
 from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
 
 # Threads that ask for small files over a network, for each that was asked for.
@@ -101,8 +101,7 @@ def plan(
         missing = (extent for extent in looked.survey.missing if extent.file in on_storage)
         extents = tuple(within(missing, cut))
     meant = sum(extent.length for extent in within(wanted.share.extents, cut))
-    # COMMAND waits for the other parts before it reads the checkpoint: they do not give way to it.
-    beside = options.beside_command and wanted.kind is CHECKPOINT
+    beside = options.beside_command and not wanted.kind.awaited
     return Decided(
         wanted.kind,
         decided,
@@ -121,7 +120,9 @@ def plan(
 
 def taken_bytes(wanted: Wanted, decided: Decided) -> int:
     """Return how much of a limit on all parts this one takes, whatever is resident already."""
-    sizes = [file.size_bytes for file in wanted.found.files]
+    if decided.decision.reason in NOTHING_MEANT:
+        return 0
+    sizes = _sizes_on_storage(wanted)
     kept = within(whole(sizes, range(len(sizes))), decided.plan.cut)
     return sum(extent.length for extent in kept)
 
@@ -206,10 +207,13 @@ def _bytes_without(files: Collection[int], extents: Sequence[Extent]) -> int:
 def _cut(wanted: Wanted, limit_bytes: int) -> Extent | None:
     # The limit is on the whole checkpoint, not on the share: the ranks of a node fill one page
     # cache, and together they keep its head.
+    return head(_sizes_on_storage(wanted), limit_bytes, PAGE_BYTES)
+
+
+def _sizes_on_storage(wanted: Wanted) -> list[int]:
     on_storage = wanted.on_storage
-    files: Sequence[File] = wanted.found.files
-    sizes = [file.size_bytes if number in on_storage else 0 for number, file in enumerate(files)]
-    return head(sizes, limit_bytes, PAGE_BYTES)
+    files = enumerate(wanted.found.files)
+    return [file.size_bytes if number in on_storage else 0 for number, file in files]
 
 
 def _survey(wanted: Wanted, monitor: Monitor, *, reads_in_flight: bool = False) -> Survey:

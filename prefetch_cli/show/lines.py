@@ -11,6 +11,7 @@ from prefetch_cli.base.text import counted
 from prefetch_cli.base.words import Action
 from prefetch_cli.checkpoint.resolve import Checkpoint, Source
 from prefetch_cli.linux.pagecache import Method
+from prefetch_cli.plan.decision import NOTHING_MEANT
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.residency.survey import Survey
@@ -110,8 +111,13 @@ def facts_beside(outcome: Outcome, part: History) -> Iterator[Line]:
     if outcome.action is Action.DRY_RUN and decided is not None:
         plan = f"; read {format_size(decided.plan.size_bytes)}"
     yield part.kind.name, f"{size} in {files}{of}; resident {_resident(looked.survey)}{plan}"
-    if decided is not None and decided.plan.cut is not None:
-        yield "", decided.decision.message
+    if decided is None:
+        return
+    decision = decided.decision
+    if decision.reason in NOTHING_MEANT:
+        yield "", f"{decision.action.value}: {decision.message}"
+    elif decided.plan.cut is not None:
+        yield "", decision.message
 
 
 def summary(outcome: Outcome) -> Iterator[Line]:

@@ -141,3 +141,100 @@ def test_a_file_of_it_that_fails_fails_the_run(cold: str, draft: BuiltCheckpoint
 def test_command_starts_beside_it(cold: str, draft: BuiltCheckpoint) -> None:
     done = with_draft(draft, "--force", cold, "--", "echo", "served")
     assert (done.code, done.output) == (0, "served\n")
+
+
+# Where it is not like the libraries: it is read behind the checkpoint, and may be skipped
+
+
+def with_reads(tmp_path: Path, body: str) -> tuple[str, ...]:
+    """Return the command, whose reads of a path go through this body before they are made."""
+    lines = (
+        "import errno, os, runpy, threading, time",
+        "from prefetch_cli.base import limits",
+        "real = os.sendfile",
+        "def sendfile(out, descriptor, offset, count):",
+        "    path = os.readlink(f'/proc/self/fd/{descriptor}')",
+        *(f"    {line}" for line in body.splitlines()),
+        "    return real(out, descriptor, offset, count)",
+        "os.sendfile = sendfile",
+        "runpy.run_module('tests.run.third_part', run_name='__main__')",
+    )
+    script = tmp_path / "script.py"
+    script.write_text("\n".join(lines))
+    return (sys.executable, str(script))
+
+
+SPLICED = ("--force", "--engine", "splice")
+
+
+def test_a_read_of_it_that_hangs_has_its_result(
+    tmp_path: Path, cold: str, draft: BuiltCheckpoint
+) -> None:
+    command = with_reads(tmp_path, "if '/draft/' in path: threading.Event().wait()")
+    env = {"DRAFT": draft.directory}
+    with Running.start("--json", *SPLICED, cold, command=command, env=env) as running:
+        running.await_line("80%")  # of 24 MiB, 20 of which are the checkpoint
+        running.send(signal.SIGTERM)
+        found = running.end().document
+    assert found["result"]["complete"] is True
+    assert found["draft"]["result"]["complete"] is False
+
+
+def test_an_eviction_of_it_that_hangs_has_its_result(
+    tmp_path: Path, cold: str, draft: BuiltCheckpoint
+) -> None:
+    script = (
+        "import os, runpy, threading\n"
+        "real = os.posix_fadvise\n"
+        "def advise(descriptor, *how):\n"
+        "    path = os.readlink(f'/proc/self/fd/{descriptor}')\n"
+        "    if '/draft/' in path and how[1] > 1 << 20: threading.Event().wait()\n"
+        "    return real(descriptor, *how)\n"
+        "os.posix_fadvise = advise\n"
+        "runpy.run_module('tests.run.third_part', run_name='__main__')"
+    )
+    command = (sys.executable, "-c", script)
+    env = {"DRAFT": draft.directory}
+    done = run("--json", "--evict", "--time-limit", "2s", cold, command=command, env=env)
+    assert done.document["draft"]["result"]["complete"] is False
+
+
+def test_a_stall_behind_a_part_that_failed_is_waited_for(
+    tmp_path: Path, cold: str, draft: BuiltCheckpoint
+) -> None:
+    """Only a proof behind reads that failed is given up."""
+    body = (
+        "limits.PROOF_IDLE_SECONDS = 0.3\n"
+        "if '/draft/' not in path: raise OSError(errno.EIO, 'Input/output error')\n"
+        "if offset == 0: time.sleep(1)"
+    )
+    done = run(
+        *("--json", *SPLICED, "--threads", "1", cold),
+        command=with_reads(tmp_path, body),
+        env={"DRAFT": draft.directory},
+    )
+    assert done.code == 1
+    assert done.document["draft"]["result"]["complete"] is True
+
+
+def test_command_does_not_wait_for_it(tmp_path: Path, cold: str, draft: BuiltCheckpoint) -> None:
+    """Where the lead cannot be reached, COMMAND starts as soon as the checkpoint is read."""
+    served, late = tmp_path / "served", tmp_path / "late"
+    body = (
+        "if 'model-00001-of-00003' in path: raise OSError(errno.EIO, 'Input/output error')\n"
+        "began = time.monotonic()\n"
+        f"while '/draft/' in path and not os.path.exists({str(served)!r}):\n"
+        f"    if time.monotonic() - began > 5: open({str(late)!r}, 'w').close(); break\n"
+        "    time.sleep(0.05)"
+    )
+    command = with_reads(tmp_path, body)
+    line = (*SPLICED, "--lead", "100%", cold, "--", "touch", str(served))
+    assert run(*line, command=command, env={"DRAFT": draft.directory}).code == 0
+    assert served.exists()
+    assert not late.exists()
+
+
+def test_where_it_is_skipped_a_line_says_why(cold: str, draft: BuiltCheckpoint) -> None:
+    lines = with_draft(draft, cold).output.splitlines()
+    assert lines[-1].strip().startswith("skip: local file system")
+    assert lines[-2].startswith("draft ")

@@ -15,15 +15,17 @@ from prefetch_cli.libraries import gather
 from prefetch_cli.linux import memory, mounts
 from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
 from prefetch_cli.linux.memory import Memory
+from prefetch_cli.plan.decision import Reason
 from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Plan, ReadResult
-from prefetch_cli.run import pipeline
+from prefetch_cli.run import parts, pipeline
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.outcome import Outcome, folded
-from prefetch_cli.run.parts import LIBRARIES
+from prefetch_cli.run.parts import CHECKPOINT, LIBRARIES
 from prefetch_cli.run.states import Decided, Proven, Read, State, Warned
 from prefetch_cli.run.states import Wanted as WantedState
-from tests.helpers import oracle
+from tests.helpers import checkpoints, oracle
+from tests.run.third_part import DRAFT, asked_with_draft
 
 MIB = 1024 * 1024
 CIFS = replace(UNKNOWN, type="cifs", options=frozenset({"closetimeo=2"}))
@@ -120,6 +122,59 @@ def test_small_files_over_a_network_are_asked_for_by_more_threads(
     last = run(small, libraries=wanted)
     parts = last.of(LIBRARIES).get(Decided), last.checkpoint.get(Decided)
     assert [part.plan.threads for part in parts if part is not None] == [threads, 2]
+
+
+@pytest.fixture
+def draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A third part, read behind the checkpoint."""
+    path = str(tmp_path / "draft")
+    oracle.evict(checkpoints.write_sharded(path, shard_bytes=[100_000]).files)
+    environ = {"DRAFT": path}
+    monkeypatch.setattr(
+        parts, "asked", lambda options, _, *more: asked_with_draft(options, environ, *more)
+    )
+    return path
+
+
+def test_only_what_command_does_not_wait_for_gives_way_to_it(
+    small: Path, tmp_path: Path, draft: str
+) -> None:
+    library = tmp_path / "lib.so"
+    library.write_bytes(bytes(MIB))
+    wanted = gather.Request((str(library),), packages=(), python=None, command=(), of_command=False)
+    last = run(small, libraries=wanted, beside_command=True)
+    kinds = (LIBRARIES, CHECKPOINT, DRAFT)
+    decided = [last.of(kind).get(Decided) for kind in kinds]
+    assert [one.plan.yielding for one in decided if one is not None] == [False, True, True]
+
+
+def test_a_part_that_is_skipped_takes_nothing_of_the_limit(
+    small: Path, draft: str, on: Callable[..., None]
+) -> None:
+    on(NFS)
+    last = run(small, overrule=Overrule.NONE, max_bytes=500_000)
+    skipped, read = last.checkpoint.get(Decided), last.of(DRAFT).get(Read)
+    assert skipped is not None
+    assert skipped.decision.reason is Reason.NETWORK_TOO_BIG
+    assert read is not None
+    assert read.result.bytes_read + read.result.bytes_already_resident > 100_000
+
+
+def test_files_in_memory_take_nothing_of_the_limit(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "lib.so"
+    library.write_bytes(bytes(MIB))
+    tmpfs = replace(UNKNOWN, type="tmpfs")
+    monkeypatch.setattr(
+        mounts,
+        "inspect",
+        lambda paths, _: tuple(tmpfs if path.endswith("lib.so") else NFS for path in paths),
+    )
+    wanted = gather.Request((str(library),), packages=(), python=None, command=(), of_command=False)
+    decided = run(small, libraries=wanted, max_bytes=1_200_000).checkpoint.get(Decided)
+    assert decided is not None
+    assert decided.plan.cut is None
 
 
 # The late close of SMB
