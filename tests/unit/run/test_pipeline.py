@@ -322,3 +322,23 @@ def test_a_limit_of_bytes_does_not_hide_what_bounds_the_memory(
     assert read.result.bytes_read > 0
     [doubt] = doubts(last)
     assert f"the memory limit of the cgroup {job}" in doubt
+
+
+# Every action
+
+
+@pytest.mark.parametrize("action", Action)
+def test_a_file_that_two_parts_name_belongs_to_the_checkpoint(small: Path, action: Action) -> None:
+    shared = shards(small)[-1]
+    wanted = gather.Request((shared,), packages=(), python=None, command=(), of_command=False)
+    last = run(small, action=action, libraries=wanted)
+    states = [last.of(kind).get(WantedState) for kind in (LIBRARIES, CHECKPOINT)]
+    paths = [[file.path for file in state.found.files] for state in states if state is not None]
+    assert paths[0] == []
+    assert shared in paths[1]
+
+
+@pytest.mark.parametrize("action", Action)
+def test_every_action_warns_of_a_rank_that_nobody_told(small: Path, action: Action) -> None:
+    last = run(small, action=action, rank=None, world_size=None)
+    assert any(warning.startswith("--rank auto found no") for warning in last.warnings)
