@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from prefetch_cli import __version__
+from prefetch_cli.base.words import Engine
 from prefetch_cli.linux import filesystem
 from tests.helpers.command import ROOT
 from tests.helpers.documents import PAGES, blocks, page, plain, section
@@ -229,6 +230,12 @@ def test_the_page_names_each_type_of_file_system() -> None:
     )
     assert network - {"fuse"} == filesystem.NETWORK_TYPES | filesystem.NETWORK_FUSE_SOURCES
     assert memory - {"dax"} == filesystem.IN_MEMORY_TYPES
+
+
+def test_the_page_describes_each_engine() -> None:
+    text = section(page("prefetch-cli-caching.7"), "Engines", ".SS ")
+    described = re.findall(r"^\.TP\n\.B (\S+)$", text, re.MULTILINE)
+    assert sorted(described) == sorted(engine.value for engine in Engine)
 
 
 def test_outputs_of_the_page_have_the_lines_of_real_ones(checkpoint: str) -> None:

@@ -106,6 +106,27 @@ def test_a_step_says_what_failed(tmp_path: Path, engine: Engine) -> None:
         assert failed.value.errno == errno.EBADF
 
 
+def test_steps_leave_nothing_mapped(tmp_path: Path, engine: Engine) -> None:
+    [path] = cold_files(tmp_path, [3 * MIB])
+    with at_work(engine, path) as (working, descriptor):
+        working.start(descriptor, 0, 3 * MIB)
+        working.step(descriptor, 0, MIB)
+        assert path not in Path("/proc/self/maps").read_text()
+
+
+def test_where_its_call_is_refused_read_takes_over(engine: Engine) -> None:
+    """A profile's EPERM, an old kernel's ENOSYS, a file system's EINVAL."""
+    kind = REGISTRY[engine]
+    if engine in {Engine.READ, Engine.ADVISE}:  # nothing stands below; advice is only advice
+        assert kind.instead is None
+        return
+    assert kind.refused_with >= {errno.EPERM, errno.ENOSYS, errno.EINVAL}
+    last = kind
+    while last.instead is not None:
+        last = REGISTRY[last.instead]
+    assert last.name is Engine.READ
+
+
 # What it reads
 
 
