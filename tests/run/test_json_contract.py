@@ -12,6 +12,7 @@ import pytest
 
 from prefetch_cli import __version__
 from prefetch_cli.base.words import Action, Engine
+from prefetch_cli.linux.pagecache import Method
 from tests.conftest import MIB
 from tests.helpers import command, oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
@@ -187,6 +188,11 @@ def documented(schema: Schema, *arguments: str, code: int = 0, **env: str) -> di
     jsonschema.validate(found, schema, jsonschema.Draft202012Validator)
     assert found["exit_code"] == code
     return found
+
+
+def test_the_contract_has_each_method() -> None:
+    """Which of them a run reports depends on the kernel, so no run shows all."""
+    assert words(*(method.value for method in Method)) == METHOD
 
 
 def test_prefetch(cold: str) -> None:

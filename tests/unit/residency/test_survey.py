@@ -16,7 +16,7 @@ from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, Sample
 from prefetch_cli.plan.extents import Extent, whole
-from prefetch_cli.residency.survey import Survey, survey
+from prefetch_cli.residency.survey import SAMPLERS, Survey, survey
 from tests.helpers import oracle
 from tests.helpers.command import ROOT
 from tests.helpers.oracle import about
@@ -139,6 +139,19 @@ def test_the_first_method_that_can_tell_gives_the_estimate(
     assert (found.method, found.resident_bytes) == (Method.NOWAIT, MIB)
     sampled_by(monkeypatch, {Method.NOWAIT: Sample(1, 4), Method.CACHESTAT: Sample(1, 2)})
     assert look(files).method is Method.CACHESTAT
+
+
+def test_each_method_is_exact_or_has_a_sampler_and_the_surest_stand_first() -> None:
+    exact = [method for method in Method if method.exact]
+    estimates = [method for method in Method if method in SAMPLERS]
+    assert list(Method) == [*exact, *estimates, Method.UNKNOWN]
+
+
+def test_nothing_stays_mapped(tmp_path: Path) -> None:
+    files = cold(tmp_path, [4 * MIB])
+    warm(files[0], MIB, MIB)
+    look(files, reads_in_flight=True)
+    assert files[0].path not in Path("/proc/self/maps").read_text()
 
 
 def test_an_estimate_is_of_the_extents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
