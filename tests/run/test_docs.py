@@ -23,6 +23,7 @@ from prefetch_cli.plan.decision import Facts, Reason, Verdict, budget, decide
 from tests.helpers.command import ROOT
 from tests.helpers.documents import PAGES, page, plain, read, section
 from tests.run import examples
+from tests.run import test_json_contract as contract
 
 GIB = 1 << 30
 
@@ -223,6 +224,31 @@ def test_the_decision_table_is_what_is_decided(row: content.Row) -> None:
 def test_the_decision_table_has_each_reason() -> None:
     assert {row.reason for row in content.DECISIONS} == set(Reason)
     assert {row.action for row in content.DECISIONS} == set(Verdict)
+
+
+def test_the_contract_of_json_has_each_reason_beside_its_action() -> None:
+    skips = {row.reason.value for row in content.DECISIONS if row.action is Verdict.SKIP}
+    reads = {row.reason.value for row in content.DECISIONS if row.action is not Verdict.SKIP}
+    assert (set(contract.SKIP_REASONS), set(contract.READ_REASONS)) == (skips, reads)
+
+
+def test_no_row_of_the_decision_table_hides_one_below_it() -> None:
+    """The first row that matches decides, and what is found is narrowed down word by word."""
+
+    def hides(first: content.Row, second: content.Row) -> bool:
+        found = (second.found + ",").startswith(first.found + ",")
+        if first.given == content.NOTHING_TO_GAIN:
+            return found
+        narrower = set(first.given.split()) <= set(second.given.split())
+        return found and narrower
+
+    rows = content.DECISIONS
+    assert [
+        (first, second)
+        for number, first in enumerate(rows)
+        for second in rows[number + 1 :]
+        if hides(first, second)
+    ] == []
 
 
 # Examples
