@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from man import content
 from prefetch_cli.base.errors import CheckpointError, ExitCode
 from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.words import Action, Engine, Split
@@ -161,6 +162,18 @@ def test_a_file_fails_the_run_where_it_should_have_been_read(
     states: Sequence[State], action: Action | None, code: int
 ) -> None:
     assert exit_code(outcome(*states, action=action or Action.PREFETCH)) == code
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_each_decision_to_skip_says_whether_files_that_failed_were_meant(reason: Reason) -> None:
+    """A new reason takes its place here, and in `_NOTHING_MEANT` or not."""
+    skips_what_was_meant = {Reason.EMPTY_SHARE, Reason.ALREADY_RESIDENT}
+    skips = {row.reason for row in content.DECISIONS if row.action is Verdict.SKIP}
+    action = Verdict.SKIP if reason in skips else Verdict.PREFETCH
+    decided = Decision(action, reason, "x", warning=False, limit_bytes=None)
+    states = (wanted(CHECKPOINT, "/m/a"), Decided(CHECKPOINT, decided, PLAN))
+    meant = action is not Verdict.SKIP or reason in skips_what_was_meant
+    assert exit_code(outcome(*states)) == (ExitCode.READ_FAILED if meant else ExitCode.OK)
 
 
 def test_an_error_has_the_code_of_its_class() -> None:
