@@ -7,7 +7,7 @@ import pytest
 
 from prefetch_cli.base.amounts import Amount
 from prefetch_cli.base.errors import ExitCode, UsageError
-from prefetch_cli.cli.flags import FLAGS
+from prefetch_cli.cli.flags import COMMAND, FLAGS
 from prefetch_cli.cli.rules import Given
 
 NOTHING = {flag.parameter: flag.unset for flag in FLAGS if not flag.at_once}
@@ -76,7 +76,27 @@ def refused(
     return raised.value
 
 
-@pytest.mark.parametrize("parameter", ["check", "dry_run", "evict", "json"])
+EXCLUDE_COMMAND = ("check", "dry_run", "evict", "json")
+NEED_COMMAND = ("lead", "best_effort", "libraries")
+EXCLUDE_EACH_OTHER = (
+    ("dry_run", "check"),
+    ("dry_run", "evict"),
+    ("check", "evict"),
+    ("quiet", "verbose"),
+)
+
+
+def test_all_that_flags_exclude_or_need_is_tried_here() -> None:
+    """Each limit on what goes together is meant: a new one takes its place here."""
+    pairs = {(flag.parameter, name) for flag in FLAGS for name in flag.excludes}
+    each_other = {(one, f"--{other}".replace("_", "-")) for one, other in EXCLUDE_EACH_OTHER}
+    assert pairs == each_other | {(one, COMMAND) for one in EXCLUDE_COMMAND}
+    needs = {(flag.parameter, name) for flag in FLAGS for name in flag.needs}
+    of_python = {("python", "--package"), ("python", "--libraries")}
+    assert needs == of_python | {(one, COMMAND) for one in NEED_COMMAND}
+
+
+@pytest.mark.parametrize("parameter", EXCLUDE_COMMAND)
 def test_what_excludes_command(parameter: str) -> None:
     flag = "--" + parameter.replace("_", "-")
     error = refused({parameter: True}, {parameter}, ("x",))
@@ -85,7 +105,7 @@ def test_what_excludes_command(parameter: str) -> None:
     Given(values(**{parameter: True}), {parameter}).check()
 
 
-@pytest.mark.parametrize("parameter", ["lead", "best_effort", "libraries"])
+@pytest.mark.parametrize("parameter", NEED_COMMAND)
 def test_what_means_nothing_without_command(parameter: str) -> None:
     given = {"lead": Amount(1), "best_effort": True, "libraries": True}
     flag = "--" + parameter.replace("_", "-")
@@ -95,15 +115,7 @@ def test_what_means_nothing_without_command(parameter: str) -> None:
     Given(values(**given), {"check"}).check()
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("dry_run", "check"),
-        ("dry_run", "evict"),
-        ("check", "evict"),
-        ("quiet", "verbose"),
-    ],
-)
+@pytest.mark.parametrize(("one", "other"), EXCLUDE_EACH_OTHER)
 def test_what_excludes_each_other(one: str, other: str) -> None:
     expected = f"expected --{one} or --{other}, found both".replace("_", "-")
     for typed in ({one, other}, {one}, ()):
