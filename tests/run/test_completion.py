@@ -13,7 +13,7 @@ import pexpect
 import pytest
 
 from prefetch_cli.cli.completion import answer
-from prefetch_cli.cli.flags import FLAGS
+from prefetch_cli.cli.flags import FLAGS, Flag
 from tests.helpers.command import COMMAND, environment, refused, run
 
 VARIABLE = "_PREFETCH_CLI_COMPLETE"
@@ -236,6 +236,16 @@ def test_all_options_are_offered_with_their_help() -> None:
 )
 def test_words(line: str, expected: list[str]) -> None:
     assert [word for _, word, *_ in asked(*line.split(" "))] == expected
+
+
+# What no shell can list: numbers, patterns, and names that only their owner knows.
+FREE = ("DURATION", "GLOB", "N", "NAME", "PERCENT", "REV", "SIZE", "SIZE|PERCENT")
+
+
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.value], ids=lambda flag: flag.name)
+def test_a_value_is_completed_unless_nobody_can_list_what_it_may_be(flag: Flag) -> None:
+    """A path is one by its metavar: a new one takes its place in the module, or here."""
+    assert bool(asked(flag.name, "")) is (flag.metavar not in FREE)
 
 
 def test_without_a_word_files_are_offered() -> None:
