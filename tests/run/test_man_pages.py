@@ -13,6 +13,7 @@ import pytest
 from prefetch_cli import __version__
 from prefetch_cli.base.words import Engine
 from prefetch_cli.linux import filesystem
+from prefetch_cli.plan.decision import Reason
 from tests.helpers.command import ROOT
 from tests.helpers.documents import PAGES, blocks, page, plain, section
 from tests.run import examples
@@ -159,6 +160,11 @@ def test_the_page_has_every_word_that_a_key_may_hold(
 ) -> None:
     for key, words in contracted[1].items():
         assert words <= {plain(word) for word in re.findall(r"\\fB(.*?)\\fR", documented[key][1])}
+
+
+def test_the_page_has_no_reason_that_there_is_not(documented: dict[str, tuple[str, str]]) -> None:
+    found = {plain(word) for word in re.findall(r"\\fB(.*?)\\fR", documented["decision.reason"][1])}
+    assert found - {"prefetch-cli"} == {reason.value for reason in Reason}
 
 
 def keys(value: Any, path: str = "") -> Iterator[str]:
