@@ -105,9 +105,6 @@ complete -c prefetch-cli.pyz -f -a '(__prefetch_cli)'
 """
 
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-# What a metavar stands for; of the others, words in lower case are values: `N|auto`.
-_PATHS = {"DIR": "dir", "FILE": "file", "PATH": "file", "PYTHON": "file"}
-
 _Answer = tuple[str, str, str]  # kind, value, help
 
 
@@ -160,8 +157,6 @@ def _values(value: Value | None, current: str) -> Iterator[_Answer]:
     """Yield the words that begin like the current one, or the kind of path that is expected."""
     if value is None:
         return
-    for word in value.words or value.metavar.split("|"):
-        if word in _PATHS:
-            yield _PATHS[word], "", ""
-        elif word.islower() and word.startswith(current):
-            yield "word", word, ""
+    if value.paths:
+        yield value.paths, "", ""
+    yield from (("word", word, "") for word in value.words if word.startswith(current))

@@ -48,6 +48,7 @@ class Flag:
     needs: tuple[str, ...] = ()  # any one of them
     implied_by: tuple[str, str] | None = None  # a flag and its value
     at_once: bool = False  # prints something and ends the run: never set by a variable
+    option: str = ""  # the field of `run.options.Options` that takes the value as it is
 
     @property
     def name(self) -> str:
@@ -154,14 +155,14 @@ FLAGS = (
     Flag(
         names=("--cache-dir",),
         group="Checkpoint",
-        value=Value("DIR"),
+        value=Value("DIR", paths="dir"),
         help="The hub cache in which to look for a repo id.",
         details="By default, where the hub's own library looks; see ENVIRONMENT.",
     ),
     Flag(
         names=("--also",),
         group="Libraries",
-        value=Value("PATH"),
+        value=Value("PATH", paths="file"),
         repeatable=True,
         help="Warm this file or directory too, before the weights; repeatable.",
         details=(
@@ -185,7 +186,7 @@ FLAGS = (
     Flag(
         names=("--python",),
         group="Libraries",
-        value=Value("PYTHON"),
+        value=Value("PYTHON", paths="file"),
         needs=("--package", "--libraries"),
         help="Interpreter whose packages to warm; by default COMMAND's, else python3.",
         details="It is only asked for its search path.",
@@ -217,6 +218,7 @@ FLAGS = (
         group="Decision",
         value=percent(1),
         default="90",
+        option="ram_threshold_percent",
         help="Percentage of available memory that a checkpoint may take, 1 to 100.",
         details=(
             "Available memory is the least of what the host has and what each cgroup above this "
@@ -227,6 +229,7 @@ FLAGS = (
         names=("--max-bytes",),
         group="Decision",
         value=SIZE,
+        option="max_bytes",
         help="Never read more than this, whatever else is given.",
         details=(
             "A larger checkpoint does not fit; with `--partial` or `--force` its first SIZE bytes "
@@ -257,6 +260,7 @@ FLAGS = (
         group="Ranks",
         value=one_of(Split, "HOW"),
         default="auto",
+        option="split",
         help=f"How ranks share the work: {listed(Split)}; auto is files if that is even.",
         details=(
             "`files` deals out whole files in turn, as vLLM does; `bytes` gives each block, in "
@@ -269,6 +273,7 @@ FLAGS = (
         group="Reading",
         value=count(1),
         default="8",
+        option="threads",
         help="Number of reading threads, at least 1.",
         details="They take blocks in load order, so one huge file keeps all of them busy.",
     ),
@@ -285,6 +290,7 @@ FLAGS = (
         group="Reading",
         value=one_of(Engine, "ENGINE"),
         default="auto",
+        option="engine",
         help=f"How to fill the page cache: {listed(Engine)}; auto picks by measuring.",
         details=(
             "`splice` sends pages to /dev/null without copying them; `advise` asks the kernel to "
@@ -298,12 +304,14 @@ FLAGS = (
         names=("--max-rate",),
         group="Reading",
         value=SIZE,
+        option="max_bytes_per_second",
         help="Read at most this many bytes per second.",
         details="The limit is for all threads together.",
     ),
     Flag(
         names=("--background",),
         group="Reading",
+        option="background",
         help="Give way to others: lowest CPU priority and, where honoured, disk priority.",
         details=(
             "A local disk is read by no more threads than the rate needs, so that others hardly "
@@ -317,6 +325,7 @@ FLAGS = (
         names=("--time-limit",),
         group="Reading",
         value=DURATION,
+        option="time_limit_seconds",
         help="Stop reading after 90s, 5m, 1h30m or 01:30:00, and exit 0.",
         details=(
             "The JSON document then says `complete: false`. A number without a unit is in seconds."
@@ -353,6 +362,7 @@ FLAGS = (
         names=("--min-resident",),
         group="Actions",
         value=percent(0),
+        option="min_resident_percent",
         help="Exit 4 if less is resident after warming, or with --check.",
         details="The exit code is also 4 if residency is unknown.",
     ),

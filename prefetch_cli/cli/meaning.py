@@ -6,16 +6,13 @@ from prefetch_cli.base.errors import PrefetchError, UsageError
 from prefetch_cli.base.words import (
     PROGRAM,
     Action,
-    Engine,
-    Hub,
-    LoadFormat,
     Overrule,
     ProgressMode,
-    Split,
     Verbosity,
 )
 from prefetch_cli.checkpoint.resolve import Request
 from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.rules import Values
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
@@ -42,10 +39,10 @@ def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str
         action=_action(values),
         request=Request(
             arguments=tuple(values["checkpoints"]),
-            hub=None if values["hub"] is None else Hub(values["hub"]),
+            hub=values["hub"],
             revision=values["revision"],
             cache_dir=values["cache_dir"],
-            load_format=LoadFormat(values["load_format"]),
+            load_format=values["load_format"],
             filters=Filters(tuple(values["include"]), tuple(values["exclude"])),
             weights_only=values["weights_only"],
             allow_incomplete=values["allow_incomplete"],
@@ -53,18 +50,10 @@ def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str
         libraries=_libraries(values, command, environ),
         rank=rank,
         world_size=world_size,
-        split=Split(values["split"]),
         overrule=overrule,
-        ram_threshold_percent=values["ram_threshold"],
-        max_bytes=values["max_bytes"],
-        threads=values["threads"],
         block_size_bytes=-(-values["block_size"] // PAGE_BYTES) * PAGE_BYTES,
-        engine=Engine(values["engine"]),
-        max_bytes_per_second=values["max_rate"],
-        background=values["background"],
         beside_command=bool(command),
-        time_limit_seconds=values["time_limit"],
-        min_resident_percent=values["min_resident"],
+        **{flag.option: values[flag.parameter] for flag in FLAGS if flag.option},
     )
 
 
@@ -83,7 +72,7 @@ def to_display(values: Values, *, beside_command: bool = False) -> Display:
     elif values["verbose"]:
         verbosity = Verbosity.VERBOSE
     return Display(
-        ProgressMode(values["progress"]),
+        values["progress"],
         verbosity,
         json_document=values["json"],
         beside_command=beside_command,

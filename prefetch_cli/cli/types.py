@@ -16,7 +16,8 @@ class Value:
 
     metavar: str
     parse: Callable[[str], object] = str  # raises ValueError, in words for the user
-    words: tuple[str, ...] = ()  # all it can be, where that is a list
+    words: tuple[str, ...] = ()  # for completion: all it can be, or those it can be beside others
+    paths: str = ""  # for completion: "file" or "dir"
 
 
 SIZE = Value("SIZE", parse_size)
@@ -55,17 +56,17 @@ def count(least: int, *, auto: bool = False) -> Value:
             return number
         raise ValueError(f"expected {expected}{or_auto}, found {text!r}")
 
-    return Value("N|auto" if auto else "N", parse)
+    return Value("N|auto", parse, ("auto",)) if auto else Value("N", parse)
 
 
 def one_of(kind: type[enum.Enum], metavar: str) -> Value:
-    """Return the words of an enum; the parsed value is the word."""
+    """Return the words of an enum; the parsed value is its member."""
     words = tuple(str(member.value) for member in kind)
 
-    def parse(text: str) -> str:
+    def parse(text: str) -> enum.Enum:
         if text not in words:
             raise ValueError(f"expected {listed(kind)}, found {text!r}")
-        return text
+        return kind(text)
 
     return Value(metavar, parse, words)
 

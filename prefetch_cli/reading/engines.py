@@ -1,7 +1,7 @@
 """The engines: how one call brings bytes into the page cache, what each needs, what replaces it.
 
-To add one: name it in `base.words.Engine`, write its class, list it in REGISTRY, and give it a
-prior in `reading.tune`. Nothing else names an engine; the contract test runs whatever is listed.
+To add one: name it in `base.words.Engine`, write its class, and list it in REGISTRY; the contract
+test runs whatever is listed. If `auto` is to try it, `reading.tune.trial` says where.
 """
 
 import errno

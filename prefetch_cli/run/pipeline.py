@@ -40,6 +40,8 @@ def run(
             work.plan(asked)
         case Action.PREFETCH:
             work.read(work.plan(asked))
+        case _:
+            raise NotImplementedError(options.action)
 
 
 @dataclass(frozen=True)

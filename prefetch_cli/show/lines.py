@@ -10,7 +10,6 @@ from prefetch_cli.base.progress import Progress, Wait
 from prefetch_cli.base.text import counted
 from prefetch_cli.base.words import Action
 from prefetch_cli.checkpoint.resolve import Checkpoint, Source
-from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.decision import NOTHING_MEANT
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.residency.evict import Eviction
@@ -181,7 +180,7 @@ def _ending(outcome: Outcome, *, complete: bool) -> str:
 def _resident(survey: Survey) -> str:
     if survey.resident_bytes is None:
         return "unknown: this user has no way to tell"
-    how = "an estimate by samples" if survey.method is Method.NOWAIT else survey.method.value
+    how = survey.method.value if survey.method.exact else "an estimate by samples"
     return (
         f"{format_size(survey.resident_bytes)} of {format_size(survey.total_bytes)} "
         f"({format_percent(survey.resident_bytes, survey.total_bytes)}, {how})"

@@ -114,7 +114,7 @@ def in_turn(contenders: Sequence[Entrant], number: int, rounds: int) -> list[Ent
     step = max(1, len(contenders) // max(1, rounds))
     shift = (number - 1) * step % max(1, len(contenders))
     order = [*contenders[shift:], *contenders[:shift]]
-    return order if number % 2 else order[::-1]
+    return order if number % 2 else [*order[:1], *order[:0:-1]]
 
 
 def summarise(

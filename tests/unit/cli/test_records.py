@@ -61,12 +61,12 @@ def test_a_new_flag_is_in_the_help() -> None:
 
 
 def test_a_new_flag_is_parsed_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parsed(flags=WITH_ZONE)["cold_zone"] == "files"
-    assert parsed("-z", "bytes", flags=WITH_ZONE)["cold_zone"] == "bytes"
+    assert parsed(flags=WITH_ZONE)["cold_zone"] is Split.FILES
+    assert parsed("-z", "bytes", flags=WITH_ZONE)["cold_zone"] is Split.BYTES
     with pytest.raises(click.BadParameter, match="expected auto, files or bytes, found 'x'"):
         parsed("-z", "x", flags=WITH_ZONE)
     monkeypatch.setenv("PREFETCH_CLI_COLD_ZONE", "bytes")
-    assert parsed(flags=WITH_ZONE)["cold_zone"] == "bytes"
+    assert parsed(flags=WITH_ZONE)["cold_zone"] is Split.BYTES
 
 
 def test_a_new_flag_is_in_the_man_page() -> None:
@@ -116,15 +116,15 @@ def test_a_new_flag_is_checked(words: list[str], command: tuple[str, ...], messa
 def test_a_new_flag_of_the_environment_gives_way() -> None:
     values = parsed("-z", "bytes", "--engine", "read", flags=WITH_ZONE)
     for typed, command, expected in (
-        (set(), (), "bytes"),
-        ({"force"}, (), "files"),
-        (set(), ("x",), "files"),
-        ({"cold_zone", "force"}, (), "bytes"),
+        (set(), (), Split.BYTES),
+        ({"force"}, (), Split.FILES),
+        (set(), ("x",), Split.FILES),
+        ({"cold_zone", "force"}, (), Split.BYTES),
     ):
         found = Given(values, typed, command, WITH_ZONE).effective().values
-        assert found["cold_zone"] == expected
-    lacking = {**values, "engine": "auto"}
-    assert Given(lacking, (), (), WITH_ZONE).effective().values["cold_zone"] == "files"
+        assert found["cold_zone"] is expected
+    lacking = {**values, "engine": Engine.AUTO}
+    assert Given(lacking, (), (), WITH_ZONE).effective().values["cold_zone"] is Split.FILES
 
 
 # The records that there are
@@ -222,7 +222,7 @@ def test_words_are_those_of_the_enum(parameter: str, kind: type[enum.Enum]) -> N
     assert list(flag.value.words) == [member.value for member in kind]
     assert listed(kind) in flag.help
     for member in kind:
-        assert parsed(flag.name, member.value)[parameter] == member.value
+        assert parsed(flag.name, str(member.value))[parameter] is member
 
 
 @pytest.mark.parametrize("name", ["--load-format", "--split", "--engine"])
