@@ -33,7 +33,7 @@ class Reason(enum.Enum):
     PARTIAL = "partial"
 
 
-# Of all the bytes, whichever rank they belong to: reasons why nobody means to read them.
+# Reasons to read nothing on any rank, so a file that cannot be read is no failure.
 NOTHING_MEANT = frozenset(
     {
         Reason.IN_MEMORY_FILESYSTEM,

@@ -122,7 +122,7 @@ class _Beside:
         self._look(snapshot.done_by_part.get(CHECKPOINT.name, 0))
 
     def finished(self, outcome: Outcome) -> None:
-        """Show the result, unless COMMAND has ended. COMMAND starts now at the latest."""
+        """Show the result, unless COMMAND has ended. COMMAND starts now if it has not yet."""
         if self._warmer.dismissed:
             return
         error = outcome.error

@@ -60,7 +60,7 @@ def read(
     """Return the result of reading the plan.
 
     Ends when all is read, or shortly after `stop`, even if a thread hangs in the storage. A file
-    that fails is in the result; the others are read all the same.
+    that fails is in the result; the others are still read.
     """
     began = time.monotonic()
     job = Job(plan, targets, monitor, stop, tunables=tunables)

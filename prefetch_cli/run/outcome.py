@@ -58,7 +58,7 @@ class History:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is to be read, and no result of that is known."""
+        """Whether the decision is to read it and no result is known."""
         decided = self.get(Decided)
         return (
             decided is not None

@@ -62,7 +62,7 @@ def asked(
         yield Part(
             LIBRARIES,
             partial(libraries.gather, located, monitor),
-            # Whoever names them wants them read, as far as they fit.
+            # The user named them, so they are read as far as they fit.
             Overrule.FORCE | Overrule.PARTIAL,
             libraries.places(located),
         )

@@ -8,7 +8,7 @@ from prefetch_cli.run.parts import Kind
 
 
 class Audience(Protocol):
-    """Whoever watches a run."""
+    """Whoever watches a run. An audience that wraps another may keep `finished` from it."""
 
     def learned(self, outcome: Outcome, kind: Kind) -> None:
         """Take a new state of one part, which `outcome` includes."""

@@ -111,7 +111,7 @@ def test_what_means_nothing_without_command(parameter: str) -> None:
     flag = "--" + parameter.replace("_", "-")
     error = refused(given, {parameter})
     assert error.message == f"expected a COMMAND with {flag}, found none"
-    # Of the environment, it is meant for other runs.
+    # A variable is meant for other runs.
     Given(values(**given), {"check"}).check()
 
 

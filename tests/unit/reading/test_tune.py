@@ -117,7 +117,7 @@ def test_a_comparison_costs_some_halves_of_blocks(far: bool) -> None:
 
 
 def test_what_is_far_faster_is_measured_although_the_other_still_runs() -> None:
-    """As where advice is in vain: dozens of portions are read while one more of it ends."""
+    """As where advice does nothing: dozens of portions are read while one of its own ends."""
     tuned = tuner(far=True)
     for _ in range(5):
         portion = tuned.pick(MIB)
