@@ -194,8 +194,10 @@ DIAGNOSTICS = (
     Diagnostic(
         "expected a complete checkpoint, found {N} missing or cut short",
         "3",
-        "A shard listed in the index is missing, is a Git LFS pointer, or has fewer bytes than its "
-        "header promises. Finish the download, or give `--allow-incomplete`.",
+        "A shard listed in the index is missing, or a weight file is a Git LFS pointer, is empty, "
+        "has fewer bytes than its header promises (safetensors, GGUF), begins with zeros, or is a "
+        "zip file without its end (.bin, .pt, .pth). Finish the download, or give "
+        "`--allow-incomplete`.",
     ),
     Diagnostic(
         "expected {KIND} inside the checkpoint, found {NAME}",

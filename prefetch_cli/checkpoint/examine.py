@@ -2,13 +2,12 @@
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from prefetch_cli.base.amounts import format_size
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
+from prefetch_cli.checkpoint.headers import what_is_missing
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.files import RealFolder, file_type, open_to_read, real_path_of
 from prefetch_cli.linux.pagecache import PAGE_BYTES
@@ -21,19 +20,12 @@ _POINTER = "a Git LFS pointer, not the file itself"
 _POINTER_START = b"version https://git-lfs.github.com/spec/"
 _POINTER_MOST_BYTES = 1024  # Git LFS's own bound
 
-_HEADER_LENGTH_BYTES = 8
-# safetensors refuses longer headers (safetensors/src/tensor.rs, MAX_HEADER_SIZE).
-_HEADER_MOST_BYTES = 100_000_000
-_HEADER_STEP_BYTES = 128 * 1024  # of each thread; most headers are shorter
-_OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*([0-9]{1,20})\s*,\s*([0-9]{1,20})\s*\]')
-_OVERLAP_BYTES = 256  # longer than any match of _OFFSETS
-
 
 def examine(path: str, *, weight: bool, real_folder: RealFolder = os.path.realpath) -> Finding:
     """Return the file at `path`, or why it is left out, or what is missing of it.
 
-    Reads at most the header of a safetensors file, or the first bytes of what may be a Git LFS
-    pointer, and leaves the page cache as it was. Opens regular files only. Pass a cached
+    Reads at most the header of a weight file and its last 64 KiB, or the first bytes of what may be
+    a Git LFS pointer, and leaves the page cache as it was. Opens regular files only. Pass a cached
     `real_folder` when you examine many files.
     """
     try:
@@ -80,22 +72,18 @@ def _absence(path: str) -> str:
 
 
 def _looked_into(file: File) -> File | Incomplete:
-    """Return the file, or what is missing of it by its first bytes; raises OSError."""
-    is_safetensors = file.weight and file.path.endswith(".safetensors") and file.size_bytes > 0
-    if not is_safetensors and not 0 < file.size_bytes < _POINTER_MOST_BYTES:
+    """Return the file, or what is missing of it by its header or its end; raises OSError."""
+    may_be_pointer = 0 < file.size_bytes < _POINTER_MOST_BYTES
+    if not file.weight and not may_be_pointer:
         return file
     with _glance(file.path) as glance:
         first = glance.read(0, PAGE_BYTES)
         if first.startswith(_POINTER_START):
             return Incomplete(file.path, _POINTER, None)
-        promised = _promised_bytes(glance, first) if is_safetensors else 0
-    if promised <= file.size_bytes:
-        return file
-    reason = (
-        f"its header promises {format_size(promised)} ({promised:,} bytes), "
-        f"it has {format_size(file.size_bytes)} ({file.size_bytes:,} bytes)"
-    )
-    return Incomplete(file.path, reason, file)
+        if not file.weight:
+            return file
+        reason = what_is_missing(file.path, file.size_bytes, first, glance.read)
+    return file if reason is None else Incomplete(file.path, reason, file)
 
 
 class _Glance:
@@ -135,33 +123,3 @@ def _glance(path: str) -> Iterator[_Glance]:
         yield _Glance(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _promised_bytes(glance: _Glance, first: bytes) -> int:
-    """Return the size that a safetensors file should have by its header.
-
-    The format: the header's length in 8 bytes, little-endian; the header, JSON with the
-    `data_offsets` of each tensor; the data. We search the header instead of parsing it: a
-    hostile one costs no memory, and quotes inside a JSON string are escaped and do not match.
-    """
-    header_bytes = int.from_bytes(first[:_HEADER_LENGTH_BYTES], "little")
-    data_start = _HEADER_LENGTH_BYTES + header_bytes
-    if header_bytes > _HEADER_MOST_BYTES:
-        return data_start
-    largest = 0
-    kept = b""
-    for chunk in _chunks(glance, first, data_start):
-        text = kept + chunk
-        for match in _OFFSETS.finditer(text):
-            largest = max(largest, int(match[2]))
-        kept = text[-_OVERLAP_BYTES:]
-    return data_start + largest
-
-
-def _chunks(glance: _Glance, first: bytes, end: int) -> Iterator[bytes]:
-    """Yield `first`, then what follows it up to `end` or the end of the file."""
-    yield first[:end]
-    offset = PAGE_BYTES
-    while offset < end and (chunk := glance.read(offset, min(_HEADER_STEP_BYTES, end - offset))):
-        yield chunk
-        offset += len(chunk)

@@ -130,9 +130,9 @@ FLAGS = (
         group="Checkpoint",
         help="Warm what is there even if files are missing or truncated.",
         details=(
-            "Without it, a missing shard, a shard shorter than its header promises, a Git LFS "
-            "pointer or an unfinished download ends the run with exit code 3 before any weights "
-            "are read."
+            "Without it, a missing shard, a weight file that is empty or shorter than its header "
+            "promises, a zip file without its end, a Git LFS pointer or an unfinished download "
+            "ends the run with exit code 3 before any weights are read."
         ),
     ),
     Flag(

@@ -4,8 +4,10 @@ import fnmatch
 import json
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prefetch_cli.base.amounts import parse_amount, parse_duration, parse_size
@@ -48,6 +50,16 @@ _HEADER_TEXT = json.dumps(
     }
 ).encode()
 _HEADER = len(_HEADER_TEXT).to_bytes(8, "little") + _HEADER_TEXT + bytes(256)
+_GGUF = b"".join(
+    (
+        b"GGUF" + struct.pack("<IQQ", 3, 1, 2),
+        struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 64),
+        struct.pack("<Q", 1) + b"t" + struct.pack("<IIQ", 9, 8, 2),
+        *(struct.pack("<Q", 3) + b"abc" for _ in range(2)),
+        struct.pack("<Q", 1) + b"w" + struct.pack("<IQQIQ", 2, 32, 2, 8, 0),
+        bytes(256),
+    )
+)
 _MOUNTS = (
     b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
     b"30 22 0:26 / /mnt/a\\040b ro,noatime - nfs4 server:/export rw,vers=4.2,rsize=1048576\n"
@@ -79,7 +91,13 @@ def targets() -> list[Target]:
             ),
             _layout,
         ),
-        Target("header", (_HEADER, b"version https://git-lfs.github.com/spec/v1\n"), _header),
+        Target(
+            "header",
+            (_HEADER, b"version https://git-lfs.github.com/spec/v1\n"),
+            partial(_header, name="model.safetensors"),
+        ),
+        Target("gguf", (_GGUF, b"GGUF\3\0\0\0"), partial(_header, name="model.gguf")),
+        Target("zip", (b"PK\3\4PK\5\6" + bytes(18),), partial(_header, name="model.pt")),
         Target("ref", (b"0123456789abcdef0123456789abcdef01234567", b"main\n", b"refs/pr/1"), _ref),
         Target("mounts", (_MOUNTS,), _mounts),
         Target("cgroups", (b"4:memory:/job/step\n0::/job\n", b"0::/../..\n"), _cgroups),
@@ -123,8 +141,8 @@ def _layout(_folder: Path) -> Run:
     return run
 
 
-def _header(folder: Path) -> Run:
-    path = folder / "model.safetensors"
+def _header(folder: Path, name: str) -> Run:
+    path = folder / name
 
     def run(content: bytes) -> None:
         path.write_bytes(content)
