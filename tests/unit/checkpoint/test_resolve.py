@@ -686,10 +686,14 @@ def test_a_stale_total_size_is_only_a_warning(tmp_path: Path) -> None:
         assert weights(tmp_path) == shards(2)
 
 
-def test_an_empty_shard_survives(tmp_path: Path) -> None:
+def test_an_empty_shard_is_incomplete_and_survives_where_that_is_allowed(tmp_path: Path) -> None:
     write(tmp_path, shards(2))
     os.truncate(tmp_path / shards(2)[0], 0)
-    assert weights(tmp_path) == shards(2)
+    with pytest.raises(CheckpointError, match="it is empty"):
+        weights(tmp_path)
+    found = resolved(tmp_path, allow_incomplete=True)
+    assert names(found, tmp_path, weight=True) == shards(2)
+    assert "it is empty" in found.warnings[0]
 
 
 # Other than files
