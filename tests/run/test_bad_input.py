@@ -228,10 +228,12 @@ def test_a_shard_that_may_not_be_read_fails_and_the_others_are_read(small: Path)
     assert re.search(r"model-00003-of-00003.safetensors: (\S+ KiB) of \1", done.output)
 
 
-def test_an_empty_shard_is_survived(tmp_path: Path) -> None:
+def test_an_empty_shard_is_incomplete(tmp_path: Path) -> None:
     built = checkpoints.write_sharded(str(tmp_path / "m"), shard_bytes=[100_000])
     (tmp_path / "m" / "extra.safetensors").touch()
-    assert run("--force", "--load-format", "all", built.directory).code == 0
+    arguments = ("--load-format", "all", built.directory)
+    assert "extra.safetensors (it is empty)" in refused(*arguments, code=3)
+    assert run("--force", "--allow-incomplete", *arguments).code == 0
 
 
 def test_ten_thousand_files_are_survived(tmp_path: Path) -> None:
