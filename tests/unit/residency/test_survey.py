@@ -232,6 +232,7 @@ def test_what_may_not_be_known_is_an_estimate_that_is_not_false(
     elif method == "nowait":
         # An estimate decides nothing: everything is read.
         assert (exact, int(missing)) == ("None", 2)
-        assert 0.99 * truth <= int(found) <= truth
+        # A page may come or go by the kernel's own will: one in a thousand has been seen.
+        assert abs(int(found) - truth) <= 0.01 * 16 * MIB
     else:
         assert (int(found), int(exact)) == (truth, truth)
