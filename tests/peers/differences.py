@@ -1,0 +1,143 @@
+"""Where we differ from a server on purpose: each row says when, and why its user is better off."""
+
+import fnmatch
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tests.peers.directories import Directory
+from tests.peers.outcomes import Outcome
+
+_NUMBERED = re.compile(r"(.*?)(\d+)-of-(\d+)(.*)")
+_NOT_FOR_INFERENCE = ("*training_args.bin", "*optimizer.bin")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One directory, and what a server and we do with it."""
+
+    directory: Directory
+    server: str
+    load_format: str
+    theirs: Outcome
+    ours: Outcome
+
+    def has(self, pattern: str) -> bool:
+        """Return whether a file of the directory, not of folders in it, matches."""
+        return any("/" not in name for name in fnmatch.filter(self.directory.files, pattern))
+
+    @property
+    def only_they_open(self) -> bool:
+        """Whether we refuse, since something is missing, what they open."""
+        return self.theirs.refusal is None and "missing or cut short" in (self.ours.refusal or "")
+
+    @property
+    def only_we_open(self) -> bool:
+        """Whether they refuse what we open."""
+        return self.theirs.refusal is not None and self.ours.refusal is None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row: when we differ, and why."""
+
+    name: str
+    applies: Callable[[Case], bool]
+    why: str
+
+
+def row_of(case: Case) -> Difference | None:
+    """Return the row of a case in which we differ, or None if there is none."""
+    return next((row for row in DIFFERENCES if row.applies(case)), None)
+
+
+def _a_number_is_missing(case: Case) -> bool:
+    return case.only_they_open and _has_gap(case.theirs.files)
+
+
+def _index_of_bins(case: Case) -> bool:
+    content = case.directory.files.get("pytorch_model.bin.index.json")
+    if not case.only_they_open or content is None:
+        return False
+    named = set(json.loads(content)["weight_map"].values())
+    return bool(named & set(case.theirs.files)) and not named <= case.directory.files.keys()
+
+
+def _index_names_folders(case: Case) -> bool:
+    return case.only_we_open and any("/" in name for name in case.ours.files)
+
+
+def _training_args_beside_pt(case: Case) -> bool:
+    found = [name for name in fnmatch.filter(case.directory.files, "*.bin") if "/" not in name]
+    kept = [name for name in found if not _matches(name, _NOT_FOR_INFERENCE)]
+    return case.only_we_open and bool(found) and not kept and _all_end(case.ours, ".pt")
+
+
+def _consolidated_in_a_folder(case: Case) -> bool:
+    nested = fnmatch.filter(case.directory.files, "*/consolidated*.safetensors")
+    return (
+        case.only_we_open
+        and case.server == "vllm"
+        and case.load_format == "auto"
+        and bool(nested)
+        and not case.has("consolidated*.safetensors")
+    )
+
+
+def _gguf(case: Case) -> bool:
+    return case.only_we_open and case.load_format == "auto" and _all_end(case.ours, ".gguf")
+
+
+def _has_gap(names: Iterable[str]) -> bool:
+    numbers: dict[tuple[str, str, str], set[int]] = {}
+    for name in names:
+        if part := _NUMBERED.fullmatch(name):
+            numbers.setdefault((part[1], part[3], part[4]), set()).add(int(part[2]))
+    return any(len(found) < int(key[1]) for key, found in numbers.items())
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _all_end(outcome: Outcome, suffix: str) -> bool:
+    return all(name.endswith(suffix) for name in outcome.files)
+
+
+DIFFERENCES = (
+    Difference(
+        "a number of a set is missing, and no index counts",
+        _a_number_is_missing,
+        "The server reads all that is there before it finds that weights are missing, or serves "
+        "without them; we say at once which file is missing.",
+    ),
+    Difference(
+        "an index of .bin files names more than is there",
+        _index_of_bins,
+        "As above: no server looks at this index, so it reads the rest of an incomplete download.",
+    ),
+    Difference(
+        "an index names files in folders",
+        _index_names_folders,
+        "The server refuses its own layout; what the index names is what any server that can "
+        "load it reads.",
+    ),
+    Difference(
+        "training_args.bin or optimizer.bin beside .pt files",
+        _training_args_beside_pt,
+        "vLLM and SGLang choose .bin, leave these out, and find nothing: --load-format pt loads.",
+    ),
+    Difference(
+        "consolidated*.safetensors in a folder only",
+        _consolidated_in_a_folder,
+        "vLLM takes the folder's file for the model's format and finds none; with "
+        "--load-format hf it loads what we read.",
+    ),
+    Difference(
+        "GGUF files and nothing else",
+        _gguf,
+        "The servers want the file's path, which their user gives them; the directory stands "
+        "for the file in it.",
+    ),
+)
