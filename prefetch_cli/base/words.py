@@ -8,6 +8,21 @@ import enum
 PROGRAM = "prefetch-cli"
 
 
+class Server(enum.Enum):
+    """Whose rules say which files are read."""
+
+    AUTO = "auto"  # that of COMMAND, else vLLM
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    TENSORRT_LLM = "tensorrt-llm"
+    TGI = "tgi"
+    TRANSFORMERS = "transformers"
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
+    DIFFUSERS = "diffusers"
+    LLAMA_CPP = "llama.cpp"
+    OLLAMA = "ollama"
+
+
 class LoadFormat(enum.Enum):
     """Which weight files count, in vLLM's words."""
 
@@ -18,6 +33,16 @@ class LoadFormat(enum.Enum):
     PT = "pt"
     NPCACHE = "npcache"
     GGUF = "gguf"
+    BITSANDBYTES = "bitsandbytes"
+    FASTSAFETENSORS = "fastsafetensors"
+    INSTANTTENSOR = "instanttensor"
+    MODELEXPRESS = "modelexpress"
+    RUNAI_STREAMER = "runai_streamer"
+    RUNAI_STREAMER_SHARDED = "runai_streamer_sharded"
+    SHARDED_STATE = "sharded_state"
+    TENSORIZER = "tensorizer"
+    DUMMY = "dummy"
+    IPC_CACHE = "ipc_cache"
     ALL = "all"
 
 

@@ -12,14 +12,27 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint import index, selection
+from prefetch_cli.checkpoint import gguf, index, layouts, selection
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIX, examine
-from prefetch_cli.checkpoint.files import File
+from prefetch_cli.checkpoint.files import File, Skipped
 from prefetch_cli.checkpoint.index import Index
+from prefetch_cli.checkpoint.names import natural_path_key
 from prefetch_cli.checkpoint.selection import Filters, Selection
+from prefetch_cli.checkpoint.servers import Rules
 from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.walk import walk
 
 _READ_BYTES = 64 * 1024  # of an index at a time
+
+
+@dataclass(frozen=True)
+class Terms:
+    """By which terms a checkpoint is looked for."""
+
+    shown: str  # what the user called it
+    load_format: LoadFormat
+    rules: Rules
+    filters: Filters
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Manifest:
     root: str  # the folder that holds all others
     folders: tuple[Folder, ...]  # `root` first
     warnings: tuple[str, ...] = ()
+    failed: tuple[Skipped, ...] = ()  # folders that cannot be listed
 
     @property
     def load_format(self) -> LoadFormat:
@@ -53,55 +67,82 @@ class Manifest:
         return [path for folder in self.folders for path in folder.weights]
 
 
-def of_folder(
-    root: str, shown: str, load_format: LoadFormat, filters: Filters, monitor: Monitor
-) -> Manifest:
+def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
     """Return what the loader of the checkpoint in the folder `root` reads.
 
     Raises CheckpointError if there is nothing to read, if several models fit, or if an index or
     a layout file is malformed.
     """
-    top = _FolderReader(root, "", shown, load_format, filters, monitor)
+    if terms.load_format is LoadFormat.ALL:
+        return _everything(root, terms, monitor)
+    top = _FolderReader(root, "", terms, monitor)
     components = [top.component(name) for name in top.component_names()]
     manifest = Manifest(root, (top.selected(), *components))
-    if index.DIFFUSERS_LAYOUT in top.names and any(folder.weights for folder in components):
-        manifest = _without_single_files(manifest, load_format)
+    if layouts.DIFFUSERS_LAYOUT in top.names and any(folder.weights for folder in components):
+        manifest = _without_single_files(manifest)
     if not any(folder.weights or folder.absent for folder in manifest.folders):
         raise top.no_weights()
     return manifest
 
 
-def of_index(
-    path: str, shown: str, load_format: LoadFormat, filters: Filters, monitor: Monitor
-) -> Manifest:
+def of_index(path: str, terms: Terms, monitor: Monitor) -> Manifest:
     """Return what a loader reads given the index file at `path`; raises as `of_folder`."""
     root, name = os.path.split(path)
-    reader = _FolderReader(root, "", shown, load_format, filters, monitor)
+    reader = _FolderReader(root, "", terms, monitor)
     found = reader.read_index(name)
     if found is None:
         raise CheckpointError(
-            f"{printable(shown)}: expected an index, found an incomplete file",
+            f"{printable(terms.shown)}: expected an index, found an incomplete file",
             "finish its download",
         )
-    return Manifest(root, (reader.folder(selection.select_by_index(name, found, reader.want)),))
+    return Manifest(
+        root, (reader.folder(selection.select_by_index(name, found, terms.rules, reader.want)),)
+    )
 
 
-def of_file(path: str, load_format: LoadFormat, filters: Filters) -> Manifest:
-    """Return what a loader reads given one weight file: all parts of a split GGUF."""
+def of_file(path: str, load_format: LoadFormat, terms: Terms) -> Manifest:
+    """Return what a loader reads given one file: all parts of a split GGUF."""
     root, name = os.path.split(path)
-    names = selection.gguf_parts(name) if load_format is LoadFormat.GGUF else [name]
-    weights = tuple(os.path.join(root, part) for part in names if filters.want(part))
+    names = gguf.parts(name) if load_format is LoadFormat.GGUF else [name]
+    weights = tuple(os.path.join(root, part) for part in names if terms.filters.want(part))
     return Manifest(root, (Folder(load_format, (), weights),))
 
 
-def _without_single_files(manifest: Manifest, asked: LoadFormat) -> Manifest:
+def _everything(root: str, terms: Terms, monitor: Monitor) -> Manifest:
+    """Return every file below a folder."""
+    below = os.path.join(root, "")
+    walked = list(walk(root, monitor))
+    found = [path.removeprefix(below) for path, error in walked if error is None]
+    wanted = sorted(filter(terms.filters.want, found), key=natural_path_key)
+    failed = [
+        Skipped(path, error.strerror or str(error), failed=True)
+        for path, error in walked
+        if error is not None and terms.filters.want(path.removeprefix(below))
+    ]
+    if not wanted and not failed:
+        raise _FolderReader(root, "", terms, monitor).no_weights()
+    side = set(selection.side_files(name for name in wanted if "/" not in name))
+    return Manifest(
+        root,
+        (
+            Folder(
+                LoadFormat.ALL,
+                tuple(below + name for name in wanted if name in side),
+                tuple(below + name for name in wanted if name not in side),
+            ),
+        ),
+        failed=tuple(failed),
+    )
+
+
+def _without_single_files(manifest: Manifest) -> Manifest:
     """Return a diffusers layout without the weights beside its components: nobody reads them."""
     top, *components = manifest.folders
-    if not top.weights or asked is LoadFormat.ALL:
+    if not top.weights:
         return manifest
     warning = (
         f"{listing([os.path.basename(path) for path in top.weights])}: left out, since "
-        f"{index.DIFFUSERS_LAYOUT} names folders with the weights; give the file itself to "
+        f"{layouts.DIFFUSERS_LAYOUT} names folders with the weights; give the file itself to "
         "warm it too"
     )
     top = replace(top, weights=(), index=None, load_format=components[0].load_format)
@@ -149,31 +190,27 @@ class _FolderReader:
         self,
         root: str,
         below: str,  # the folder's path below `root`; empty: `root` itself
-        shown: str,
-        load_format: LoadFormat,
-        filters: Filters,
+        terms: Terms,
         monitor: Monitor,
     ) -> None:
         self._path = os.path.join(root, below) if below else root
         self._below = below
-        self._shown = shown
-        self._load_format = load_format
-        self._filters = filters
+        self._terms = terms
         self._monitor = monitor
-        self._found = _list(self._path, shown)
+        self._found = _list(self._path, terms.shown)
         self._unusable: list[str] = []  # index and layout files
         self.names = self._found.files
 
     def want(self, name: str) -> bool:
         """Return whether the user's globs keep this file."""
-        return self._filters.want(os.path.join(self._below, name))
+        return self._terms.filters.want(os.path.join(self._below, name))
 
     def component_names(self) -> list[str]:
         """Return the folders that layout files name, each once."""
-        layouts = (index.DIFFUSERS_LAYOUT, index.SENTENCE_TRANSFORMERS_LAYOUT)
+        named = (layouts.DIFFUSERS_LAYOUT, layouts.SENTENCE_TRANSFORMERS_LAYOUT)
         found = [
-            index.component_folders(os.path.join(self._path, layout), content)
-            for layout in layouts
+            layouts.component_folders(os.path.join(self._path, layout), content)
+            for layout in named
             if layout in self.names and (content := self._read_layout(layout)) is not None
         ]
         return list(dict.fromkeys(itertools.chain.from_iterable(found)))
@@ -182,9 +219,8 @@ class _FolderReader:
         """Return what a loader reads in the component folder of this name."""
         path = os.path.join(self._path, name)
         if os.path.isdir(path):
-            return _FolderReader(
-                self._path, name, path, self._load_format, self._filters, self._monitor
-            ).selected()
+            terms = replace(self._terms, shown=path)
+            return _FolderReader(self._path, name, terms, self._monitor).selected()
         # With a slash at the end, the path cannot be a file.
         absent = (os.path.join(path, ""),) if self.want(os.path.join(name, "")) else ()
         return Folder(LoadFormat.HF, (), (), absent=absent)
@@ -201,7 +237,8 @@ class _FolderReader:
         """Return what a loader reads in this folder."""
         selected = selection.select(
             self.names,
-            self._load_format,
+            self._terms.load_format,
+            self._terms.rules,
             self.want,
             self.read_index,
             component=bool(self._below),
@@ -225,7 +262,7 @@ class _FolderReader:
 
     def no_weights(self) -> CheckpointError:
         """Return the error for a folder without weights for the load format."""
-        shown, folders = printable(self._shown), self._found.folders
+        shown, folders = printable(self._terms.shown), self._found.folders
         if not self.names and not folders:
             return CheckpointError(
                 f"{shown}: expected a checkpoint, found an empty directory",
@@ -239,7 +276,7 @@ class _FolderReader:
             hint = "this is a folder of a hub cache: give its repo id, or a path in its snapshots/"
         others = f"{counted(len(self.names), 'other file')} and {counted(len(folders), 'folder')}"
         return CheckpointError(
-            f"{shown}: expected weight files for --load-format {self._load_format.value}, "
+            f"{shown}: expected weight files for --load-format {self._terms.load_format.value}, "
             f"found {listing(weights) if weights else others}",
             hint,
         )
@@ -250,7 +287,7 @@ class _FolderReader:
     def _read_layout(self, name: str) -> bytes | None:
         """Return a layout file up to its largest size, or None if it is unusable."""
         with self._opened(name) as file:
-            return None if file is None else file.read(index.MOST_LAYOUT_BYTES + 1)
+            return None if file is None else file.read(layouts.MOST_LAYOUT_BYTES + 1)
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[BinaryIO | None]:
@@ -274,11 +311,11 @@ class _FolderReader:
                 ) from None
 
     def _refuse_several(self, selected: Selection) -> None:
-        models = selection.gguf_models(selected.weights)
+        models = gguf.models(selected.weights)
         if len(models) > 1:
             glob = printable(shlex.quote(next(iter(models))))
             raise CheckpointError(
-                f"{printable(self._shown)}: expected one GGUF model, found {len(models)}: "
+                f"{printable(self._terms.shown)}: expected one GGUF model, found {len(models)}: "
                 f"{listing(list(models.values()))}",
                 f"choose one: --include {glob}, or give the file itself",
             )

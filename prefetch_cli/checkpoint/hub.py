@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import printable
-from prefetch_cli.base.words import Hub
+from prefetch_cli.base.words import Hub, Server
 from prefetch_cli.checkpoint import huggingface, modelscope
 from prefetch_cli.checkpoint.files import stays_below
 from prefetch_cli.checkpoint.hub_cache import Query, Snapshot, excerpt, expand_user
@@ -34,14 +34,18 @@ def is_repo_id(text: str) -> bool:
     )
 
 
-def chosen_hub(asked: Hub | None, environ: Mapping[str, str]) -> Hub:
-    """Return the hub that was asked for, else the one that vLLM would use.
+def chosen_hub(asked: Hub | None, server: Server, environ: Mapping[str, str]) -> Hub:
+    """Return the hub that was asked for, else the one that the server would use.
 
-    As in vLLM's envs.py, only `true`, in any case, sets `VLLM_USE_MODELSCOPE`.
+    As in vLLM's envs.py, only `true`, in any case, sets `VLLM_USE_MODELSCOPE`; SGLang's
+    get_bool_env_var() takes `1` too.
     """
     if asked is not None:
         return asked
-    wants_modelscope = environ.get("VLLM_USE_MODELSCOPE", "").lower() == "true"
+    if server is Server.SGLANG:
+        wants_modelscope = environ.get("SGLANG_USE_MODELSCOPE", "").lower() in {"true", "1"}
+    else:
+        wants_modelscope = environ.get("VLLM_USE_MODELSCOPE", "").lower() == "true"
     return Hub.MODELSCOPE if wants_modelscope else Hub.HUGGINGFACE
 
 

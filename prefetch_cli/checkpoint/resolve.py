@@ -12,13 +12,15 @@ from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
-from prefetch_cli.base.words import Hub, LoadFormat
+from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint import folders, hub, selection
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
-from prefetch_cli.checkpoint.folders import Manifest
+from prefetch_cli.checkpoint.folders import Manifest, Terms
 from prefetch_cli.checkpoint.hub_cache import Snapshot
+from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.checkpoint.servers import rules_of
 from prefetch_cli.linux.files import file_type
 from prefetch_cli.linux.threads import map_threads
 
@@ -35,20 +37,6 @@ _ALLOW = "finish the download, or give --allow-incomplete to warm what is there"
 
 
 @dataclass(frozen=True)
-class Request:
-    """The checkpoints that the user asks for."""
-
-    arguments: tuple[str, ...]
-    hub: Hub | None
-    revision: str | None
-    cache_dir: str | None
-    load_format: LoadFormat
-    filters: Filters
-    weights_only: bool
-    allow_incomplete: bool
-
-
-@dataclass(frozen=True)
 class Source:
     """One argument, and what it was resolved to."""
 
@@ -57,6 +45,7 @@ class Source:
     path: str
     revision: str | None  # the commit if a hub's cache records it
     load_format: LoadFormat  # resolved
+    server: Server | None  # by whose rules; None for a single file
 
 
 @dataclass(frozen=True)
@@ -75,22 +64,23 @@ def resolve(
     argument names nothing, or nothing complete and unambiguous.
     """
     parts = []
-    for argument in request.arguments:
-        source, manifest = _locate(argument, request, environ, monitor)
+    for reference in request.references:
+        source, manifest = _locate(reference, request, environ, monitor)
         parts.append(_examined(source, manifest, request, monitor, threads))
     return Checkpoint(
         files=each_once(file for part in parts for file in part.files),
         failed=tuple(dict.fromkeys(one for part in parts for one in part.failed)),
         warnings=tuple(dict.fromkeys(text for part in parts for text in part.warnings)),
-        names=request.arguments,
+        names=tuple(reference.argument for reference in request.references),
         sources=tuple(source for part in parts for source in part.sources),
     )
 
 
 def _locate(
-    argument: str, request: Request, environ: Mapping[str, str], monitor: Monitor
+    reference: Reference, request: Request, environ: Mapping[str, str], monitor: Monitor
 ) -> tuple[Source, Manifest]:
-    """Return what `argument` stands for, and the paths that its loader reads."""
+    """Return what a reference stands for, and the paths that its loader reads."""
+    argument = reference.argument
     if _URI.match(argument):
         raise CheckpointError(
             f"{printable(argument)}: expected a path or a repo id, found an object store's URI",
@@ -99,18 +89,18 @@ def _locate(
     with monitor.waiting(argument):
         existing = _existing(argument)
         if existing is None:
-            snapshot = _cached(argument, request, environ)
+            snapshot = _cached(reference, request, environ)
             kind, path, revision = snapshot.hub.value, snapshot.path, snapshot.revision
         else:
             path, mode = existing
             kind, revision = "directory" if stat.S_ISDIR(mode) else "file", None
+        terms = Terms(argument, request.load_format, rules_of(request.server), request.filters)
         if kind == "file":
-            manifest = _of_file(argument, path, mode, request, monitor)
+            manifest = _of_file(path, mode, terms, monitor)
         else:
-            manifest = folders.of_folder(
-                path, argument, request.load_format, request.filters, monitor
-            )
-    return Source(argument, kind, path, revision, manifest.load_format), manifest
+            manifest = folders.of_folder(path, terms, monitor)
+    server = None if kind == "file" else terms.rules.server
+    return Source(argument, kind, path, revision, manifest.load_format, server), manifest
 
 
 def _existing(argument: str) -> tuple[str, int] | None:
@@ -148,8 +138,9 @@ def _absolute(argument: str) -> str:
     return os.path.join(os.path.realpath(folder), name)
 
 
-def _cached(argument: str, request: Request, environ: Mapping[str, str]) -> Snapshot:
+def _cached(reference: Reference, request: Request, environ: Mapping[str, str]) -> Snapshot:
     """Return the snapshot of a repo id."""
+    argument = reference.argument
     if not hub.is_repo_id(argument):
         raise CheckpointError(
             f"{printable(argument) or repr(argument)}: expected a file, a directory or a repo id "
@@ -158,32 +149,26 @@ def _cached(argument: str, request: Request, environ: Mapping[str, str]) -> Snap
         )
     return hub.find_snapshot(
         argument,
-        hub=hub.chosen_hub(request.hub, environ),
-        revision=request.revision,
+        hub=hub.chosen_hub(request.hub, request.server, environ),
+        revision=reference.revision,
         cache_dir=request.cache_dir,
         environ=environ,
     )
 
 
-def _of_file(argument: str, path: str, mode: int, request: Request, monitor: Monitor) -> Manifest:
-    """Return the manifest of a weight file or an index file."""
-    shown = printable(argument)
+def _of_file(path: str, mode: int, terms: Terms, monitor: Monitor) -> Manifest:
+    """Return the manifest of a file that is named: an index stands for its shards."""
+    shown = printable(terms.shown)
     if not stat.S_ISREG(mode):
         raise CheckpointError(
             f"{shown}: expected a file or a directory, found {file_type(mode)}",
             "give the checkpoint's directory",
         )
-    load_format = _FORMAT_OF_A_FILE.get(os.path.splitext(path)[1])
     if path.endswith(selection.INDEX_SUFFIX):
-        manifest = folders.of_index(path, argument, request.load_format, request.filters, monitor)
-    elif load_format is not None:
-        manifest = folders.of_file(path, load_format, request.filters)
+        manifest = folders.of_index(path, terms, monitor)
     else:
-        raise CheckpointError(
-            f"{shown}: expected a weight file ({', '.join(selection.WEIGHT_SUFFIXES)}) or an "
-            f"index (*{selection.INDEX_SUFFIX}), found another file",
-            "give the checkpoint's directory",
-        )
+        load_format = _FORMAT_OF_A_FILE.get(os.path.splitext(path)[1], LoadFormat.ALL)
+        manifest = folders.of_file(path, load_format, terms)
     if not manifest.weights:
         raise CheckpointError(
             f"{shown}: expected weight files, found none that the globs leave in",
@@ -206,7 +191,7 @@ def _examined(
     skipped = [one for one in found if isinstance(one, Skipped)]
     present = (one.file if isinstance(one, Incomplete) else one for one in found)
     files = [one for one in present if isinstance(one, File)]
-    failed = tuple(one for one in skipped if one.failed)
+    failed = (*manifest.failed, *(one for one in skipped if one.failed))
     warnings = [*manifest.warnings, *_size_warnings(shown, manifest, files, request)]
     warnings += [
         f"{printable(one.path)}: left out: {one.reason}" for one in skipped if not one.failed

@@ -6,7 +6,7 @@ the tests try. A new flag is a record here and the code that acts on its value.
 
 from dataclasses import dataclass
 
-from prefetch_cli.base.words import PROGRAM, Engine, Hub, LoadFormat, ProgressMode, Split
+from prefetch_cli.base.words import PROGRAM, Engine, Hub, LoadFormat, ProgressMode, Server, Split
 from prefetch_cli.cli.types import (
     AMOUNT,
     DURATION,
@@ -82,18 +82,33 @@ class Flag:
 
 FLAGS = (
     Flag(
+        names=("--server",),
+        group="Checkpoint",
+        value=one_of(Server, "SERVER"),
+        default="auto",
+        help="Whose rules say which files are read; by default COMMAND's, else vLLM's.",
+        details=(
+            f"One of {listed(Server)}. What is printed names the rule. "
+            "They differ where a checkpoint is there twice: vllm takes consolidated*.safetensors "
+            "wherever there is any, the others take model*.safetensors."
+        ),
+    ),
+    Flag(
         names=("--load-format",),
         group="Checkpoint",
-        value=one_of(LoadFormat, "FORMAT"),
+        value=one_of(LoadFormat, "FORMAT", any_case=True),
         default="auto",
-        help=f"Which weight files count, by vLLM's rules: {listed(LoadFormat)}.",
+        help="Which weight files count, by vLLM's names and the server's rules.",
         details=(
             "`auto` takes consolidated*.safetensors if there are any, else *.safetensors, else "
             "*.bin, else *.pt, else *.gguf. "
             "If there is a model.safetensors.index.json, only the safetensors files that it names "
             "count. "
             "`hf` is the same without consolidated files and GGUF; `mistral`, `safetensors`, `pt`, "
-            "`npcache` (*.bin) and `gguf` take only that kind; `all` takes every weight file. "
+            "`npcache` (*.bin) and `gguf` take only that kind; `sharded_state` takes "
+            "model-rank-*-part-*.safetensors whatever an index says; `tensorizer` takes *.tensors; "
+            "`dummy` and `ipc_cache` read no weights; `all` takes every file below the directory. "
+            f"All: {listed(LoadFormat)}; in any case. "
             "Several GGUF models in one directory are ambiguous: choose one with `--include`."
         ),
     ),

@@ -10,7 +10,7 @@ from prefetch_cli.base.words import (
     ProgressMode,
     Verbosity,
 )
-from prefetch_cli.checkpoint.resolve import Request
+from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.rules import Values
@@ -38,9 +38,11 @@ def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str
     return Options(
         action=_action(values),
         request=Request(
-            arguments=tuple(values["checkpoints"]),
+            references=tuple(
+                Reference(argument, values["revision"]) for argument in values["checkpoints"]
+            ),
+            server=values["server"],
             hub=values["hub"],
-            revision=values["revision"],
             cache_dir=values["cache_dir"],
             load_format=values["load_format"],
             filters=Filters(tuple(values["include"]), tuple(values["exclude"])),

@@ -59,14 +59,15 @@ def count(least: int, *, auto: bool = False) -> Value:
     return Value("N|auto", parse, ("auto",)) if auto else Value("N", parse)
 
 
-def one_of(kind: type[enum.Enum], metavar: str) -> Value:
-    """Return the words of an enum; the parsed value is its member."""
+def one_of(kind: type[enum.Enum], metavar: str, *, any_case: bool = False) -> Value:
+    """Return the words of an enum, in any case where asked; the parsed value is its member."""
     words = tuple(str(member.value) for member in kind)
 
     def parse(text: str) -> enum.Enum:
-        if text not in words:
+        word = text.lower() if any_case else text
+        if word not in words:
             raise ValueError(f"expected {listed(kind)}, found {text!r}")
-        return kind(text)
+        return kind(word)
 
     return Value(metavar, parse, words)
 

@@ -16,6 +16,7 @@ from prefetch_cli.libraries import distributions
 from prefetch_cli.libraries.distributions import Distribution, Interpreter
 from prefetch_cli.linux.files import RealFolder, file_type
 from prefetch_cli.linux.threads import map_threads
+from prefetch_cli.linux.walk import walk
 
 
 @dataclass(frozen=True)
@@ -136,27 +137,11 @@ def _present(
 
 def _walk(path: str, monitor: Monitor, real_folder: RealFolder) -> Iterator[File | Skipped]:
     """Yield the file at `path`, or all files below that directory; links are followed."""
-    pending = [path]
-    seen: set[tuple[int, int]] = set()
-    while pending:
-        path = pending.pop()
-        try:
-            with monitor.waiting(path):
-                status = os.stat(path)
-                identity = (status.st_dev, status.st_ino)
-                is_folder = stat.S_ISDIR(status.st_mode)
-                if is_folder and identity in seen:
-                    continue  # a link that leads back
-                names = sorted(os.listdir(path), reverse=True) if is_folder else []
-                seen.add(identity)
-        except FileNotFoundError:
-            continue  # a link to nothing, or deleted meanwhile
-        except OSError as error:
-            yield _failure(path, error)
-            continue
-        pending += [os.path.join(path, name) for name in names]
-        if not is_folder:
-            yield from _file(path, real_folder)
+    for found, error in walk(path, monitor):
+        if error is not None:
+            yield _failure(found, error)
+        else:
+            yield from _file(found, real_folder)
 
 
 def _file(path: str, real_folder: RealFolder) -> Iterator[File | Skipped]:

@@ -74,6 +74,7 @@ def _checkpoint(wanted: Wanted) -> Json:
                 "path": json_path(source.path),
                 "revision": source.revision,
                 "load_format": source.load_format.value,
+                "server": None if source.server is None else source.server.value,
             }
             for source in sources
         ],

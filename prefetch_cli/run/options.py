@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from prefetch_cli.base.words import Action, Engine, Overrule, Split
-from prefetch_cli.checkpoint.resolve import Request
+from prefetch_cli.checkpoint.request import Request
 from prefetch_cli.libraries import gather
 
 

@@ -14,11 +14,13 @@ from prefetch_cli.base.amounts import parse_amount, parse_duration, parse_size
 from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
-from prefetch_cli.base.words import Hub, LoadFormat
-from prefetch_cli.checkpoint import hub, index, selection
+from prefetch_cli.base.words import Hub, LoadFormat, Server
+from prefetch_cli.checkpoint import gguf, hub, index, layouts, selection
 from prefetch_cli.checkpoint.examine import examine
-from prefetch_cli.checkpoint.resolve import Request, resolve
+from prefetch_cli.checkpoint.request import Reference, Request
+from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.checkpoint.servers import rules_of
 from prefetch_cli.libraries import distributions
 from prefetch_cli.libraries.distributions import Interpreter
 from prefetch_cli.linux import memory, mounts, readahead
@@ -130,9 +132,9 @@ def _index(_folder: Path) -> Run:
 
 def _layout(_folder: Path) -> Run:
     def run(content: bytes) -> None:
-        for layout in (index.DIFFUSERS_LAYOUT, index.SENTENCE_TRANSFORMERS_LAYOUT):
+        for layout in (layouts.DIFFUSERS_LAYOUT, layouts.SENTENCE_TRANSFORMERS_LAYOUT):
             try:
-                found = index.component_folders(f"/m/{layout}", content)
+                found = layouts.component_folders(f"/m/{layout}", content)
             except PrefetchError:
                 continue
             for name in found:
@@ -280,12 +282,18 @@ def _names(_folder: Path) -> Run:
         names = [os.fsdecode(name[:255]) for name in content.split(b"/") if name]
         for load_format in LoadFormat:
             try:
-                selection.select(
-                    names, load_format, lambda _: True, lambda _: None, component=False
-                )
+                for server in Server:
+                    selection.select(
+                        names,
+                        load_format,
+                        rules_of(server),
+                        lambda _: True,
+                        lambda _: None,
+                        component=False,
+                    )
             except PrefetchError as error:
                 assert str(error).isprintable()  # noqa: PT017
-        selection.gguf_models(names)
+        gguf.models(names)
         assert printable("".join(names)).isprintable()
 
     return run
@@ -318,9 +326,9 @@ def _folder(folder: Path) -> Run:
             for path, part in _laid_out(root, content):
                 path.write_bytes(part)
             request = Request(
-                arguments=(str(root),),
+                references=(Reference(str(root)),),
+                server=Server.AUTO,
                 hub=None,
-                revision=None,
                 cache_dir=None,
                 load_format=LoadFormat.AUTO,
                 filters=Filters(),

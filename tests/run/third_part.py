@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
+from prefetch_cli.checkpoint.request import Reference
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.cli import main
 from prefetch_cli.run import parts
@@ -23,7 +24,7 @@ def asked_with_draft(
     options: Options, environ: Mapping[str, str], monitor: Monitor, stop: Stop
 ) -> Iterator[Part]:
     yield from asked(options, environ, monitor, stop)
-    request = replace(options.request, arguments=(environ["DRAFT"],))
+    request = replace(options.request, references=(Reference(environ["DRAFT"]),))
     draft = resolve(request, environ, monitor, options.threads)
     yield Part(DRAFT, lambda _threads: draft, options.overrule)
 

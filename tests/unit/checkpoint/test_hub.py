@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import CheckpointError, ExitCode
-from prefetch_cli.base.words import Hub
+from prefetch_cli.base.words import Hub, Server
 from prefetch_cli.checkpoint.hub import chosen_hub, find_snapshot, is_repo_id
 from prefetch_cli.checkpoint.hub_cache import Snapshot
 from tests.helpers.hub_caches import (
@@ -111,13 +111,13 @@ def unprivileged(tmp_path: Path) -> Iterator[Unprivileged]:
 )
 def test_environment_chooses_the_hub(value: str | None, expected: Hub) -> None:
     environ = {} if value is None else {"VLLM_USE_MODELSCOPE": value}
-    assert chosen_hub(None, environ) is expected
+    assert chosen_hub(None, Server.AUTO, environ) is expected
 
 
 @pytest.mark.parametrize("asked", Hub)
 def test_asked_hub_wins_over_the_environment(asked: Hub) -> None:
-    assert chosen_hub(asked, {"VLLM_USE_MODELSCOPE": "true"}) is asked
-    assert chosen_hub(asked, {}) is asked
+    assert chosen_hub(asked, Server.AUTO, {"VLLM_USE_MODELSCOPE": "true"}) is asked
+    assert chosen_hub(asked, Server.AUTO, {}) is asked
 
 
 @example("org/a..b")

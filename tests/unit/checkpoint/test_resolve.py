@@ -20,9 +20,10 @@ from safetensors.numpy import save
 from prefetch_cli.base.errors import CheckpointError, ExitCode
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
-from prefetch_cli.base.words import Hub, LoadFormat
+from prefetch_cli.base.words import Hub, LoadFormat, Server
 from prefetch_cli.checkpoint.files import Skipped
-from prefetch_cli.checkpoint.resolve import Checkpoint, Request, Source, resolve
+from prefetch_cli.checkpoint.request import Reference, Request
+from prefetch_cli.checkpoint.resolve import Checkpoint, Source, resolve
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.linux import threads as linux_threads
 from tests.helpers import checkpoints
@@ -65,11 +66,12 @@ def request(
     hub: Hub | None = None,
     cache_dir: Path | None = None,
     revision: str | None = None,
+    server: Server = Server.AUTO,
 ) -> Request:
     return Request(
-        arguments=tuple(map(str, arguments)),
+        references=tuple(Reference(str(argument), revision) for argument in arguments),
+        server=server,
         hub=hub,
-        revision=revision,
         cache_dir=None if cache_dir is None else str(cache_dir),
         load_format=load_format,
         filters=Filters(include, exclude),

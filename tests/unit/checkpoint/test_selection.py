@@ -14,18 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import CheckpointError
-from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint.index import Index, component_folders, parse_index
+from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.checkpoint import gguf
+from prefetch_cli.checkpoint.index import Index, parse_index
+from prefetch_cli.checkpoint.layouts import component_folders
+from prefetch_cli.checkpoint.names import natural_key
 from prefetch_cli.checkpoint.selection import (
     Filters,
     Selection,
-    gguf_models,
-    gguf_parts,
-    natural_key,
     select,
     select_by_index,
     side_files,
 )
+from prefetch_cli.checkpoint.servers import rules_of
 
 HF_INDEX = "model.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
@@ -43,6 +44,7 @@ def chosen(
     *,
     filters: Filters = Filters(),  # noqa: B008 - frozen
     component: bool = False,
+    server: Server = Server.VLLM,
 ) -> Selection:
     """Return the selection for a folder with these names and indexes (None: unusable)."""
     indexes = indexes or {}
@@ -52,7 +54,9 @@ def chosen(
         return None if named is None else Index(frozenset(named), None)
 
     names = sorted({*names, *indexes})
-    return select(names, load_format, filters.want, read_index, component=component)
+    return select(
+        names, load_format, rules_of(server), filters.want, read_index, component=component
+    )
 
 
 def weights(*arguments: object, **options: object) -> list[str]:
@@ -215,17 +219,24 @@ def test_an_index_is_read_once() -> None:
         read.append(name)
         return Index(frozenset(["a/x.safetensors"]), None)
 
-    select([HF_INDEX, "m.bin"], LoadFormat.AUTO, lambda name: True, read_index, component=False)
+    rules = rules_of(Server.VLLM)
+    names = [HF_INDEX, "m.bin"]
+    select(names, LoadFormat.AUTO, rules, lambda name: True, read_index, component=False)
     assert read == [HF_INDEX]
 
 
 def test_an_index_file_decides_alone() -> None:
     index = Index(frozenset(shards(12)), 7)
     wanted = Filters(exclude=("*-00002-*",)).want
-    selected = select_by_index("any.index.json", index, wanted)
+    selected = select_by_index("any.index.json", index, rules_of(Server.VLLM), wanted)
     assert selected == Selection(LoadFormat.HF, (shards(12)[0], *shards(12)[2:]), index)
-    assert select_by_index(MISTRAL_INDEX, index, wanted).load_format is LoadFormat.MISTRAL
-    assert select_by_index(HF_INDEX, index, wanted).load_format is LoadFormat.HF
+    assert (
+        select_by_index(MISTRAL_INDEX, index, rules_of(Server.VLLM), wanted).load_format
+        is LoadFormat.MISTRAL
+    )
+    assert (
+        select_by_index(HF_INDEX, index, rules_of(Server.VLLM), wanted).load_format is LoadFormat.HF
+    )
 
 
 # Numbered names
@@ -293,7 +304,7 @@ def test_any_part_of_a_set_gives_the_set(
     if width == 2 and not any(name.startswith("m-0") for name in part):
         return  # `m-10-of-12` does not tell whether `m-1` or `m-01` is missing
     assert weights(sorted(part)) == whole
-    assert gguf_parts(min(part)) == whole
+    assert gguf.parts(min(part)) == whole
 
 
 # Order
@@ -422,7 +433,7 @@ def test_a_component_has_no_layout_of_a_whole_checkpoint() -> None:
 def test_the_models_among_gguf_files() -> None:
     split = shards(3, "big-Q4_K_M-", ".gguf")
     names = ["mmproj-F16.gguf", "model.MMPROJ-Q8.gguf", "small.gguf", *split, "[red]x.gguf"]
-    models = gguf_models(names)
+    models = gguf.models(names)
     assert list(models.values()) == ["[red]x.gguf", split[0], "small.gguf"]
     for glob, first in models.items():
         matched = fnmatch.filter(names, glob)
@@ -430,8 +441,8 @@ def test_the_models_among_gguf_files() -> None:
 
 
 def test_gguf_files_that_are_not_parts_stand_alone() -> None:
-    assert gguf_parts("model.gguf") == ["model.gguf"]
-    assert gguf_models(["mmproj.gguf"]) == {}
+    assert gguf.parts("model.gguf") == ["model.gguf"]
+    assert gguf.models(["mmproj.gguf"]) == {}
 
 
 # Config and tokenizer files

@@ -15,6 +15,7 @@ import pytest
 
 from prefetch_cli import __version__
 from prefetch_cli.base.words import PROGRAM, Action, Engine, Hub, LoadFormat, Overrule, Split
+from prefetch_cli.checkpoint.request import Reference
 from prefetch_cli.cli.flags import EXAMPLES, GROUPS
 from prefetch_cli.cli.main import command
 from prefetch_cli.run.options import Options
@@ -64,7 +65,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         min_resident_percent=None,
     )
     request = options.request
-    assert request.arguments == ("/m",)
+    assert request.references == (Reference("/m"),)
     assert (request.hub, request.revision, request.cache_dir) == (None, None, None)
     assert request.load_format is LoadFormat.AUTO
     assert (request.filters.include, request.filters.exclude) == ((), ())

@@ -8,8 +8,8 @@ import pytest
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
-from prefetch_cli.base.words import Action, Engine, LoadFormat, Overrule, Split
-from prefetch_cli.checkpoint.resolve import Request
+from prefetch_cli.base.words import Action, Engine, LoadFormat, Overrule, Server, Split
+from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux import memory, mounts
@@ -50,7 +50,16 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
     """Return the outcome of a run."""
     options = Options(
         action=Action.PREFETCH,
-        request=Request((str(path),), None, None, None, LoadFormat.AUTO, Filters(), False, False),
+        request=Request(
+            references=(Reference(str(path)),),
+            server=Server.AUTO,
+            hub=None,
+            cache_dir=None,
+            load_format=LoadFormat.AUTO,
+            filters=Filters(),
+            weights_only=False,
+            allow_incomplete=False,
+        ),
         libraries=None,
         rank=0,
         world_size=1,

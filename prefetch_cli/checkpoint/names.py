@@ -1,0 +1,65 @@
+"""File names of weights: their order, their numbers, what they promise: pure."""
+
+import itertools
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+_MOST_MISSING = 10_000  # a hostile name may promise a billion parts
+
+_DIGITS = re.compile(r"([0-9]+)")
+NUMBERED = re.compile(
+    r"(?P<base>.*?)(?P<number>[0-9]{1,9})-of-(?P<total>[0-9]{1,9})(?P<rest>.*)", re.DOTALL
+)
+
+
+def natural_key(path: str) -> tuple[list[str | tuple[int, str]], str]:
+    """Return the sort key of vLLM's order: by file name, `model-2` before `model-10`."""
+    return _by_numbers(posixpath.basename(path)), path
+
+
+def natural_path_key(path: str) -> tuple[list[str | tuple[int, str]], str]:
+    """Return the sort key of the same order for whole paths, folder by folder."""
+    return _by_numbers(path), path
+
+
+def _by_numbers(text: str) -> list[str | tuple[int, str]]:
+    parts: list[str | tuple[int, str]] = [*_DIGITS.split(text)]
+    # This compares like numbers do, without int()'s limit on digits.
+    parts[1::2] = [
+        (len(digits), digits) for digits in (part.lstrip("0") for part in _DIGITS.findall(text))
+    ]
+    return parts
+
+
+def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names in vLLM's order, each once."""
+    return tuple(sorted(names, key=natural_key))
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a name begins with a dot."""
+    # Loaders' globs skip these; macOS leaves `._model.safetensors` in archives.
+    return name.startswith(".")
+
+
+def missing_numbers(names: Iterable[str]) -> Iterator[str]:
+    """Yield the missing names that ones like `-00002-of-00004` promise, up to a bound."""
+    sets: dict[tuple[str, str, str], list[str]] = {}
+    for name in names:
+        if part := NUMBERED.fullmatch(name):
+            key = (part["base"], part["total"], part["rest"])
+            sets.setdefault(key, []).append(part["number"])
+    return itertools.islice(_gaps(sets), _MOST_MISSING)
+
+
+def _gaps(sets: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterator[str]:
+    for (base, total, rest), written in sets.items():
+        numbers = set(map(int, written))
+        # Some sets are numbered without leading zeros: `model-1-of-61`.
+        padded = any(number.startswith("0") and number != "0" for number in written)
+        width = max(map(len, written)) if padded else 1
+        first = 0 if 0 in numbers else 1
+        for number in range(first, first + int(total)):
+            if number not in numbers:
+                yield f"{base}{number:0{width}}-of-{total}{rest}"

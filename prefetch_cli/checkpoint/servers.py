@@ -1,0 +1,220 @@
+"""The servers: by which rules each chooses the weight files of a folder. A table of values.
+
+Read in vLLM 0.33 (model_executor/model_loader/default_loader.py, weight_utils.py, and the models
+that set `secondary_weights` or `allow_patterns_overrides`), SGLang 0.5.23
+(srt/model_loader/loader.py, weight_utils.py), TensorRT-LLM
+(_torch/models/checkpoints/hf/weight_loader.py), text-generation-inference
+(server/text_generation_server/utils/hub.py), transformers 5.24 (modeling_utils.py), llama.cpp
+(common/arg.cpp, src/llama.cpp) and Ollama (server/manifest.go).
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prefetch_cli.base.words import LoadFormat, Server
+
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+MISTRAL_INDEX = "consolidated.safetensors.index.json"
+BIN_INDEX = "pytorch_model.bin.index.json"
+
+# Training loops save these beside the weights; no server reads them.
+NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
+
+
+class Consolidated(enum.Enum):
+    """Whether Mistral's own copy of the weights counts, where there are others."""
+
+    COUNTS = enum.auto()
+    NOT_AS_ONE_OF_TWO = enum.auto()  # left out where there is just one other, and no index
+    NEVER = enum.auto()
+
+
+class Order(enum.Enum):
+    """In which order a server opens the files."""
+
+    NATURAL = enum.auto()  # model-2 before model-10
+    PLAIN = enum.auto()  # by characters
+
+
+@dataclass(frozen=True)
+class Family:
+    """Weight files that are loaded together, and the index that may list them."""
+
+    load_format: LoadFormat
+    patterns: tuple[str, ...] = ()  # empty: only what the index names
+    index: str | None = None
+    # A folder may hold the same weights in two layouts. Some servers read only the files that the
+    # index names.
+    index_decides: bool = False
+    consolidated: Consolidated = Consolidated.COUNTS
+    never: tuple[str, ...] = ()  # globs
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Weights that a server reads beside those of the table, for models of some architectures."""
+
+    architectures: tuple[str, ...]
+    folder: str = ""  # below the checkpoint; empty: the checkpoint's own
+    pattern: str = "*.safetensors"
+    layers_key: str | None = None  # of config.json: must be more than 0
+    instead: bool = False  # of all others
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How one server chooses."""
+
+    server: Server
+    families: tuple[Family, ...]  # the first that has files is loaded
+    # Where a format is asked for. What is not here is as in vLLM.
+    formats: Mapping[LoadFormat, tuple[Family, ...]] = field(default_factory=dict)
+    order: Order = Order.NATURAL
+    extras: tuple[Extra, ...] = ()
+
+    def of_format(self, load_format: LoadFormat) -> tuple[Family, ...]:
+        """Return the families that count where this format is asked for."""
+        if load_format is LoadFormat.AUTO:
+            return self.families
+        return self.formats.get(load_format) or _FORMATS[load_format]
+
+
+_MISTRAL = Family(
+    LoadFormat.MISTRAL, ("consolidated*.safetensors",), MISTRAL_INDEX, index_decides=True
+)
+_SAFETENSORS = Family(LoadFormat.HF, ("*.safetensors",), SAFETENSORS_INDEX, index_decides=True)
+# With their index: a missing shard is found before the server starts, though it looks at none.
+_BIN = Family(LoadFormat.HF, ("*.bin",), BIN_INDEX, never=NOT_WEIGHTS)
+_PT = Family(LoadFormat.HF, ("*.pt",), never=NOT_WEIGHTS)
+_PTH = Family(LoadFormat.HF, ("*.pth",), never=NOT_WEIGHTS)
+_GGUF = Family(LoadFormat.GGUF, ("*.gguf",))
+_SHARDED = Family(
+    LoadFormat.SHARDED_STATE,
+    ("model-rank-*-part-*.safetensors", "model-pp-*-tp-*-part-*.safetensors"),
+)
+_ANY_SAFETENSORS = Family(LoadFormat.HF, ("*.safetensors",))
+_TENSORS = Family(LoadFormat.TENSORIZER, ("*.tensors",))
+_HF = (_SAFETENSORS, _BIN, _PT)
+
+_FORMATS: Mapping[LoadFormat, tuple[Family, ...]] = {
+    LoadFormat.HF: _HF,
+    LoadFormat.SAFETENSORS: (_SAFETENSORS,),
+    LoadFormat.FASTSAFETENSORS: (_SAFETENSORS,),
+    LoadFormat.INSTANTTENSOR: (_SAFETENSORS,),
+    LoadFormat.MODELEXPRESS: (_MISTRAL, *_HF),
+    LoadFormat.MISTRAL: (_MISTRAL,),
+    LoadFormat.PT: (_PT,),
+    LoadFormat.NPCACHE: (_BIN,),
+    LoadFormat.GGUF: (_GGUF,),
+    LoadFormat.BITSANDBYTES: _HF,
+    LoadFormat.RUNAI_STREAMER: (_ANY_SAFETENSORS,),
+    LoadFormat.RUNAI_STREAMER_SHARDED: (_SHARDED,),
+    LoadFormat.SHARDED_STATE: (_SHARDED,),
+    LoadFormat.TENSORIZER: (_TENSORS,),
+    LoadFormat.DUMMY: (),
+    LoadFormat.IPC_CACHE: (),
+}
+
+_TRANSFORMERS = (
+    Family(LoadFormat.HF, ("model.safetensors",)),
+    Family(LoadFormat.HF, (), SAFETENSORS_INDEX, index_decides=True),
+    Family(LoadFormat.HF, ("pytorch_model.bin",)),
+    Family(LoadFormat.HF, (), BIN_INDEX, index_decides=True),
+    Family(LoadFormat.HF, ("adapter_model.safetensors",)),
+    Family(LoadFormat.HF, ("adapter_model.bin",)),
+    _MISTRAL,
+)
+_SGLANG = Family(
+    LoadFormat.HF,
+    ("*.safetensors",),
+    SAFETENSORS_INDEX,
+    index_decides=True,
+    consolidated=Consolidated.NOT_AS_ONE_OF_TWO,
+)
+_TGI_NEVER = ("*arguments*", "*args*", "*adapter*", "*training*")
+
+_RULES = (
+    Rules(
+        Server.VLLM,
+        # GGUF by its plugin; consolidated* wins wherever there is any.
+        (_MISTRAL, *_HF, _GGUF),
+        extras=(
+            Extra(
+                ("MoonshotKimiaForCausalLM", "KimiAudioForConditionalGeneration"),
+                folder="whisper-large-v3",
+            ),
+            Extra(("BgeM3EmbeddingModel",), pattern="*_linear.pt"),
+            Extra(("D3ForSequenceClassification",), pattern="readout.safetensors"),
+            Extra(
+                ("ClefFlashForJointSchema", "ClefOmniForJointSchema"),
+                pattern="joint_head.safetensors",
+            ),
+            Extra(
+                ("Cosmos3ForConditionalGeneration", "Cosmos3EdgeForConditionalGeneration"),
+                folder="transformer",
+                instead=True,
+            ),
+            Extra(
+                ("Cosmos3ForConditionalGeneration", "Cosmos3EdgeForConditionalGeneration"),
+                folder="vision_encoder",
+                instead=True,
+            ),
+        ),
+    ),
+    Rules(
+        Server.SGLANG,
+        (_SGLANG, _BIN, _PT, _GGUF),
+        formats={
+            LoadFormat.HF: (_SGLANG, _BIN, _PT),
+            LoadFormat.SAFETENSORS: (_SGLANG,),
+            LoadFormat.FASTSAFETENSORS: (_SGLANG,),
+            LoadFormat.INSTANTTENSOR: (_SGLANG,),
+            LoadFormat.BITSANDBYTES: (_ANY_SAFETENSORS, _BIN, _PT),
+        },
+        order=Order.PLAIN,
+        extras=(
+            Extra(
+                (
+                    "Glm4MoeForCausalLM",
+                    "Glm4MoeForCausalLMNextN",
+                    "Glm4MoeLiteForCausalLM",
+                    "Glm4MoeLiteForCausalLMNextN",
+                ),
+                pattern="mtp.safetensors",
+                layers_key="num_nextn_predict_layers",
+            ),
+        ),
+    ),
+    Rules(
+        Server.TENSORRT_LLM,
+        (
+            Family(
+                LoadFormat.HF,
+                ("*.safetensors",),
+                SAFETENSORS_INDEX,
+                consolidated=Consolidated.NEVER,
+            ),
+            _BIN,
+            _PTH,
+        ),
+    ),
+    Rules(
+        Server.TGI,
+        (
+            Family(LoadFormat.HF, ("*.safetensors",), SAFETENSORS_INDEX, never=_TGI_NEVER),
+            Family(LoadFormat.HF, ("*.bin",), BIN_INDEX, never=(*NOT_WEIGHTS, *_TGI_NEVER)),
+        ),
+    ),
+    Rules(Server.TRANSFORMERS, _TRANSFORMERS),
+    Rules(Server.SENTENCE_TRANSFORMERS, _TRANSFORMERS),
+    Rules(Server.DIFFUSERS, _HF),
+    Rules(Server.LLAMA_CPP, (_GGUF,)),
+    Rules(Server.OLLAMA, (_GGUF, _SAFETENSORS)),
+)
+_BY_SERVER = {rules.server: rules for rules in _RULES}
+
+
+def rules_of(server: Server) -> Rules:
+    """Return a server's row; where none is known, vLLM's."""
+    return _BY_SERVER[Server.VLLM if server is Server.AUTO else server]
