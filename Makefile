@@ -12,6 +12,7 @@ MAN_PAGES := man1/prefetch-cli.1 man5/prefetch-cli-json.5 \
 BENCH ?=
 FUZZ ?=
 MUTANTS ?=
+PEERS ?=
 PYTHONS ?=
 SOAK ?=
 VM ?=
@@ -47,6 +48,10 @@ test-pythons: ## Run the tests on every Python here, 3.10 or later; PYTHONS='--b
 .PHONY: test-vm
 test-vm: $(STAMP) ## Run the tests on real mounts, in a virtual machine; VM='-k 6.12' chooses
 	$(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadscope --durations 12 $(VM)
+
+.PHONY: test-peers
+test-peers: $(STAMP) ## Compare with the servers' own choice of files; PEERS='--directories 5000'
+	$(BIN)/python -m pytest tests/peers --numprocesses 2 --dist loadscope $(PEERS)
 
 .PHONY: test-launchers
 test-launchers: $(STAMP) ## Run the tests under Slurm, Open MPI and MPICH, as root

@@ -36,8 +36,35 @@ def cut(source: str, names: Sequence[str]) -> CodeType:
     if missing := wanted.keys() - found.keys():
         raise LookupError(f"expected {sorted(missing)}, found no such names")
     tree = ast.Module(body=list(dict.fromkeys(found.values())), type_ignores=[])
-    flags = __future__.annotations.compiler_flag
-    return compile(ast.fix_missing_locations(tree), "peer", "exec", flags, dont_inherit=True)
+    return _compiled(tree)
+
+
+def cut_piece(
+    source: str, method: str, *, name: str, parameters: Sequence[str], begins: str, ends: str
+) -> CodeType:
+    """Return statements of a method `C.f` as a function of another name, compiled.
+
+    They begin with the first that assigns `begins` and end with the last that assigns `ends`, which
+    the function returns. Raises LookupError if there are none.
+    """
+    owner, _, function = method.partition(".")
+    bodies = [
+        one.body
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == owner
+        for one in node.body
+        if isinstance(one, ast.FunctionDef) and one.name == function
+    ]
+    body = bodies[0] if bodies else []
+    first = [at for at, one in enumerate(body) if begins in _assigned(one)][:1]
+    last = [at for at, one in enumerate(body) if ends in _assigned(one)][-1:]
+    if not first or not last:
+        raise LookupError(f"{method}: expected statements that assign {begins} and {ends}")
+    tree = ast.parse(f"def {name}({', '.join(parameters)}):\n    return {ends}")
+    wrapped = tree.body[0]
+    assert isinstance(wrapped, ast.FunctionDef)
+    wrapped.body[:0] = body[first[0] : last[0] + 1]
+    return _compiled(tree)
 
 
 def run(parts: Sequence[CodeType], stubs: Mapping[str, Any], imports: Mapping[str, Any]) -> Any:
@@ -52,6 +79,15 @@ def run(parts: Sequence[CodeType], stubs: Mapping[str, Any], imports: Mapping[st
     return SimpleNamespace(**{name: names[name] for name in names if not name.startswith("__")})
 
 
+def _compiled(tree: ast.Module) -> CodeType:
+    """Return the code of a tree whose annotations are never evaluated."""
+    flags = __future__.annotations.compiler_flag
+    code: CodeType = compile(
+        ast.fix_missing_locations(tree), "peer", "exec", flags, dont_inherit=True
+    )
+    return code
+
+
 def _named(node: ast.stmt) -> list[str]:
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return [node.name]
@@ -60,6 +96,15 @@ def _named(node: ast.stmt) -> list[str]:
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
         return [node.target.id]
     return []
+
+
+def _assigned(node: ast.stmt) -> set[str]:
+    """Return the names that a statement assigns, at any depth."""
+    return {
+        one.id
+        for one in ast.walk(node)
+        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+    }
 
 
 def _part(node: ast.stmt, methods: set[str]) -> ast.stmt:

@@ -27,6 +27,12 @@ class Case:
         """Return whether a file of the directory, not of folders in it, matches."""
         return any("/" not in name for name in fnmatch.filter(self.directory.files, pattern))
 
+    def __str__(self) -> str:
+        return (
+            f"{self.directory}\n  --server {self.server} --load-format {self.load_format}\n"
+            f"  it {self.theirs}\n  we {self.ours}\n"
+        )
+
     @property
     def only_they_open(self) -> bool:
         """Whether we refuse, since something is missing, what they open."""
@@ -57,15 +63,28 @@ def _a_number_is_missing(case: Case) -> bool:
 
 
 def _index_of_bins(case: Case) -> bool:
-    content = case.directory.files.get("pytorch_model.bin.index.json")
-    if not case.only_they_open or content is None:
-        return False
-    named = set(json.loads(content)["weight_map"].values())
-    return bool(named & set(case.theirs.files)) and not named <= case.directory.files.keys()
+    named = set(_names_in(case.directory.files.get("pytorch_model.bin.index.json")))
+    absent = named - case.directory.files.keys()
+    return case.only_they_open and bool(absent) and bool(named & set(case.theirs.files))
 
 
 def _index_names_folders(case: Case) -> bool:
-    return case.only_we_open and any("/" in name for name in case.ours.files)
+    named = {
+        name
+        for index, content in case.directory.files.items()
+        if index.endswith(".safetensors.index.json") and "/" not in index
+        for name in _names_in(content)
+    }
+    nested = {name for name in case.ours.files if "/" in name}
+    return case.only_we_open and bool(nested) and nested <= named
+
+
+def _names_in(content: bytes | None) -> list[str]:
+    """Return the names in an index, none if it is malformed."""
+    try:
+        return list(json.loads(content or b"")["weight_map"].values())
+    except ValueError:
+        return []
 
 
 def _training_args_beside_pt(case: Case) -> bool:
@@ -86,7 +105,7 @@ def _consolidated_in_a_folder(case: Case) -> bool:
 
 
 def _gguf(case: Case) -> bool:
-    return case.only_we_open and case.load_format == "auto" and _all_end(case.ours, ".gguf")
+    return case.only_we_open and _all_end(case.ours, ".gguf")
 
 
 def _has_gap(names: Iterable[str]) -> bool:

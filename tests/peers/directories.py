@@ -354,7 +354,9 @@ _NAMED: dict[str, dict[str, bytes | None]] = {
     "gguf-beside-safetensors": {**_CONFIG, **_filled([_ST, "model-Q4_K_M.gguf"])},
     "sharded-state": {
         **_CONFIG,
-        **_filled(f"model-rank-{rank}-part-{part}.safetensors" for rank in (0, 1) for part in (0, 1)),
+        **_filled(
+            f"model-rank-{rank}-part-{part}.safetensors" for rank in (0, 1) for part in (0, 1)
+        ),
     },
     "sharded-state-with-a-copied-index": {
         **_CONFIG,

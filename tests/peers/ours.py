@@ -4,18 +4,19 @@ import os
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint import resolve
+from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.checkpoint.request import Reference, Request
+from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.checkpoint.selection import Filters
 from tests.peers.outcomes import Outcome
 
 
 def outcome(directory: str, server: str, load_format: str) -> Outcome:
     """Return the weight files that we would read, in load order, or our refusal."""
-    request = resolve.Request(
-        arguments=(directory,),
+    request = Request(
+        references=(Reference(directory),),
+        server=Server(server),
         hub=None,
-        revision=None,
         cache_dir=None,
         load_format=LoadFormat(load_format),
         filters=Filters(),
@@ -23,7 +24,7 @@ def outcome(directory: str, server: str, load_format: str) -> Outcome:
         allow_incomplete=False,
     )
     try:
-        found = resolve.resolve(request, {}, Monitor(), threads=1)
+        found = resolve(request, {}, Monitor(), threads=1)
     except CheckpointError as error:
         return Outcome(refusal=str(error).replace(directory, "DIR"))
     if found.failed:

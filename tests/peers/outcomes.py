@@ -3,9 +3,8 @@
 import glob
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ _REFUSALS = (
     RuntimeError,
     ValueError,
     OSError,
-    KeyError,
+    LookupError,
     TypeError,
     AssertionError,
     safetensors.SafetensorError,
@@ -64,6 +63,7 @@ class Shelf:
             cuda=SimpleNamespace(current_device=lambda: 0),
             distributed=SimpleNamespace(is_initialized=lambda: False),
             from_numpy=lambda array: array,
+            nn=SimpleNamespace(Module=_Module),
         )
         self.numpy = SimpleNamespace(load=self._load_array)
 
@@ -100,36 +100,41 @@ class Shelf:
         self._opened[file.name] = None
 
 
-def outcome_of(
-    directory: str, peer: Callable[[str, Shelf], None], *, writes: bool = False
-) -> Outcome:
-    """Return what a peer does with a directory, or with a copy if it `writes` there.
+def outcome_of(directory: str, peer: Callable[[str, Shelf], None]) -> Outcome:
+    """Return what a peer does with a directory; what it writes there is removed.
 
     It runs twice, with globs that list forwards and backwards: an order that depends on that is
     the file system's.
     """
-    forwards, backwards = (
-        _outcome(directory, peer, writes=writes, backwards=one) for one in (False, True)
-    )
+    forwards, backwards = (_outcome(directory, peer, backwards=one) for one in (False, True))
     return Outcome(forwards.files, forwards.refusal, ordered=forwards == backwards)
 
 
-def _outcome(
-    directory: str, peer: Callable[[str, Shelf], None], *, writes: bool, backwards: bool
-) -> Outcome:
+def _outcome(directory: str, peer: Callable[[str, Shelf], None], *, backwards: bool) -> Outcome:
     shelf = Shelf(backwards=backwards)
-    with _copy(directory) if writes else nullcontext(directory) as place:
+    with _restored(directory):
         try:
-            peer(place, shelf)
+            peer(directory, shelf)
         except _REFUSALS as error:
-            return Outcome(refusal=f"{type(error).__name__}: {error}".replace(place, "DIR"))
-    return Outcome(tuple(os.path.relpath(path, place) for path in shelf.opened))
+            return Outcome(refusal=f"{type(error).__name__}: {error}".replace(directory, "DIR"))
+    return Outcome(tuple(os.path.relpath(path, directory) for path in shelf.opened))
 
 
 @contextmanager
-def _copy(directory: str) -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as temporary:
-        yield shutil.copytree(directory, os.path.join(temporary, "copy"), symlinks=True)
+def _restored(directory: str) -> Iterator[None]:
+    """Remove afterwards what was not there before (npcache writes)."""
+    before = set(_below(directory))
+    yield
+    for path in set(_below(directory)) - before:
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.remove(path)
+
+
+def _below(directory: str) -> Iterator[str]:
+    for folder, folders, files in os.walk(directory):
+        yield from (os.path.join(folder, name) for name in (*folders, *files))
 
 
 class Silent:
@@ -175,6 +180,10 @@ class Context:
 
 class _Device(Context):
     """Stands for torch.device."""
+
+
+class _Module:
+    """Stands for torch.nn.Module."""
 
 
 class _Tensors(Context):

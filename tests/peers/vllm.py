@@ -45,18 +45,22 @@ _RUNAI = (
 )
 _OBJECTS = ("SUPPORTED_SCHEMES", "is_runai_obj_uri", "list_safetensors")
 _RANKED = re.compile(r"model-(?:rank-(?P<rank>\d+)|pp-(?P<pp>\d+)-tp-(?P<tp>\d+))-part-.*")
-# Read by DefaultModelLoader and by loaders of their own.
-DEFAULT_FORMATS = (
+FORMATS = (
     *("auto", "hf", "safetensors", "mistral", "pt", "npcache"),
     *("fastsafetensors", "instanttensor"),
+    *("sharded_state", "runai_streamer", "runai_streamer_sharded", "tensorizer"),
 )
-OTHER_FORMATS = ("sharded_state", "runai_streamer", "runai_streamer_sharded", "tensorizer")
+NOT_COMPARED = {
+    "dummy": "opens no file",
+    "ipc_cache": "opens no file: the weights are in another process",
+    "modelexpress": "another package opens the files",
+}
 
 
 def outcome(directory: str, load_format: str) -> Outcome:
     """Return what vLLM does with a directory, for all ranks of a node together."""
     peer = functools.partial(_PEERS.get(load_format, _default), load_format)
-    return outcome_of(directory, peer, writes=load_format == "npcache")
+    return outcome_of(directory, peer)
 
 
 def known_formats() -> list[str]:
