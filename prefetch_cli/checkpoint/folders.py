@@ -12,7 +12,7 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint import gguf, index, layouts, selection
+from prefetch_cli.checkpoint import gguf, index, layouts, metadata, selection
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIX, examine
 from prefetch_cli.checkpoint.files import File, Skipped
 from prefetch_cli.checkpoint.index import Index
@@ -287,7 +287,7 @@ class _FolderReader:
     def _read_layout(self, name: str) -> bytes | None:
         """Return a layout file up to its largest size, or None if it is unusable."""
         with self._opened(name) as file:
-            return None if file is None else file.read(layouts.MOST_LAYOUT_BYTES + 1)
+            return None if file is None else file.read(metadata.MOST_BYTES + 1)
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[BinaryIO | None]:

@@ -3,22 +3,14 @@
 The layouts are diffusers' `model_index.json` and sentence-transformers' `modules.json`.
 """
 
-import json
 import posixpath
-from typing import Any
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import printable
-from prefetch_cli.checkpoint.metadata import AGAIN, names_below, parsed, shown
-from prefetch_cli.checkpoint.scanner import TooLargeError
+from prefetch_cli.checkpoint.metadata import AGAIN, bounded_json, names_below, parsed, shown
 
 DIFFUSERS_LAYOUT = "model_index.json"
 SENTENCE_TRANSFORMERS_LAYOUT = "modules.json"
-
-# The largest known layout file has 2 kB. json.loads takes up to 30 times the size of its text.
-MOST_LAYOUT_BYTES = 1024 * 1024
-# Deeper nesting overruns the small stack of a thread in Python 3.13's parser.
-_MOST_BRACKETS = 1000
 
 # sentence-transformers writes no file for these modules, and git keeps no empty folder.
 _MODULES_WITHOUT_FILES = ("Normalize", "Identity")
@@ -31,7 +23,7 @@ def component_folders(path: str, content: bytes) -> list[str]:
     sentence-transformers' `modules.json` (a list of objects with a `path`). Raises
     CheckpointError if it is not JSON, or names a folder outside its own.
     """
-    document = parsed(path, lambda: _layout(content))
+    document = parsed(path, lambda: bounded_json(content))
     if posixpath.basename(path) == DIFFUSERS_LAYOUT:
         return names_below(path, "folders", _components(path, document))
     return names_below(path, "folders", _modules(path, document))
@@ -67,11 +59,3 @@ def _modules(path: str, document: object) -> list[object]:
         and module.get("path", "") not in ("", ".")
         and not str(module.get("type")).endswith(_MODULES_WITHOUT_FILES)
     ]
-
-
-def _layout(content: bytes) -> Any:
-    """Return the value of a JSON text; raises TooLargeError if no honest layout is so large."""
-    brackets = content.count(b"[") + content.count(b"{")
-    if len(content) > MOST_LAYOUT_BYTES or brackets > _MOST_BRACKETS:
-        raise TooLargeError
-    return json.loads(content)

@@ -1,14 +1,20 @@
 """What index and layout files share: the bounds of a hostile one, and its errors."""
 
+import json
 import posixpath
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import file_name, printable
 from prefetch_cli.checkpoint.files import stays_below
 from prefetch_cli.checkpoint.scanner import NotJsonError, TooLargeError
 
+# The largest known layout file has 2 kB, a config.json 100 kB. json.loads takes up to 30 times the
+# size of its text.
+MOST_BYTES = 1024 * 1024
+# Deeper nesting overruns the small stack of a thread in Python 3.13's parser.
+_MOST_BRACKETS = 1000
 _MOST_NAMES = 100_000  # the largest models have about a thousand shards
 _MOST_NAME_CHARACTERS = 8 * 1024 * 1024  # in all names together
 
@@ -34,6 +40,14 @@ def parsed(path: str, parse: Callable[[], _Parsed]) -> _Parsed:
             "or nested for that",
             _DISTRUST,
         ) from None
+
+
+def bounded_json(content: bytes) -> Any:
+    """Return the value of a JSON text; raises TooLargeError if no honest one is so large."""
+    brackets = content.count(b"[") + content.count(b"{")
+    if len(content) > MOST_BYTES or brackets > _MOST_BRACKETS:
+        raise TooLargeError
+    return json.loads(content)
 
 
 def names_below(path: str, noun: str, values: Iterable[object]) -> list[str]:

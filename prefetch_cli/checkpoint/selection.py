@@ -80,7 +80,8 @@ def select(
     Includes missing files that an index, or a name like `model-00001-of-00004`, promises, if
     the user does `want` them. `read_index` gets one of `names` and returns None if that file is
     unusable. In a component folder the index may have any name, and variants (`fp16`) count
-    only if there is nothing else. Raises what `read_index` raises.
+    only if there is nothing else. `load_format` is not ALL, which takes every file. Raises what
+    `read_index` raises.
     """
     weights: Sequence[str] = [name for name in names if _may_be_weight(name) and want(name)]
     if component:

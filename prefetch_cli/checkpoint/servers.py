@@ -19,7 +19,13 @@ MISTRAL_INDEX = "consolidated.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
 
 # Training loops save these beside the weights; no server reads them.
-NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
+_NOT_WEIGHTS = (
+    "*training_args.bin",
+    "*optimizer.bin",
+    "*optimizer.pt",
+    "*scheduler.pt",
+    "*scaler.pt",
+)
 
 
 class Consolidated(enum.Enum):
@@ -85,9 +91,9 @@ _MISTRAL = Family(
 )
 _SAFETENSORS = Family(LoadFormat.HF, ("*.safetensors",), SAFETENSORS_INDEX, index_decides=True)
 # With their index: a missing shard is found before the server starts, though it looks at none.
-_BIN = Family(LoadFormat.HF, ("*.bin",), BIN_INDEX, never=NOT_WEIGHTS)
-_PT = Family(LoadFormat.HF, ("*.pt",), never=NOT_WEIGHTS)
-_PTH = Family(LoadFormat.HF, ("*.pth",), never=NOT_WEIGHTS)
+_BIN = Family(LoadFormat.HF, ("*.bin",), BIN_INDEX, never=_NOT_WEIGHTS)
+_PT = Family(LoadFormat.HF, ("*.pt",), never=_NOT_WEIGHTS)
+_PTH = Family(LoadFormat.HF, ("*.pth",), never=_NOT_WEIGHTS)
 _GGUF = Family(LoadFormat.GGUF, ("*.gguf",))
 _SHARDED = Family(
     LoadFormat.SHARDED_STATE,
@@ -203,7 +209,7 @@ _RULES = (
         Server.TGI,
         (
             Family(LoadFormat.HF, ("*.safetensors",), SAFETENSORS_INDEX, never=_TGI_NEVER),
-            Family(LoadFormat.HF, ("*.bin",), BIN_INDEX, never=(*NOT_WEIGHTS, *_TGI_NEVER)),
+            Family(LoadFormat.HF, ("*.bin",), BIN_INDEX, never=(*_NOT_WEIGHTS, *_TGI_NEVER)),
         ),
     ),
     Rules(Server.TRANSFORMERS, _TRANSFORMERS),

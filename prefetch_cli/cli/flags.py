@@ -104,11 +104,13 @@ FLAGS = (
             "*.bin, else *.pt, else *.gguf. "
             "If there is a model.safetensors.index.json, only the safetensors files that it names "
             "count. "
-            "`hf` is the same without consolidated files and GGUF; `mistral`, `safetensors`, `pt`, "
-            "`npcache` (*.bin) and `gguf` take only that kind; `sharded_state` takes "
-            "model-rank-*-part-*.safetensors whatever an index says; `tensorizer` takes *.tensors; "
+            "`hf` is the same without consolidated files and GGUF, and so is `bitsandbytes`; "
+            "`mistral`, `safetensors`, `pt`, `npcache` (*.bin) and `gguf` take only that kind; "
+            "`fastsafetensors` and `instanttensor` are as `safetensors`, `modelexpress` as `auto`; "
+            "`runai_streamer` takes *.safetensors whatever an index says, `sharded_state` and "
+            "`runai_streamer_sharded` model-rank-*-part-*.safetensors, `tensorizer` *.tensors; "
             "`dummy` and `ipc_cache` read no weights; `all` takes every file below the directory. "
-            f"All: {listed(LoadFormat)}; in any case. "
+            f"That is {listed(LoadFormat)}, in any case. "
             "Several GGUF models in one directory are ambiguous: choose one with `--include`."
         ),
     ),

@@ -280,7 +280,7 @@ def _names(_folder: Path) -> Run:
     def run(content: bytes) -> None:
         # No file system allows longer names.
         names = [os.fsdecode(name[:255]) for name in content.split(b"/") if name]
-        for load_format in LoadFormat:
+        for load_format in set(LoadFormat) - {LoadFormat.ALL}:
             try:
                 for server in Server:
                     selection.select(

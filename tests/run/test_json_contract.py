@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from prefetch_cli import __version__
-from prefetch_cli.base.words import Action, Engine
+from prefetch_cli.base.words import Action, Engine, LoadFormat, Server
 from prefetch_cli.linux.pagecache import Method
 from tests.conftest import MIB
 from tests.helpers import command, oracle
@@ -64,8 +64,9 @@ def document(action: str, **changed: Schema) -> Schema:
                     kind=words("directory", "file", "huggingface", "modelscope"),
                     path=WORD,
                     revision=either(WORD, NULL),
-                    load_format=words(
-                        "hf", "safetensors", "mistral", "pt", "npcache", "gguf", "all"
+                    load_format=words(*(one.value for one in LoadFormat if one.value != "auto")),
+                    server=either(
+                        words(*(one.value for one in Server if one.value != "auto")), NULL
                     ),
                 )
             ),
@@ -212,6 +213,7 @@ def test_prefetch(cold: str) -> None:
             "path": cold,
             "revision": None,
             "load_format": "hf",
+            "server": "vllm",
         }
     ]
 

@@ -118,7 +118,7 @@ def test_a_real_checkpoint_is_resolved_in_load_order(tmp_path: Path) -> None:
     built = checkpoints.write_sharded(str(tmp_path / "model"), shard_bytes=[5000, 100, 70_000])
     found = resolved(built.directory)
     assert found.sources == (
-        Source(built.directory, "directory", built.directory, None, LoadFormat.HF),
+        Source(built.directory, "directory", built.directory, None, LoadFormat.HF, Server.VLLM),
     )
     assert tuple(file.path for file in found.files) == built.side_files + built.weight_files
     assert found.size_bytes == sum(map(os.path.getsize, built.files))
@@ -151,11 +151,8 @@ def test_config_and_tokenizer_files_come_first_unless_left_out(tmp_path: Path) -
         (
             LoadFormat.ALL,
             [
-                "a.pt",
-                "a.pth",
-                "consolidated.safetensors",
-                "m.gguf",
-                *shards(2),
+                *("a.pt", "a.pth", "consolidated.safetensors", "m.gguf", *shards(2)),
+                *("optimizer.bin", "original/consolidated.00.pth", "original/deep.safetensors"),
                 "pytorch_model.bin",
             ],
         ),
@@ -295,15 +292,20 @@ def test_one_bad_checkpoint_of_several_is_named(tmp_path: Path) -> None:
         ("a.pt", LoadFormat.PT),
         ("a.pth", LoadFormat.PT),
         ("optimizer.pt", LoadFormat.PT),
+        ("config.json", LoadFormat.ALL),
+        ("model.onnx_data", LoadFormat.ALL),
+        ("rank0.engine", LoadFormat.ALL),
+        ("v1-5.ckpt", LoadFormat.ALL),
+        ("m.nemo", LoadFormat.ALL),
+        ("safetensors", LoadFormat.ALL),
+        ("sha256-0b", LoadFormat.ALL),
     ],
 )
-def test_a_weight_file_stands_for_itself(
-    tmp_path: Path, name: str, load_format: LoadFormat
-) -> None:
+def test_a_file_stands_for_itself(tmp_path: Path, name: str, load_format: LoadFormat) -> None:
     write(tmp_path, ["config.json", name], index={HF_INDEX: shards(4)})
     found = resolved(tmp_path / name)
     assert names(found, tmp_path) == [name]
-    source = Source(str(tmp_path / name), "file", str(tmp_path / name), None, load_format)
+    source = Source(str(tmp_path / name), "file", str(tmp_path / name), None, load_format, None)
     assert found.sources == (source,)
 
 
@@ -326,7 +328,7 @@ def test_an_index_file_stands_for_what_it_names(tmp_path: Path, index: str) -> N
     assert names(found, tmp_path, weight=True) == shards(3)
     assert names(found, tmp_path, weight=False) == sorted(["config.json", index])
     path = str(tmp_path / index)
-    assert found.sources == (Source(path, "file", path, None, LoadFormat.HF),)
+    assert found.sources == (Source(path, "file", path, None, LoadFormat.HF, None),)
     only = resolved(tmp_path / index, weights_only=True, include=("*-00002-*",))
     assert names(only, tmp_path) == shards(3)[1:2]
 
@@ -350,12 +352,6 @@ def test_globs_that_exclude_the_file_itself(tmp_path: Path) -> None:
     for name in ("m.gguf", HF_INDEX):
         error = refusal(tmp_path / name, exclude=("*.gguf", "*.safetensors"))
         assert "found none that the globs leave in" in error.message
-
-
-@pytest.mark.parametrize("name", ["config.json", "README.md", "model.onnx", "safetensors"])
-def test_another_file_is_no_checkpoint(tmp_path: Path, name: str) -> None:
-    write(tmp_path, [name])
-    assert "expected a weight file (.safetensors, .gguf" in refusal(tmp_path / name).message
 
 
 # GGUF
@@ -1039,7 +1035,7 @@ def test_a_repo_id(tmp_path: Path) -> None:
     snapshot = cached(tmp_path, ["config.json", *shards(2)])
     found = resolved("org/name", cache_dir=tmp_path)
     assert found.sources == (
-        Source("org/name", "huggingface", str(snapshot), COMMIT, LoadFormat.HF),
+        Source("org/name", "huggingface", str(snapshot), COMMIT, LoadFormat.HF, Server.VLLM),
     )
     assert names(found, snapshot) == ["config.json", *shards(2)]
     assert {os.path.dirname(file.real_path) for file in found.files} == {
@@ -1071,7 +1067,8 @@ def test_a_path_wins_over_a_repo_id(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_modelscope_id(tmp_path: Path) -> None:
     folder = write(tmp_path / "models" / "org" / "name", ["model.safetensors", ".mdl"])
     found = resolved("org/name", cache_dir=tmp_path, hub=Hub.MODELSCOPE)
-    assert found.sources == (Source("org/name", "modelscope", str(folder), None, LoadFormat.HF),)
+    source = Source("org/name", "modelscope", str(folder), None, LoadFormat.HF, Server.VLLM)
+    assert found.sources == (source,)
 
 
 def test_a_repo_that_is_not_cached(tmp_path: Path) -> None:

@@ -14,7 +14,16 @@ import click
 import pytest
 
 from prefetch_cli import __version__
-from prefetch_cli.base.words import PROGRAM, Action, Engine, Hub, LoadFormat, Overrule, Split
+from prefetch_cli.base.words import (
+    PROGRAM,
+    Action,
+    Engine,
+    Hub,
+    LoadFormat,
+    Overrule,
+    Server,
+    Split,
+)
 from prefetch_cli.checkpoint.request import Reference
 from prefetch_cli.cli.flags import EXAMPLES, GROUPS
 from prefetch_cli.cli.main import command
@@ -66,7 +75,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     request = options.request
     assert request.references == (Reference("/m"),)
-    assert (request.hub, request.revision, request.cache_dir) == (None, None, None)
+    assert (request.server, request.hub, request.cache_dir) == (Server.AUTO, None, None)
     assert request.load_format is LoadFormat.AUTO
     assert (request.filters.include, request.filters.exclude) == ((), ())
     assert (request.weights_only, request.allow_incomplete) == (False, False)
@@ -91,7 +100,9 @@ GIVEN: Sequence[tuple[str, str, str, Any]] = (
     ("--split", "bytes", "split", Split.BYTES),
     ("--load-format", "gguf", "request.load_format", LoadFormat.GGUF),
     ("--hub", "modelscope", "request.hub", Hub.MODELSCOPE),
-    ("--revision", "abc", "request.revision", "abc"),
+    ("--revision", "abc", "request.references", (Reference("/m", "abc"),)),
+    ("--server", "sglang", "request.server", Server.SGLANG),
+    ("--load-format", "FastSafetensors", "request.load_format", LoadFormat.FASTSAFETENSORS),
     ("--cache-dir", "/c", "request.cache_dir", "/c"),
     ("--rank", "auto", "rank", None),
 )
@@ -257,7 +268,7 @@ def test_a_run_says_facts_then_decision_then_what_came_of_it(cold: str) -> None:
         "read",
         "resident",
     ]
-    assert done.lines["checkpoint"] == cold
+    assert done.lines["checkpoint"] == f"{cold} (as vllm reads it)"
     assert re.fullmatch(r"[\d.]+ MiB in 3 weight files and 5 other files", done.lines["size"])
     assert re.fullmatch(r"\S+ \(local\) at /.*", done.lines["file system"])
     assert re.fullmatch(
@@ -360,7 +371,7 @@ def test_progress_can_be_chosen(cold: str) -> None:
 def test_several_checkpoints_are_read_in_their_order(cold: str, small: Path) -> None:
     done = run("--dry-run", str(small), cold)
     shown = [line[13:] for line in done.output.splitlines() if line.startswith("checkpoint ")]
-    assert shown == [str(small), cold]
+    assert shown == [f"{small} (as vllm reads it)", f"{cold} (as vllm reads it)"]
     assert "6 weight files and 10 other files" in done.lines["size"]
 
 

@@ -220,7 +220,7 @@ def test_words_are_those_of_the_enum(parameter: str, kind: type[enum.Enum]) -> N
     (flag,) = (flag for flag in FLAGS if flag.parameter == parameter)
     assert flag.value is not None
     assert list(flag.value.words) == [member.value for member in kind]
-    assert listed(kind) in flag.help
+    assert listed(kind) in f"{flag.help} {flag.details}"
     for member in kind:
         assert parsed(flag.name, str(member.value))[parameter] is member
 
