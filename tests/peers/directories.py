@@ -261,9 +261,11 @@ def _config(chance: random.Random) -> dict[str, bytes | None]:
     return {"config.json": json.dumps(config).encode()}
 
 
-_CONFIG: dict[str, bytes | None] = {
-    "config.json": json.dumps({"architectures": ["LlamaForCausalLM"]}).encode()
-}
+def _config_of(architecture: str) -> dict[str, bytes | None]:
+    return {"config.json": json.dumps({"architectures": [architecture]}).encode()}
+
+
+_CONFIG = _config_of("LlamaForCausalLM")
 _GLM_CONFIG: dict[str, bytes | None] = {
     "config.json": json.dumps({"architectures": [_GLM[0]], "num_nextn_predict_layers": 1}).encode()
 }
@@ -401,6 +403,30 @@ _NAMED: dict[str, dict[str, bytes | None]] = {
         **_filled(["other.safetensors", _ST]),
     },
     "a-link-to-nothing": {**_CONFIG, **_filled(_TWO[:1]), _TWO[1]: None, _ST_INDEX: index(_TWO)},
+    "kimi-audio": {
+        **_config_of("MoonshotKimiaForCausalLM"),
+        **_filled([*_TWO, "whisper-large-v3/model.safetensors"]),
+        _ST_INDEX: index(_TWO),
+    },
+    "bge-m3": {
+        **_config_of("BgeM3EmbeddingModel"),
+        **_filled(["pytorch_model.bin", "sparse_linear.pt", "colbert_linear.pt"]),
+    },
+    "d3": {
+        **_config_of("D3ForSequenceClassification"),
+        **_filled([*_TWO, "readout.safetensors"]),
+        _ST_INDEX: index(_TWO),
+    },
+    "clef": {
+        **_config_of("ClefFlashForJointSchema"),
+        **_filled([*_TWO, "joint_head.safetensors"]),
+        _ST_INDEX: index(_TWO),
+    },
+    "cosmos3": {
+        **_config_of("Cosmos3ForConditionalGeneration"),
+        **_filled(f"transformer/{name}" for name in _TWO),
+        **_filled(["vision_encoder/model.safetensors", "vae/model.safetensors"]),
+    },
     "empty": {},
     "config-only": {**_CONFIG},
 }

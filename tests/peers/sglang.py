@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.peers import cutting, streamer
 from tests.peers.outcomes import Bar, Context, Outcome, Shelf, Silent, outcome_of
-from tests.peers.wheels import SGLANG, TRANSFORMERS, source_of
+from tests.peers.wheels import CHOOSES, SGLANG, TRANSFORMERS, modules_of, source_of
 
 _LOADER = (
     "BaseModelLoader.__init__",
@@ -53,6 +53,16 @@ FORMATS = (
     *("auto", "safetensors", "mistral", "pt", "npcache", "bitsandbytes", "gguf"),
     *("fastsafetensors", "instanttensor", "sharded_state", "runai_streamer"),
 )
+# What these models set for the loader, by architecture: the patterns of each source.
+# `modules_that_choose` keeps this complete.
+_INSTEAD = {
+    "Cosmos3ForConditionalGeneration": [
+        ["transformer/*.safetensors"],
+        ["vision_encoder/*.safetensors"],
+    ],
+    "Cosmos3EdgeForConditionalGeneration": [["[tv]*er/*.safetensors"]],
+}
+KNOWN_MODULES = {"cosmos3", "cosmos3_edge"}
 NOT_COMPARED = {
     "dummy": "opens no file",
     "expert_pack": "for two models, named in its source",
@@ -79,6 +89,15 @@ def known_formats() -> list[str]:
     return sorted(cutting.run([part], {}, {}).LOAD_FORMAT_CHOICES)
 
 
+def modules_that_choose() -> set[str]:
+    """Return the modules of models that set other sources or other patterns for the loader."""
+    return {
+        module.rpartition(".")[2]
+        for module in modules_of(SGLANG, "sglang.srt.models.")
+        if CHOOSES.search(source_of(SGLANG, module))
+    }
+
+
 def _load(load_format: str, directory: str, shelf: Shelf) -> None:
     """Load as SGLang does, from --load-format on."""
     names = _namespace(shelf)
@@ -99,7 +118,8 @@ def _load(load_format: str, directory: str, shelf: Shelf) -> None:
         loader._prepare_weights(directory)
     else:
         loader.target_device_str = "cuda:0"  # its load_model sets this
-        list(loader._get_weights_iterator(_source(directory)))
+        for source in _sources(directory):
+            list(loader._get_weights_iterator(source))
 
 
 def _loader(names: Any, load_format: str) -> Any:
@@ -137,8 +157,8 @@ def _arguments(directory: str, load_format: str) -> SimpleNamespace:
     )
 
 
-def _source(directory: str) -> SimpleNamespace:
-    """Return the source of the weights, with what config.json says."""
+def _sources(directory: str) -> list[SimpleNamespace]:
+    """Return the sources of the weights, with what config.json says."""
     path = os.path.join(directory, "config.json")
     content: dict[str, Any] = {}
     if os.path.isfile(path):
@@ -147,14 +167,17 @@ def _source(directory: str) -> SimpleNamespace:
     if isinstance(content.get("text_config"), dict):
         content["text_config"] = SimpleNamespace(**content["text_config"])
     config = SimpleNamespace(**{"architectures": ["LlamaForCausalLM"], **content})
-    return SimpleNamespace(
-        model_or_path=directory,
-        revision=None,
-        prefix="",
-        fall_back_to_pt=True,
-        allow_patterns_overrides=None,
-        model_config=SimpleNamespace(hf_config=config),
-    )
+    return [
+        SimpleNamespace(
+            model_or_path=directory,
+            revision=None,
+            prefix="",
+            fall_back_to_pt=True,
+            allow_patterns_overrides=patterns,
+            model_config=SimpleNamespace(hf_config=config),
+        )
+        for patterns in _INSTEAD.get(config.architectures[0], [None])
+    ]
 
 
 def _set(given: SimpleNamespace, _by: str, **values: Any) -> None:

@@ -19,3 +19,7 @@ def test_we_warm_what_sglang_opens_in_its_order(made: Sequence[Made], load_forma
 
 def test_each_load_format_of_sglang_is_compared_or_not_for_a_reason() -> None:
     assert sglang.known_formats() == sorted((*sglang.FORMATS, *sglang.NOT_COMPARED))
+
+
+def test_each_model_that_chooses_its_own_files_is_known() -> None:
+    assert sglang.modules_that_choose() == sglang.KNOWN_MODULES

@@ -18,3 +18,7 @@ def test_we_warm_what_vllm_opens_in_its_order(made: Sequence[Made], load_format:
 
 def test_each_load_format_of_vllm_is_compared_or_not_for_a_reason() -> None:
     assert vllm.known_formats() == sorted((*vllm.FORMATS, *vllm.NOT_COMPARED))
+
+
+def test_each_model_that_chooses_its_own_files_is_known() -> None:
+    assert vllm.modules_that_choose() == vllm.KNOWN_MODULES

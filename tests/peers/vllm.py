@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from tests.peers import cutting, streamer
 from tests.peers.outcomes import Bar, Context, Outcome, Shelf, Silent, Words, outcome_of
-from tests.peers.wheels import TRANSFORMERS, VLLM, source_of
+from tests.peers.wheels import CHOOSES, TRANSFORMERS, VLLM, modules_of, source_of
 
 _LOADERS = "vllm.model_executor.model_loader."
 _DEFAULT = ("DefaultModelLoader._prepare_weights", "DefaultModelLoader._get_weights_iterator")
@@ -50,6 +50,25 @@ FORMATS = (
     *("fastsafetensors", "instanttensor"),
     *("sharded_state", "runai_streamer", "runai_streamer_sharded", "tensorizer"),
 )
+# What these models set for the loader, by architecture: which files it reads instead of the usual
+# ones, and the sources that it reads after those. `modules_that_choose` keeps this complete.
+_INSTEAD = {
+    "Cosmos3ForConditionalGeneration": ["[tv]*er/*.safetensors"],
+    "Cosmos3EdgeForConditionalGeneration": ["[tv]*er/*.safetensors"],
+}
+_AFTER: dict[str, list[dict[str, Any]]] = {
+    "MoonshotKimiaForCausalLM": [{"subfolder": "whisper-large-v3"}],
+    "BgeM3EmbeddingModel": [
+        {"allow_patterns_overrides": [name]} for name in ("sparse_linear.pt", "colbert_linear.pt")
+    ],
+    "D3ForSequenceClassification": [{"allow_patterns_overrides": ["readout.safetensors"]}],
+    "ClefFlashForJointSchema": [{"allow_patterns_overrides": ["joint_head.safetensors"]}],
+    "ClefOmniForJointSchema": [{"allow_patterns_overrides": ["joint_head.safetensors"]}],
+}
+KNOWN_MODULES = {
+    *("kimi_audio", "roberta", "d3", "clef_flash", "clef_omni", "cosmos3", "cosmos3_edge"),
+    "ultravox",  # its other sources are repos of their own
+}
 NOT_COMPARED = {
     "dummy": "opens no file",
     "ipc_cache": "opens no file: the weights are in another process",
@@ -65,8 +84,17 @@ def outcome(directory: str, load_format: str) -> Outcome:
 
 def known_formats() -> list[str]:
     """Return the load formats that this vLLM has, sorted."""
-    part = cutting.cut(source_of(VLLM, _LOADERS + "__init__"), ["LoadFormats"])
+    part = cutting.cut(source_of(VLLM, _LOADERS.removesuffix(".")), ["LoadFormats"])
     return sorted(cutting.run([part], {"Literal": Words()}, {}).LoadFormats)
+
+
+def modules_that_choose() -> set[str]:
+    """Return the modules of models that set other sources or other patterns for the loader."""
+    return {
+        module.rpartition(".")[2]
+        for module in modules_of(VLLM, "vllm.model_executor.models.")
+        if CHOOSES.search(source_of(VLLM, module))
+    }
 
 
 def _default(load_format: str, directory: str, shelf: Shelf) -> None:
@@ -74,16 +102,32 @@ def _default(load_format: str, directory: str, shelf: Shelf) -> None:
     loader = object.__new__(_namespace(shelf).DefaultModelLoader)
     loader.load_config = _load_config(load_format)
     loader.local_expert_ids = loader._encoder_only_lm_prefixes = None
-    source = SimpleNamespace(
-        model_or_path=directory,
-        revision=None,
-        subfolder=None,
-        prefix="",
-        fall_back_to_pt=True,
-        allow_patterns_overrides=None,
-        is_unused_weight=None,
-    )
-    list(loader._get_weights_iterator(source))
+    architecture = _architecture(directory)
+    first = {"allow_patterns_overrides": _INSTEAD.get(architecture)}
+    for choice in (first, *_AFTER.get(architecture, ())):
+        source = SimpleNamespace(
+            **{
+                "model_or_path": directory,
+                "revision": None,
+                "subfolder": None,
+                "prefix": "",
+                "fall_back_to_pt": True,
+                "allow_patterns_overrides": None,
+                "is_unused_weight": None,
+                **choice,
+            }
+        )
+        list(loader._get_weights_iterator(source))
+
+
+def _architecture(directory: str) -> str:
+    """Return the architecture that config.json names, empty if it names none."""
+    path = os.path.join(directory, "config.json")
+    if not os.path.isfile(path):
+        return ""
+    with open(path, encoding="utf-8") as file:
+        content: dict[str, Any] = json.load(file)
+    return str(content.get("architectures", [""])[0])
 
 
 def _sharded_state(load_format: str, directory: str, shelf: Shelf) -> None:

@@ -7,6 +7,7 @@ the text of a module from it.
 import functools
 import glob
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -35,6 +36,9 @@ TRANSFORMERS = Wheel("transformers", "5.24.0")
 DIFFUSERS = Wheel("diffusers", "0.42.1")
 SENTENCE_TRANSFORMERS = Wheel("sentence-transformers", "6.2.0")
 RUNAI = Wheel("runai-model-streamer", "0.17.1")  # lists the files for vLLM's and SGLang's streamer
+
+# A model of vLLM or SGLang that says itself which files are read.
+CHOOSES = re.compile(r"(?:secondary_weights|^    allow_patterns_overrides) = \[", re.MULTILINE)
 
 # Some wheels are for one Python or platform only. They are never run, so any of these will do.
 _ANY_PYTHON = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311")
@@ -71,11 +75,27 @@ def _download(wheel: Wheel) -> None:
 @functools.cache
 def source_of(wheel: Wheel, module: str) -> str:
     """Return the text of the module `a.b.c`; raises KeyError if the wheel has no such module."""
-    name = module.replace(".", "/") + ".py"
+    member = _members(wheel).get(module)
+    if member is None:
+        raise KeyError(f"{wheel.package} {wheel.version} has no module {module}")
     with zipfile.ZipFile(path_of(wheel)) as opened:
-        for member in (name, name.removesuffix(".py") + "/__init__.py"):
-            # A wheel may hold its modules below NAME.data/purelib/.
-            for found in opened.namelist():
-                if found == member or found.endswith(f".data/purelib/{member}"):
-                    return opened.read(found).decode()
-    raise KeyError(f"{wheel.package} {wheel.version} has no module {module}")
+        return opened.read(member).decode()
+
+
+def modules_of(wheel: Wheel, prefix: str) -> list[str]:
+    """Return the modules whose names begin so."""
+    return [module for module in _members(wheel) if module.startswith(prefix)]
+
+
+@functools.cache
+def _members(wheel: Wheel) -> dict[str, str]:
+    """Return the names in the wheel by module."""
+    with zipfile.ZipFile(path_of(wheel)) as opened:
+        names = [name for name in opened.namelist() if name.endswith(".py")]
+    return {_module(name): name for name in names}
+
+
+def _module(name: str) -> str:
+    # A wheel may hold its modules below NAME.data/purelib/.
+    below = name.partition(".data/purelib/")[2] or name
+    return below.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
