@@ -16,55 +16,13 @@ from prefetch_cli.checkpoint import gguf, index, layouts, metadata, selection
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIX, examine
 from prefetch_cli.checkpoint.files import File, Skipped
 from prefetch_cli.checkpoint.index import Index
+from prefetch_cli.checkpoint.manifest import Folder, Manifest, Terms
 from prefetch_cli.checkpoint.names import natural_path_key
-from prefetch_cli.checkpoint.selection import Filters, Selection
-from prefetch_cli.checkpoint.servers import Rules
+from prefetch_cli.checkpoint.selection import Selection
 from prefetch_cli.linux.files import open_to_read
 from prefetch_cli.linux.walk import walk
 
 _READ_BYTES = 64 * 1024  # of an index at a time
-
-
-@dataclass(frozen=True)
-class Terms:
-    """By which terms a checkpoint is looked for."""
-
-    shown: str  # what the user called it
-    load_format: LoadFormat
-    rules: Rules
-    filters: Filters
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The paths that a loader reads in one folder, whether they exist or not."""
-
-    load_format: LoadFormat  # resolved
-    side: tuple[str, ...]  # config and tokenizer files
-    weights: tuple[str, ...]  # in load order
-    index: Index | None = None
-    absent: tuple[str, ...] = ()  # unusable indexes and missing folders
-    specials: tuple[str, ...] = ()  # FIFOs, sockets and devices: kept for their warnings
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The paths that a loader reads of one checkpoint."""
-
-    root: str  # the folder that holds all others
-    folders: tuple[Folder, ...]  # `root` first
-    warnings: tuple[str, ...] = ()
-    failed: tuple[Skipped, ...] = ()  # folders that cannot be listed
-
-    @property
-    def load_format(self) -> LoadFormat:
-        """The load format of the checkpoint, never AUTO."""
-        return self.folders[0].load_format
-
-    @property
-    def weights(self) -> list[str]:
-        """The weight files of all folders, in load order."""
-        return [path for folder in self.folders for path in folder.weights]
 
 
 def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:

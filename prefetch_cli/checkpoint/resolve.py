@@ -16,8 +16,8 @@ from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint import folders, hub, selection
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
-from prefetch_cli.checkpoint.folders import Manifest, Terms
 from prefetch_cli.checkpoint.hub_cache import Snapshot
+from prefetch_cli.checkpoint.manifest import Manifest, Terms
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import rules_of
