@@ -23,9 +23,10 @@ class Case:
     theirs: Outcome
     ours: Outcome
 
-    def has(self, pattern: str) -> bool:
-        """Return whether a file of the directory, not of folders in it, matches."""
-        return any("/" not in name for name in fnmatch.filter(self.directory.files, pattern))
+    def beside(self, pattern: str) -> list[str]:
+        """Return the files that match, as glob.glob does: none in folders, none that is hidden."""
+        found = fnmatch.filter(self.directory.files, pattern)
+        return [name for name in found if "/" not in name and not name.startswith(".")]
 
     def __str__(self) -> str:
         return (
@@ -76,7 +77,9 @@ def _index_names_folders(case: Case) -> bool:
         for name in _names_in(content)
     }
     nested = {name for name in case.ours.files if "/" in name}
-    return case.only_we_open and bool(nested) and nested <= named
+    theirs = [name for name in case.ours.files if name not in nested]
+    less = case.theirs.refusal is not None or sorted(case.theirs.files) == sorted(theirs)
+    return case.ours.refusal is None and bool(nested) and nested <= named and less
 
 
 def _names_in(content: bytes | None) -> list[str]:
@@ -88,7 +91,7 @@ def _names_in(content: bytes | None) -> list[str]:
 
 
 def _training_args_beside_pt(case: Case) -> bool:
-    found = [name for name in fnmatch.filter(case.directory.files, "*.bin") if "/" not in name]
+    found = case.beside("*.bin")
     kept = [name for name in found if not _matches(name, _NOT_FOR_INFERENCE)]
     return case.only_we_open and bool(found) and not kept and _all_end(case.ours, ".pt")
 
@@ -100,12 +103,43 @@ def _consolidated_in_a_folder(case: Case) -> bool:
         and case.server == "vllm"
         and case.load_format == "auto"
         and bool(nested)
-        and not case.has("consolidated*.safetensors")
+        and not case.beside("consolidated*.safetensors")
     )
 
 
 def _gguf(case: Case) -> bool:
     return case.only_we_open and _all_end(case.ours, ".gguf")
+
+
+def _only_consolidated(case: Case) -> bool:
+    return (
+        case.only_we_open
+        and case.server == "transformers"
+        and set(case.ours.files) <= set(case.beside("consolidated*.safetensors"))
+    )
+
+
+def _only_an_adapter(case: Case) -> bool:
+    adapters = {"adapter_model.safetensors", "adapter_model.bin"}
+    return (
+        case.only_we_open
+        and case.server in ("transformers", "sentence-transformers")
+        and set(case.ours.files) <= adapters
+    )
+
+
+def _hidden_shard(case: Case) -> bool:
+    hidden = fnmatch.filter(case.directory.files, ".*.safetensors")
+    return (
+        case.only_we_open
+        and case.server == "transformers"
+        and bool(hidden)
+        and bool(case.beside("shard-*-model-*.safetensors"))
+    )
+
+
+def _link_to_nothing(case: Case) -> bool:
+    return case.only_they_open and "(a symbolic link to nothing)" in (case.ours.refusal or "")
 
 
 def _has_gap(names: Iterable[str]) -> bool:
@@ -139,8 +173,8 @@ DIFFERENCES = (
     Difference(
         "an index names files in folders",
         _index_names_folders,
-        "The server refuses its own layout; what the index names is what any server that can "
-        "load it reads.",
+        "vLLM refuses them, and SGLang leaves them out or refuses: neither can serve this layout. "
+        "We read what the index names, as a server that can does.",
     ),
     Difference(
         "training_args.bin or optimizer.bin beside .pt files",
@@ -158,5 +192,28 @@ DIFFERENCES = (
         _gguf,
         "The servers want the file's path, which their user gives them; the directory stands "
         "for the file in it.",
+    ),
+    Difference(
+        "consolidated*.safetensors and nothing else, for transformers",
+        _only_consolidated,
+        "transformers has no name for these files; who serves them with it hands them over by "
+        "other means, and there is nothing else that could be meant.",
+    ),
+    Difference(
+        "an adapter and nothing else",
+        _only_an_adapter,
+        "transformers reads the adapter after the model that it names, which lies elsewhere: "
+        "that part of its code is not compared.",
+    ),
+    Difference(
+        "a hidden file beside the shards of torch",
+        _hidden_shard,
+        "transformers takes macOS's ._ files for shards and fails on them; they are no weights.",
+    ),
+    Difference(
+        "a link to nothing",
+        _link_to_nothing,
+        "transformers goes on to the next name, which holds older weights or others, where a "
+        "download has not ended.",
     ),
 )

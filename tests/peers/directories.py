@@ -195,8 +195,6 @@ def _others(chance: random.Random) -> dict[str, bytes | None]:
     several = [
         ["adapter_model.safetensors"],
         ["adapter_model.bin"],
-        ["mtp.safetensors"],
-        ["mtp.safetensors"],
         ["model.fp16.safetensors"],
         ["other.safetensors"],
         [f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in (0, 1)],
@@ -206,6 +204,8 @@ def _others(chance: random.Random) -> dict[str, bytes | None]:
         ["flax_model.msgpack", "tf_model.h5"],
     ]
     names = [name for group in several if chance.random() < 0.07 for name in group]
+    if chance.random() < 0.1:
+        names.append("mtp.safetensors")
     return _filled(names)
 
 
@@ -252,8 +252,8 @@ def _config(chance: random.Random) -> dict[str, bytes | None]:
     config: dict[str, object] = {"architectures": ["LlamaForCausalLM"]}
     if chance.random() < 0.4:
         config["architectures"] = [chance.choice(_GLM)]
-    if chance.random() < 0.4:
-        config["num_nextn_predict_layers"] = chance.choice([0, 1])
+    if chance.random() < 0.6:
+        config["num_nextn_predict_layers"] = chance.choice([0, 1, 1])
     if chance.random() < 0.1:
         config["text_config"] = {"num_nextn_predict_layers": chance.choice([0, 1])}
     if chance.random() < 0.03:

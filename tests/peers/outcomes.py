@@ -56,6 +56,7 @@ class Shelf:
     def __init__(self, *, backwards: bool) -> None:
         self._backwards = backwards
         self._opened: dict[str, None] = {}
+        self.ordered = True  # set to False where several processes open the files
         self.glob = SimpleNamespace(glob=self._glob)
         self.torch = SimpleNamespace(
             load=self._load,
@@ -107,7 +108,8 @@ def outcome_of(directory: str, peer: Callable[[str, Shelf], None]) -> Outcome:
     the file system's.
     """
     forwards, backwards = (_outcome(directory, peer, backwards=one) for one in (False, True))
-    return Outcome(forwards.files, forwards.refusal, ordered=forwards == backwards)
+    ordered = forwards.ordered and forwards == backwards
+    return Outcome(forwards.files, forwards.refusal, ordered)
 
 
 def _outcome(directory: str, peer: Callable[[str, Shelf], None], *, backwards: bool) -> Outcome:
@@ -117,7 +119,8 @@ def _outcome(directory: str, peer: Callable[[str, Shelf], None], *, backwards: b
             peer(directory, shelf)
         except _REFUSALS as error:
             return Outcome(refusal=f"{type(error).__name__}: {error}".replace(directory, "DIR"))
-    return Outcome(tuple(os.path.relpath(path, directory) for path in shelf.opened))
+    names = tuple(os.path.relpath(path, directory) for path in shelf.opened)
+    return Outcome(names, ordered=shelf.ordered)
 
 
 @contextmanager

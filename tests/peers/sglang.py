@@ -106,6 +106,7 @@ def _load(load_format: str, directory: str, shelf: Shelf) -> None:
     loader = _loader(names, given.load_format)
     if isinstance(loader, names.ShardedStateLoader):
         ranks = [int(match[1]) for name in os.listdir(directory) if (match := _RANK.match(name))]
+        shelf.ordered = len(ranks) == 1
         for rank in range(1 + max(ranks, default=0)):
             names = _namespace(shelf, rank=rank)
             _loader(names, given.load_format).load_model(

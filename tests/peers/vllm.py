@@ -135,6 +135,7 @@ def _sharded_state(load_format: str, directory: str, shelf: Shelf) -> None:
     matches = [match for name in os.listdir(directory) if (match := _RANKED.fullmatch(name))]
     stages = 1 + max((int(match["pp"] or 0) for match in matches), default=0)
     ranks = 1 + max((int(match["tp"] or match["rank"] or 0) for match in matches), default=0)
+    shelf.ordered = stages * ranks == 1
     for stage in range(stages):
         for rank in range(ranks):
             names = _namespace(shelf, stage=stage, stages=stages, rank=rank, ranks=ranks)
