@@ -230,11 +230,17 @@ def _findings(
         )
         if path not in weights
     )
+    unfinished = {path for folder in manifest.folders for path in folder.unfinished}
     real_folder = functools.cache(os.path.realpath)
 
     def look(path: str) -> Finding:
         with monitor.waiting(path):
-            return examine(path, weight=path in weights, real_folder=real_folder)
+            return examine(
+                path,
+                weight=path in weights,
+                unfinished=path in unfinished,
+                real_folder=real_folder,
+            )
 
     return map_threads(look, list(dict.fromkeys((*others, *manifest.weights))), threads)
 
