@@ -207,7 +207,8 @@ def _examined(
         if not request.allow_incomplete:
             raise CheckpointError(problem, _ALLOW)
         warnings.append(problem)
-    if not failed and not any(file.weight for file in files):
+    weightless = not manifest.weights and not incomplete  # a format without weights
+    if not weightless and not failed and not any(file.weight for file in files):
         reasons = "; ".join(warnings[:_MOST_REASONS])
         raise CheckpointError(
             f"{shown}: expected readable weight files, found none: {reasons}", "check the path"
