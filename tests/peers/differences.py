@@ -47,10 +47,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row: when we differ, and why."""
+    """A row: when we differ, an example, and why."""
 
     name: str
     applies: Callable[[Case], bool]
+    example: tuple[str, str, str]  # server, load format, named layout
     why: str
 
 
@@ -61,12 +62,6 @@ def row_of(case: Case) -> Difference | None:
 
 def _a_number_is_missing(case: Case) -> bool:
     return case.only_they_open and _has_gap(case.theirs.files)
-
-
-def _index_of_bins(case: Case) -> bool:
-    named = set(_names_in(case.directory.files.get("pytorch_model.bin.index.json")))
-    absent = named - case.directory.files.keys()
-    return case.only_they_open and bool(absent) and bool(named & set(case.theirs.files))
 
 
 def _index_names_folders(case: Case) -> bool:
@@ -142,6 +137,11 @@ def _link_to_nothing(case: Case) -> bool:
     return case.only_they_open and "(a symbolic link to nothing)" in (case.ours.refusal or "")
 
 
+def _numpy_cache_of_sources(case: Case) -> bool:
+    special = case.directory.name in ("bge-m3", "cosmos3")
+    return special and case.load_format == "npcache" and case.ours.refusal is None
+
+
 def _has_gap(names: Iterable[str]) -> bool:
     numbers: dict[tuple[str, str, str], set[int]] = {}
     for name in names:
@@ -162,58 +162,69 @@ DIFFERENCES = (
     Difference(
         "a number of a set is missing, and no index counts",
         _a_number_is_missing,
+        ("vllm", "hf", "two-of-three-without-index"),
         "The server reads all that is there before it finds that weights are missing, or serves "
         "without them; we say at once which file is missing.",
     ),
     Difference(
-        "an index of .bin files names more than is there",
-        _index_of_bins,
-        "As above: no server looks at this index, so it reads the rest of an incomplete download.",
-    ),
-    Difference(
         "an index names files in folders",
         _index_names_folders,
+        ("vllm", "hf", "index-names-a-folder"),
         "vLLM refuses them, and SGLang leaves them out or refuses: neither can serve this layout. "
         "We read what the index names, as a server that can does.",
     ),
     Difference(
         "training_args.bin or optimizer.bin beside .pt files",
         _training_args_beside_pt,
+        ("vllm", "auto", "pt-beside-training-args"),
         "vLLM and SGLang choose .bin, leave these out, and find nothing: --load-format pt loads.",
     ),
     Difference(
         "consolidated*.safetensors in a folder only",
         _consolidated_in_a_folder,
+        ("vllm", "auto", "consolidated-in-a-folder"),
         "vLLM takes the folder's file for the model's format and finds none; with "
         "--load-format hf it loads what we read.",
     ),
     Difference(
         "GGUF files and nothing else",
         _gguf,
+        ("sglang", "gguf", "only-gguf"),
         "The servers want the file's path, which their user gives them; the directory stands "
         "for the file in it.",
     ),
     Difference(
         "consolidated*.safetensors and nothing else, for transformers",
         _only_consolidated,
+        ("transformers", "auto", "mistral-only"),
         "transformers has no name for these files; who serves them with it hands them over by "
         "other means, and there is nothing else that could be meant.",
     ),
     Difference(
         "an adapter and nothing else",
         _only_an_adapter,
+        ("transformers", "auto", "adapter"),
         "transformers reads the adapter after the model that it names, which lies elsewhere: "
         "that part of its code is not compared.",
     ),
     Difference(
         "a hidden file beside the shards of torch",
         _hidden_shard,
+        ("transformers", "auto", "torch-shards-with-a-hidden-file"),
         "transformers takes macOS's ._ files for shards and fails on them; they are no weights.",
     ),
     Difference(
         "a link to nothing",
         _link_to_nothing,
+        ("transformers", "auto", "a-link-to-nothing-beside-a-bin"),
         "transformers goes on to the next name, which holds older weights or others, where a "
         "download has not ended.",
+    ),
+    Difference(
+        "a numpy cache of a model with sources of its own",
+        _numpy_cache_of_sources,
+        ("vllm", "npcache", "bge-m3"),
+        "vLLM writes the cache for the first source and takes it for the others, and SGLang stops "
+        "at safetensors files under this format: neither serves such a model with npcache.",
     ),
 )

@@ -283,6 +283,10 @@ _NAMED: dict[str, dict[str, bytes | None]] = {
     "sharded-not-padded-without-index": {**_CONFIG, **_filled(_TWELVE)},
     "a-shard-is-missing": {**_CONFIG, **_filled(_TWO[:1]), _ST_INDEX: index(_TWO)},
     "a-shard-is-missing-without-index": {**_CONFIG, **_filled(_TWO[:1])},
+    "two-of-three-without-index": {
+        **_CONFIG,
+        **_filled(f"model-0000{number}-of-00003.safetensors" for number in (1, 2)),
+    },
     "only-an-index": {**_CONFIG, _ST_INDEX: index(_TWO)},
     "whole-file-beside-a-stale-index": {**_CONFIG, **_filled([_ST]), _ST_INDEX: index(_TWO)},
     "whole-bin-beside-a-stale-index": {
@@ -398,11 +402,16 @@ _NAMED: dict[str, dict[str, bytes | None]] = {
         **_CONFIG,
         **_filled(f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in (0, 1)),
     },
+    "torch-shards-with-a-hidden-file": {
+        **_filled(["shard-00000-model-00001-of-00001.safetensors"]),
+        "._model.safetensors": b"\0\5\x16\7",
+    },
     "weights-named-in-config": {
         "config.json": b'{"architectures": ["X"], "transformers_weights": "other.safetensors"}',
         **_filled(["other.safetensors", _ST]),
     },
     "a-link-to-nothing": {**_CONFIG, **_filled(_TWO[:1]), _TWO[1]: None, _ST_INDEX: index(_TWO)},
+    "a-link-to-nothing-beside-a-bin": {**_CONFIG, _ST: None, **_filled(["pytorch_model.bin"])},
     "kimi-audio": {
         **_config_of("MoonshotKimiaForCausalLM"),
         **_filled([*_TWO, "whisper-large-v3/model.safetensors"]),
