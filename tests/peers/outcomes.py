@@ -57,6 +57,7 @@ class Shelf:
         self._backwards = backwards
         self._opened: dict[str, None] = {}
         self.ordered = True  # set to False where several processes open the files
+        self.lists = False  # whether a glob found several files
         self.glob = SimpleNamespace(glob=self._glob)
         self.torch = SimpleNamespace(
             load=self._load,
@@ -91,7 +92,9 @@ class Shelf:
             self._opened[path] = None
 
     def _glob(self, pattern: str) -> list[str]:
-        return sorted(glob.glob(pattern), reverse=self._backwards)
+        found = glob.glob(pattern)
+        self.lists = self.lists or len(found) > 1
+        return sorted(found, reverse=self._backwards)
 
     def _load(self, path: str, **_options: Any) -> dict[str, Any]:
         self.note(path)
@@ -104,16 +107,17 @@ class Shelf:
 def outcome_of(directory: str, peer: Callable[[str, Shelf], None]) -> Outcome:
     """Return what a peer does with a directory; what it writes there is removed.
 
-    It runs twice, with globs that list forwards and backwards: an order that depends on that is
-    the file system's.
+    Where it lists files, it runs twice, with globs that list forwards and backwards: an order that
+    depends on that is the file system's.
     """
-    forwards, backwards = (_outcome(directory, peer, backwards=one) for one in (False, True))
-    ordered = forwards.ordered and forwards == backwards
-    return Outcome(forwards.files, forwards.refusal, ordered)
+    shelf = Shelf(backwards=False)
+    found = _outcome(directory, peer, shelf)
+    if shelf.lists and found != _outcome(directory, peer, Shelf(backwards=True)):
+        return Outcome(found.files, found.refusal, ordered=False)
+    return found
 
 
-def _outcome(directory: str, peer: Callable[[str, Shelf], None], *, backwards: bool) -> Outcome:
-    shelf = Shelf(backwards=backwards)
+def _outcome(directory: str, peer: Callable[[str, Shelf], None], shelf: Shelf) -> Outcome:
     with _restored(directory):
         try:
             peer(directory, shelf)
