@@ -4,12 +4,14 @@ Nothing of them is installed, imported or kept: a wheel lies below build/peers/,
 the text of a module from it.
 """
 
+import fcntl
 import functools
 import glob
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass
 
@@ -49,27 +51,36 @@ _ANY_PLATFORM = ("--platform", "manylinux_2_34_x86_64", "--platform", "manylinux
 @functools.cache
 def path_of(wheel: Wheel) -> str:
     """Return the path of a wheel, downloaded unless it is here; skips or fails without it."""
-    pattern = f"{wheel.package.replace('-', '_')}-{wheel.version}-*.whl"
-    found = glob.glob(os.path.join(FOLDER, pattern))
-    if not found:
-        _download(wheel)
-        found = glob.glob(os.path.join(FOLDER, pattern))
+    os.makedirs(FOLDER, exist_ok=True)
+    with open(os.path.join(FOLDER, "lock"), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes want the same wheels
+        if not _found(wheel):
+            _download(wheel)
+    found = _found(wheel)
     if not found:
         give_up(f"needs a package index that has {wheel.package} {wheel.version}")
     return found[0]
 
 
+def _found(wheel: Wheel) -> list[str]:
+    pattern = f"{wheel.package.replace('-', '_')}-{wheel.version}-*.whl"
+    return glob.glob(os.path.join(FOLDER, pattern))
+
+
 def _download(wheel: Wheel) -> None:
-    os.makedirs(FOLDER, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", *_ANY_PYTHON, *_ANY_ABI, *_ANY_PLATFORM]
-    command += ["--dest", FOLDER, f"{wheel.package}=={wheel.version}"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=_LONGEST_SECONDS
-    )
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        give_up(f"needs {wheel.package} {wheel.version} from a package index: {last[0]}")
+    # Moved when it is whole: a copy that was interrupted would be taken for the wheel.
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        command += ["--dest", folder, f"{wheel.package}=={wheel.version}"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_LONGEST_SECONDS
+        )
+        if done.returncode != 0:
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            give_up(f"needs {wheel.package} {wheel.version} from a package index: {last[0]}")
+        for name in os.listdir(folder):
+            os.replace(os.path.join(folder, name), os.path.join(FOLDER, name))
 
 
 @functools.cache
