@@ -4,7 +4,7 @@ import fnmatch
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.peers.directories import Directory
 from tests.peers.outcomes import Outcome
@@ -52,6 +52,8 @@ class Difference:
     name: str
     applies: Callable[[Case], bool]
     example: tuple[str, str, str]  # server, load format, named layout
+    # What we warn of, where the server is known to end on what it finds.
+    warning: str | None = field(default=None, kw_only=True)
     why: str
 
 
@@ -178,6 +180,7 @@ DIFFERENCES = (
         _training_args_beside_pt,
         ("vllm", "auto", "pt-beside-training-args"),
         "vLLM and SGLang choose .bin, leave these out, and find nothing: --load-format pt loads.",
+        warning="start it with --load-format pt",
     ),
     Difference(
         "consolidated*.safetensors in a folder only",
@@ -185,6 +188,7 @@ DIFFERENCES = (
         ("vllm", "auto", "consolidated-in-a-folder"),
         "vLLM takes the folder's file for the model's format and finds none; with "
         "--load-format hf it loads what we read.",
+        warning="start it with --load-format hf",
     ),
     Difference(
         "GGUF files and nothing else",

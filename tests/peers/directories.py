@@ -21,17 +21,22 @@ class Directory:
 
     name: str
     files: Mapping[str, bytes | None]  # None: a symbolic link to nothing
+    linked: bool = False  # whether each file is a link to a blob, as in a hub's cache
 
     def write(self, parent: str) -> str:
         """Write it below `parent`; return its path."""
         root = os.path.join(parent, self.name)
         os.makedirs(root)
-        for name, content in self.files.items():
+        for number, (name, content) in enumerate(self.files.items()):
             path = os.path.join(root, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if content is None:
                 os.symlink("nothing", path)
                 continue
+            if self.linked:
+                blob = os.path.join(parent, f"{self.name}-blobs", str(number))
+                os.makedirs(os.path.dirname(blob), exist_ok=True)
+                os.symlink(blob, path)
             with open(path, "wb") as file:
                 file.write(content)
         return root
@@ -60,7 +65,7 @@ def generated(seed: int) -> Directory:
     weights = [name for name in files if not name.endswith(".json")]
     if weights and chance.random() < 0.06:
         files[chance.choice(weights)] = None
-    return Directory(f"seed-{seed}", files)
+    return Directory(f"seed-{seed}", files, linked=chance.random() < 0.2)
 
 
 def named() -> list[Directory]:

@@ -29,6 +29,5 @@ def outcome(directory: str, server: str, load_format: str) -> Outcome:
         return Outcome(refusal=str(error).replace(directory, "DIR"))
     if found.failed:
         return Outcome(refusal=f"{found.failed[0].path}: {found.failed[0].reason}")
-    return Outcome(
-        tuple(os.path.relpath(file.path, directory) for file in found.files if file.weight)
-    )
+    files = (os.path.relpath(file.path, directory) for file in found.files if file.weight)
+    return Outcome(tuple(files), warnings=found.warnings)

@@ -31,6 +31,7 @@ class Outcome:
     files: tuple[str, ...] = ()
     refusal: str | None = None
     ordered: bool = True  # else in the order in which the file system lists them
+    warnings: tuple[str, ...] = ()  # ours
 
     def agrees_with(self, other: "Outcome") -> bool:
         """Return whether both refuse, or both open the same files, in one order if there is one."""

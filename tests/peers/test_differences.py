@@ -23,3 +23,4 @@ def test_a_row_has_an_example_in_which_we_differ(tmp_path: Path, row: Difference
     (case,) = comparison.compared([made], server, load_format, _PEERS[server])
     assert not case.ours.agrees_with(case.theirs)
     assert row_of(case) is row
+    assert row.warning is None or any(row.warning in text for text in case.ours.warnings)
