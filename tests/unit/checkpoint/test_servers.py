@@ -310,7 +310,7 @@ def test_weights_in_folders_that_nothing_names_are_told_of(tmp_path: Path) -> No
     quoted = f"'{tmp_path}/it'\"'\"'s here'"
     assert line == (
         f"{tmp_path}: left out 2 weight files (182 bytes) in it's here/, original/, which nothing "
-        f"names for vllm; --also {quoted} warms them too"
+        f"names for vllm; --also {quoted} warms the first too"
     )
     assert resolved(tmp_path, exclude=("it's here/*", "original/*")).warnings == ()
 
