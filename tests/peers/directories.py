@@ -42,7 +42,7 @@ class Directory:
         return root
 
     def __str__(self) -> str:
-        lines = [f"{self.name}:"]
+        lines = [f"{self.name}{', of links' if self.linked else ''}:"]
         for name, content in self.files.items():
             if content is None:
                 lines.append(f"  {name} -> nothing")
