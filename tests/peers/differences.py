@@ -103,7 +103,8 @@ def _names_in(content: bytes | None) -> list[str]:
 def _training_args_beside_pt(case: Case) -> bool:
     found = case.beside("*.bin")
     kept = [name for name in found if not _matches(name, _NOT_FOR_INFERENCE)]
-    return case.only_we_open and bool(found) and not kept and _all_end(case.ours, ".pt")
+    read = [name for name in case.ours.files if not name.startswith("np/")]  # npcache's own
+    return case.only_we_open and bool(found) and not kept and _all_end(read, ".pt")
 
 
 def _consolidated_in_a_folder(case: Case) -> bool:
@@ -118,7 +119,7 @@ def _consolidated_in_a_folder(case: Case) -> bool:
 
 
 def _gguf(case: Case) -> bool:
-    return case.only_we_open and _all_end(case.ours, ".gguf")
+    return case.only_we_open and _all_end(case.ours.files, ".gguf")
 
 
 def _only_consolidated(case: Case) -> bool:
@@ -169,8 +170,8 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _all_end(outcome: Outcome, suffix: str) -> bool:
-    return all(name.endswith(suffix) for name in outcome.files)
+def _all_end(names: Iterable[str], suffix: str) -> bool:
+    return all(name.endswith(suffix) for name in names)
 
 
 DIFFERENCES = (
