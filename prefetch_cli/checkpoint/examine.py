@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
-from prefetch_cli.checkpoint.headers import what_is_missing
+from prefetch_cli.checkpoint.headers import GGUF_MAGIC, what_is_missing
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.files import RealFolder, file_type, open_to_read, real_path_of
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 
 # huggingface_hub appends this to a file's name until its download has ended.
 UNFINISHED_SUFFIX = ".incomplete"
+_OLLAMAS_SUFFIX = "-partial"  # its file has its whole length from the start
+_OLLAMAS_PREFIX = "sha256-"
 
 _UNFINISHED = "its download has not ended"
 _POINTER = "a Git LFS pointer, not the file itself"
@@ -34,12 +36,24 @@ def examine(path: str, *, weight: bool, real_folder: RealFolder = os.path.realpa
         return _unreachable(path, error)
     if isinstance(file, Skipped):
         return file
-    if file.real_path.endswith(UNFINISHED_SUFFIX):
+    if _is_unfinished(os.path.basename(file.real_path)):
         return Incomplete(path, _UNFINISHED, file)
     try:
         return _looked_into(file)
     except OSError:
         return file  # reading it will fail too, and report the error
+
+
+def is_gguf(path: str) -> bool:
+    """Return whether a regular file begins as GGUF does; leaves the page cache as it was.
+
+    False where it cannot be read.
+    """
+    try:
+        with _glance(path) as glance:
+            return glance.read(0, PAGE_BYTES).startswith(GGUF_MAGIC)
+    except OSError:
+        return False
 
 
 def file_at(path: str, *, weight: bool, real_folder: RealFolder) -> File | Skipped:
@@ -64,9 +78,16 @@ def _unreachable(path: str, error: OSError) -> Skipped | Incomplete:
     return Skipped(path, error.strerror or str(error), failed=True)
 
 
+def _is_unfinished(name: str) -> bool:
+    return name.endswith(UNFINISHED_SUFFIX) or (
+        name.startswith(_OLLAMAS_PREFIX) and name.endswith(_OLLAMAS_SUFFIX)
+    )
+
+
 def _absence(path: str) -> str:
     is_link = os.path.islink(path)
-    if os.path.lexists((os.path.realpath(path) if is_link else path) + UNFINISHED_SUFFIX):
+    whole = os.path.realpath(path) if is_link else path
+    if any(os.path.lexists(whole + suffix) for suffix in (UNFINISHED_SUFFIX, _OLLAMAS_SUFFIX)):
         return _UNFINISHED
     return "a symbolic link to nothing" if is_link else "not there"
 

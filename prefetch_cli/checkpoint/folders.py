@@ -3,16 +3,16 @@
 import itertools
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint import gguf, index, layouts, metadata, selection
+from prefetch_cli.checkpoint import gguf, index, layouts, metadata, selection, snapshots
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIX, examine
 from prefetch_cli.checkpoint.files import File, Skipped
 from prefetch_cli.checkpoint.index import Index
@@ -55,6 +55,8 @@ class Manifest:
     folders: tuple[Folder, ...]  # `root` first
     warnings: tuple[str, ...] = ()
     failed: tuple[Skipped, ...] = ()  # folders that cannot be listed
+    # In bytes: those that a manifest of Ollama promises.
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def load_format(self) -> LoadFormat:
@@ -272,6 +274,8 @@ class _FolderReader:
         hint = "check the path"
         if weights:
             hint = "check --load-format, --include and --exclude; --load-format all takes every one"
+        elif cause := snapshots.elsewhere(self._path, ()):
+            hint = cause
         elif "snapshots" in folders:
             hint = "this is a folder of a hub cache: give its repo id, or a path in its snapshots/"
         others = f"{counted(len(self.names), 'other file')} and {counted(len(folders), 'folder')}"
