@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import listing, printable
-from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint.folders import Folder, Manifest, Terms
+from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint.hub_cache import unreadable
+from prefetch_cli.checkpoint.manifest import Folder, Manifest, Terms
 from prefetch_cli.checkpoint.metadata import parsed, shown
 from prefetch_cli.checkpoint.scanner import Json, Scanner, TooLargeError
 from prefetch_cli.linux.files import read_head
@@ -95,7 +95,7 @@ def of_manifest(path: str, terms: Terms) -> Manifest:
     is_gguf = "model" in kinds or "tensor" not in kinds
     load_format = LoadFormat.GGUF if is_gguf else LoadFormat.SAFETENSORS
     folder = Folder(load_format, tuple(side), tuple(weights))
-    return Manifest(store, (folder,), tuple(warnings), sizes=sizes)
+    return Manifest(store, Server.OLLAMA, (folder,), tuple(warnings), sizes=sizes)
 
 
 def _rank(layer: _Layer) -> int:

@@ -12,6 +12,8 @@ NUMBERED = re.compile(
     r"(?P<base>.*?)(?P<number>[0-9]{1,9})-of-(?P<total>[0-9]{1,9})(?P<rest>.*)", re.DOTALL
 )
 
+_RANK = re.compile(r"model-(?:pp-([0-9]{1,6})-tp-|rank-)([0-9]{1,6})-part-")
+
 
 def natural_key(path: str) -> tuple[list[str | tuple[int, str]], str]:
     """Return the sort key of vLLM's order: by file name, `model-2` before `model-10`."""
@@ -51,6 +53,27 @@ def missing_numbers(names: Iterable[str]) -> Iterator[str]:
             key = (part["base"], part["total"], part["rest"])
             sets.setdefault(key, []).append(part["number"])
     return itertools.islice(_gaps(sets), _MOST_MISSING)
+
+
+def missing_ranks(names: Iterable[str]) -> Iterator[str]:
+    """Yield a name for each rank of vLLM's sharded state that has no file, up to a bound.
+
+    The highest number of a rank tells how many there are: each loads files of its own, and one
+    that finds none ends the server.
+    """
+    names = list(names)
+    found = {tuple(map(int, part.groups("0"))) for name in names if (part := _RANK.match(name))}
+    most = [max((ranks[place] for ranks in found), default=-1) for place in (0, 1)]
+    staged = any("-pp-" in name for name in names)
+    for stage, rank in itertools.islice(
+        itertools.product(range(most[0] + 1), range(most[1] + 1)), _MOST_MISSING
+    ):
+        if (stage, rank) not in found:
+            yield (
+                f"model-pp-{stage}-tp-{rank}-part-0.safetensors"
+                if staged
+                else f"model-rank-{rank}-part-0.safetensors"
+            )
 
 
 def _gaps(sets: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterator[str]:

@@ -16,8 +16,8 @@ from prefetch_cli.base.words import Hub, LoadFormat, Server
 from prefetch_cli.checkpoint import blobs, folders, hub, selection, snapshots
 from prefetch_cli.checkpoint.examine import examine, is_gguf
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
-from prefetch_cli.checkpoint.folders import Manifest, Terms
 from prefetch_cli.checkpoint.hub_cache import Snapshot
+from prefetch_cli.checkpoint.manifest import Manifest, Terms
 from prefetch_cli.checkpoint.redirect import redirected
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
@@ -98,16 +98,20 @@ def _locate(
         else:
             path, mode = existing
             kind, revision = "directory" if stat.S_ISDIR(mode) else "file", None
-        terms = Terms(argument, request.load_format, rules_of(request.server), request.filters)
+        terms = Terms(
+            shown=argument,
+            load_format=request.load_format,
+            rules=rules_of(request.server),
+            server_known=request.server is not Server.AUTO,
+            filters=request.filters,
+        )
         if kind == "file":
             manifest = _of_file(path, mode, terms, monitor)
         elif kind == Hub.OLLAMA.value:
-            terms = replace(terms, rules=rules_of(Server.OLLAMA))
             manifest = blobs.of_manifest(path, terms)
         else:
             manifest = folders.of_folder(path, terms, monitor)
-    server = None if kind == "file" else terms.rules.server
-    load_format = manifest.load_format
+    load_format, server = manifest.load_format, manifest.server
     source = Source(reference.argument, kind, path, revision, load_format, server, redirect)
     return source, manifest
 
@@ -215,7 +219,8 @@ def _examined(
             cause = _cause(manifest.root, incomplete, monitor)
             raise CheckpointError(problem, f"{cause}; or {_ALLOW}" if cause else _HINT)
         warnings.append(problem)
-    if not failed and not any(file.weight for file in files):
+    weightless = not manifest.weights and not incomplete  # a format without weights
+    if not weightless and not failed and not any(file.weight for file in files):
         reasons = "; ".join(warnings[:_MOST_REASONS])
         raise CheckpointError(
             f"{shown}: expected readable weight files, found none: {reasons}", "check the path"
@@ -238,28 +243,20 @@ def _findings(
         )
         if path not in weights
     )
+    unfinished = {path for folder in manifest.folders for path in folder.unfinished}
     real_folder = functools.cache(os.path.realpath)
 
     def look(path: str) -> Finding:
         with monitor.waiting(path):
-            finding = examine(path, weight=path in weights, real_folder=real_folder)
-        return _of_size(finding, manifest.sizes.get(path))
+            return examine(
+                path,
+                weight=path in weights,
+                unfinished=path in unfinished,
+                promised_bytes=manifest.sizes.get(path),
+                real_folder=real_folder,
+            )
 
     return map_threads(look, list(dict.fromkeys((*others, *manifest.weights))), threads)
-
-
-def _of_size(finding: Finding, promised_bytes: int | None) -> Finding:
-    """Return a finding; Incomplete where the file has another size than it should."""
-    if promised_bytes is None or not isinstance(finding, File):
-        return finding
-    if finding.size_bytes == promised_bytes:
-        return finding
-    return Incomplete(
-        finding.path,
-        f"its manifest promises {format_size(promised_bytes)} ({promised_bytes:,} bytes), it has "
-        f"{format_size(finding.size_bytes)} ({finding.size_bytes:,} bytes)",
-        finding,
-    )
 
 
 def _cause(root: str, incomplete: Sequence[Incomplete], monitor: Monitor) -> str | None:

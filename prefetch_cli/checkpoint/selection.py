@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 from prefetch_cli.base.words import LoadFormat
 from prefetch_cli.checkpoint.index import Index
-from prefetch_cli.checkpoint.names import in_natural_order, is_hidden, missing_numbers
+from prefetch_cli.checkpoint.names import (
+    in_natural_order,
+    is_hidden,
+    missing_numbers,
+    missing_ranks,
+)
 from prefetch_cli.checkpoint.servers import Consolidated, Family, Order, Rules
 
 INDEX_SUFFIX = ".index.json"
@@ -92,18 +97,25 @@ def select(
     families = rules.of_format(load_format)
     if not families:
         return Selection(load_format, (), None)
-    family = next(filter(folder.has, families), None) or _promised(families, folder)
+    family = (
+        next(filter(folder.has, families), None)
+        or next(filter(folder.leads_on, families), None)
+        or _promised(families, folder)
+    )
     resolved = family.load_format if load_format is LoadFormat.AUTO else load_format
-    index = folder.index(family)
-    wanted = filter(want, _loaded(family, folder.files(family), index))
-    return Selection(resolved, _in_order(wanted, rules.order), index)
+    found = folder.files(family)
+    # Servers that do not go by an index do not look at a stale one either. Where there are files,
+    # their numbers say what is missing.
+    index = folder.index(family) if family.index_decides or not found else None
+    wanted = filter(want, _loaded(family, found, index))
+    return Selection(resolved, in_order(wanted, rules.order), index)
 
 
 def select_by_index(name: str, index: Index, rules: Rules, want: Want) -> Selection:
     """Return the weight files that the index `name` lists."""
     families = (family for family in rules.families if family.index == name)
     load_format = next((family.load_format for family in families), LoadFormat.HF)
-    return Selection(load_format, _in_order(filter(want, index.shards), rules.order), index)
+    return Selection(load_format, in_order(filter(want, index.shards), rules.order), index)
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,8 @@ class _Candidates:
 
     def files(self, family: Family) -> list[str]:
         """Return the weight files of a family that exist."""
+        if not self._counts(family):
+            return []
         found = [
             name
             for name in self.weights
@@ -130,11 +144,22 @@ class _Candidates:
         return None if name is None else self.read_index(name)
 
     def has(self, family: Family) -> bool:
-        """Return whether a loader finds this family: files here, or folders in its index."""
-        if self.files(family):
-            return True
+        """Return whether a loader finds this family here."""
+        return bool(self.files(family)) or (not family.patterns and self.index(family) is not None)
+
+    def leads_on(self, family: Family) -> bool:
+        """Return whether the index of this family names files in folders below.
+
+        An index is often downloaded even when its weights are not.
+        """
         index = self.index(family) if family.index_decides else None
-        return index is not None and _leads_to(index, () if family.patterns else self.names)
+        return index is not None and any("/" in shard for shard in index.shards)
+
+    def _counts(self, family: Family) -> bool:
+        return not (
+            (family.only_with and not fnmatch.filter(self.names, family.only_with))
+            or (family.not_with and fnmatch.filter(self.names, family.not_with))
+        )
 
     def _index_name(self, family: Family) -> str | None:
         if family.index is None or family.index in self.names:
@@ -179,22 +204,17 @@ def _promised(families: Sequence[Family], folder: _Candidates) -> Family:
 
 
 def _loaded(family: Family, found: Sequence[str], index: Index | None) -> Collection[str]:
-    if index is None:
-        return {*found, *missing_numbers(found)}
-    return index.shards if family.index_decides else {*found, *index.shards}
-
-
-def _leads_to(index: Index, found: Collection[str]) -> bool:
-    """Return whether an index names one of these files, or any in another folder.
-
-    An index is often downloaded even when its weights are not.
-    """
-    return any("/" in shard or shard in found for shard in index.shards)
+    if index is not None:
+        return index.shards
+    if family.load_format is LoadFormat.SHARDED_STATE:
+        return {*found, *missing_ranks(found)}
+    return {*found, *missing_numbers(found)}
 
 
 def _may_be_weight(name: str) -> bool:
     return name.endswith(WEIGHT_SUFFIXES) and not is_hidden(name)
 
 
-def _in_order(names: Iterable[str], order: Order) -> tuple[str, ...]:
+def in_order(names: Iterable[str], order: Order) -> tuple[str, ...]:
+    """Return the names in the order in which a server opens them."""
     return in_natural_order(names) if order is Order.NATURAL else tuple(sorted(names))

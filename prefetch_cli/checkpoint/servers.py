@@ -10,13 +10,15 @@ that set `secondary_weights` or `allow_patterns_overrides`), SGLang 0.5.23
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.checkpoint.config import Config
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 MISTRAL_INDEX = "consolidated.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
+MISTRAL_PARAMETERS = "params.json"
 
 # Training loops save these beside the weights; no server reads them.
 _NOT_WEIGHTS = (
@@ -55,6 +57,25 @@ class Family:
     index_decides: bool = False
     consolidated: Consolidated = Consolidated.COUNTS
     never: tuple[str, ...] = ()  # globs
+    only_with: str | None = None  # a glob: it counts only where that is, too
+    not_with: str | None = None
+
+
+_SAFETENSORS_FORMATS = frozenset(
+    (
+        LoadFormat.SAFETENSORS,
+        LoadFormat.FASTSAFETENSORS,
+        LoadFormat.INSTANTTENSOR,
+        LoadFormat.MISTRAL,
+    )
+)
+# The formats of the loader that knows of extra weights.
+_DEFAULT_LOADER = _SAFETENSORS_FORMATS | {
+    LoadFormat.AUTO,
+    LoadFormat.HF,
+    LoadFormat.PT,
+    LoadFormat.NPCACHE,
+}
 
 
 @dataclass(frozen=True)
@@ -62,10 +83,19 @@ class Extra:
     """Weights that a server reads beside those of the table, for models of some architectures."""
 
     architectures: tuple[str, ...]
-    folder: str = ""  # below the checkpoint; empty: the checkpoint's own
+    folder: str = ""  # a glob for folders below the checkpoint; empty: the checkpoint itself
     pattern: str = "*.safetensors"
-    layers_key: str | None = None  # of config.json: must be more than 0
+    for_next_layers: bool = False  # only where the model has layers that predict further tokens
     instead: bool = False  # of all others
+    formats: frozenset[LoadFormat] = _DEFAULT_LOADER
+
+    def applies(self, config: Config, load_format: LoadFormat) -> bool:
+        """Return whether a model with this config.json has it, in this format."""
+        return (
+            not set(self.architectures).isdisjoint(config.architectures)
+            and load_format in self.formats
+            and (config.next_layers > 0 or not self.for_next_layers)
+        )
 
 
 @dataclass(frozen=True)
@@ -78,6 +108,13 @@ class Rules:
     formats: Mapping[LoadFormat, tuple[Family, ...]] = field(default_factory=dict)
     order: Order = Order.NATURAL
     extras: tuple[Extra, ...] = ()
+    config_names_weights: bool = False  # `transformers_weights` in config.json comes first
+    # Words in the path of models that are loaded in Mistral's format where params.json is.
+    mistral_paths: tuple[str, ...] = ()
+    loads_other_repos: bool = False  # that config.json names
+    # Layouts on which it fails before it has read anything.
+    takes_nested_consolidated_for_mistral: bool = False
+    takes_training_args_for_weights: bool = False
 
     def of_format(self, load_format: LoadFormat) -> tuple[Family, ...]:
         """Return the families that count where this format is asked for."""
@@ -111,7 +148,7 @@ _FORMATS: Mapping[LoadFormat, tuple[Family, ...]] = {
     LoadFormat.MODELEXPRESS: (_MISTRAL, *_HF),
     LoadFormat.MISTRAL: (_MISTRAL,),
     LoadFormat.PT: (_PT,),
-    LoadFormat.NPCACHE: (_BIN,),
+    LoadFormat.NPCACHE: (_BIN, _PT),
     LoadFormat.GGUF: (_GGUF,),
     LoadFormat.BITSANDBYTES: _HF,
     LoadFormat.RUNAI_STREAMER: (_ANY_SAFETENSORS,),
@@ -122,15 +159,29 @@ _FORMATS: Mapping[LoadFormat, tuple[Family, ...]] = {
     LoadFormat.IPC_CACHE: (),
 }
 
-_TRANSFORMERS = (
+_TRANSFORMERS_SAFETENSORS = (
+    # Shards of torch's distributed checkpoints: everything beside them counts.
+    Family(LoadFormat.HF, ("*.safetensors",), only_with="shard-[0-9]*-model-*-of-*.safetensors"),
     Family(LoadFormat.HF, ("model.safetensors",)),
     Family(LoadFormat.HF, (), SAFETENSORS_INDEX, index_decides=True),
+)
+_TRANSFORMERS_BIN = (
     Family(LoadFormat.HF, ("pytorch_model.bin",)),
     Family(LoadFormat.HF, (), BIN_INDEX, index_decides=True),
+)
+_TRANSFORMERS = (
+    *_TRANSFORMERS_SAFETENSORS,
+    *_TRANSFORMERS_BIN,
     Family(LoadFormat.HF, ("adapter_model.safetensors",)),
     Family(LoadFormat.HF, ("adapter_model.bin",)),
     _MISTRAL,
 )
+_TRANSFORMERS_FORMATS = {
+    LoadFormat.HF: _TRANSFORMERS,
+    LoadFormat.SAFETENSORS: _TRANSFORMERS_SAFETENSORS,
+    LoadFormat.PT: _TRANSFORMERS_BIN,
+    LoadFormat.NPCACHE: _TRANSFORMERS_BIN,
+}
 _SGLANG = Family(
     LoadFormat.HF,
     ("*.safetensors",),
@@ -138,45 +189,45 @@ _SGLANG = Family(
     index_decides=True,
     consolidated=Consolidated.NOT_AS_ONE_OF_TWO,
 )
+_SGLANG_MISTRAL = replace(_MISTRAL, not_with="model*.safetensors")
+_SGLANG_SHARDED = replace(_SHARDED, patterns=("model-rank-*-part-*.safetensors",))
 _TGI_NEVER = ("*arguments*", "*args*", "*adapter*", "*training*")
+_COSMOS = ("Cosmos3ForConditionalGeneration", "Cosmos3EdgeForConditionalGeneration")
 
 _RULES = (
     Rules(
         Server.VLLM,
-        # GGUF by its plugin; consolidated* wins wherever there is any.
+        # consolidated* wins wherever there is any; GGUF by its plugin.
         (_MISTRAL, *_HF, _GGUF),
         extras=(
             Extra(
                 ("MoonshotKimiaForCausalLM", "KimiAudioForConditionalGeneration"),
                 folder="whisper-large-v3",
             ),
-            Extra(("BgeM3EmbeddingModel",), pattern="*_linear.pt"),
+            Extra(("BgeM3EmbeddingModel",), pattern="sparse_linear.pt"),
+            Extra(("BgeM3EmbeddingModel",), pattern="colbert_linear.pt"),
             Extra(("D3ForSequenceClassification",), pattern="readout.safetensors"),
             Extra(
                 ("ClefFlashForJointSchema", "ClefOmniForJointSchema"),
                 pattern="joint_head.safetensors",
             ),
-            Extra(
-                ("Cosmos3ForConditionalGeneration", "Cosmos3EdgeForConditionalGeneration"),
-                folder="transformer",
-                instead=True,
-            ),
-            Extra(
-                ("Cosmos3ForConditionalGeneration", "Cosmos3EdgeForConditionalGeneration"),
-                folder="vision_encoder",
-                instead=True,
-            ),
+            Extra(_COSMOS, folder="[tv]*er", instead=True),
         ),
+        loads_other_repos=True,
+        takes_nested_consolidated_for_mistral=True,
+        takes_training_args_for_weights=True,
     ),
     Rules(
         Server.SGLANG,
-        (_SGLANG, _BIN, _PT, _GGUF),
+        (_SGLANG_MISTRAL, _SGLANG, _BIN, _PT, _GGUF),
         formats={
             LoadFormat.HF: (_SGLANG, _BIN, _PT),
             LoadFormat.SAFETENSORS: (_SGLANG,),
             LoadFormat.FASTSAFETENSORS: (_SGLANG,),
             LoadFormat.INSTANTTENSOR: (_SGLANG,),
+            LoadFormat.RUNAI_STREAMER: (_SGLANG,),
             LoadFormat.BITSANDBYTES: (_ANY_SAFETENSORS, _BIN, _PT),
+            LoadFormat.SHARDED_STATE: (_SGLANG_SHARDED,),
         },
         order=Order.PLAIN,
         extras=(
@@ -188,9 +239,13 @@ _RULES = (
                     "Glm4MoeLiteForCausalLMNextN",
                 ),
                 pattern="mtp.safetensors",
-                layers_key="num_nextn_predict_layers",
+                for_next_layers=True,
+                formats=_SAFETENSORS_FORMATS | {LoadFormat.AUTO, LoadFormat.RUNAI_STREAMER},
             ),
+            Extra(_COSMOS, folder="[tv]*er", instead=True),
         ),
+        mistral_paths=("mistral-large-3", "mistral-small-4", "leanstral"),
+        takes_training_args_for_weights=True,
     ),
     Rules(
         Server.TENSORRT_LLM,
@@ -212,8 +267,20 @@ _RULES = (
             Family(LoadFormat.HF, ("*.bin",), BIN_INDEX, never=(*_NOT_WEIGHTS, *_TGI_NEVER)),
         ),
     ),
-    Rules(Server.TRANSFORMERS, _TRANSFORMERS),
-    Rules(Server.SENTENCE_TRANSFORMERS, _TRANSFORMERS),
+    Rules(
+        Server.TRANSFORMERS,
+        _TRANSFORMERS,
+        formats=_TRANSFORMERS_FORMATS,
+        order=Order.PLAIN,
+        config_names_weights=True,
+    ),
+    Rules(
+        Server.SENTENCE_TRANSFORMERS,
+        _TRANSFORMERS,
+        formats=_TRANSFORMERS_FORMATS,
+        order=Order.PLAIN,
+        config_names_weights=True,
+    ),
     Rules(Server.DIFFUSERS, _HF),
     Rules(Server.LLAMA_CPP, (_GGUF,)),
     Rules(Server.OLLAMA, (_GGUF, _SAFETENSORS)),

@@ -87,7 +87,7 @@ def test_a_gguf_that_is_cut_anywhere_is_incomplete(
     assert reason(path) is not None
 
 
-@pytest.mark.parametrize("name", ["sha256-0123", "m", "m.bin", "m.safetensors", "m.gguf.part"])
+@pytest.mark.parametrize("name", ["sha256-0123", "m", "m.bin", "m.safetensors", "m.gguf.old"])
 def test_what_begins_with_gguf_is_one_whatever_its_name(tmp_path: Path, name: str) -> None:
     path = write_gguf(tmp_path / name)
     assert is_gguf(str(path))

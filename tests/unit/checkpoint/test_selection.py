@@ -179,7 +179,9 @@ def test_an_index_may_lead_into_folders() -> None:
     # vLLM sorts by file name.
     named = ["b/part-1.safetensors", "a/part-2.safetensors", "c/part-10.safetensors"]
     assert weights([], LoadFormat.AUTO, {HF_INDEX: named}) == named
-    assert weights(["m.bin", "m.gguf"], LoadFormat.AUTO, {HF_INDEX: named}) == named
+    assert weights(["config.json"], LoadFormat.AUTO, {HF_INDEX: named}) == named
+    # vLLM looks at that index only where the folder itself holds safetensors.
+    assert weights(["m.bin", "m.gguf"], LoadFormat.AUTO, {HF_INDEX: named}) == ["m.bin"]
 
 
 def test_all_bin_files_count_beside_their_index() -> None:
@@ -203,7 +205,7 @@ def test_an_index_is_read_once() -> None:
         return Index(frozenset(["a/x.safetensors"]), None)
 
     rules = rules_of(Server.VLLM)
-    names = [HF_INDEX, "m.bin"]
+    names = [HF_INDEX, "m.json"]
     select(names, LoadFormat.AUTO, rules, lambda name: True, read_index, component=False)
     assert read == [HF_INDEX]
 

@@ -1,0 +1,57 @@
+"""What a loader reads of one checkpoint, as paths, and the terms on which it is looked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.checkpoint.files import Skipped
+from prefetch_cli.checkpoint.index import Index
+from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.checkpoint.servers import Rules
+
+
+@dataclass(frozen=True)
+class Terms:
+    """By which terms a checkpoint is looked for."""
+
+    shown: str  # what the user called it
+    load_format: LoadFormat
+    rules: Rules
+    server_known: bool  # else the rules are vLLM's for want of another
+    filters: Filters
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The paths that a loader reads in one folder, whether they exist or not."""
+
+    load_format: LoadFormat  # resolved
+    side: tuple[str, ...]  # config and tokenizer files
+    weights: tuple[str, ...]  # in load order
+    index: Index | None = None
+    absent: tuple[str, ...] = ()  # unusable indexes and missing folders
+    unfinished: tuple[str, ...] = ()  # by what a downloader keeps beside them
+    specials: tuple[str, ...] = ()  # FIFOs, sockets and devices: kept for their warnings
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The paths that a loader reads of one checkpoint."""
+
+    root: str  # the folder that holds all others
+    server: Server | None  # by whose rules; None for a single file
+    folders: tuple[Folder, ...]  # `root` first
+    warnings: tuple[str, ...] = ()
+    failed: tuple[Skipped, ...] = ()  # folders that cannot be listed
+    # In bytes: those that a manifest of Ollama promises.
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def load_format(self) -> LoadFormat:
+        """The load format of the checkpoint, never AUTO."""
+        return self.folders[0].load_format
+
+    @property
+    def weights(self) -> list[str]:
+        """The weight files of all folders, in load order."""
+        return [path for folder in self.folders for path in folder.weights]
