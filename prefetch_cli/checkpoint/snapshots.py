@@ -31,7 +31,7 @@ def elsewhere(snapshot: str, missing: Sequence[str]) -> str | None:
     causes = []
     if unfinished := _unfinished(os.path.join(repo, "blobs")):
         causes.append(_finish(unfinished, "this repo", f"`{_download(repo, revision)}`"))
-    if other := _other_snapshot(folder, revision, missing):
+    if other := _other_snapshot(snapshot, missing):
         causes.append(
             f"snapshot {printable(other)} of this repo has them: give --revision or its path"
         )
@@ -67,11 +67,12 @@ def _download(repo: str, commit: str) -> str:
     return f"hf download {name}"
 
 
-def _other_snapshot(folder: str, revision: str, missing: Sequence[str]) -> str | None:
-    """Return the newest other snapshot that has all missing files, None where none has."""
-    others = [os.path.join(folder, name) for name in _names(folder) if name != revision]
-    newest = sorted(others, key=_changed, reverse=True)[:_MOST_SNAPSHOTS]
-    return next((os.path.basename(path) for path in newest if _has(path, missing)), None)
+def _other_snapshot(snapshot: str, missing: Sequence[str]) -> str | None:
+    """Return the newest snapshot that has all missing files, None where none has."""
+    folder = os.path.dirname(snapshot)
+    paths = [os.path.join(folder, name) for name in _names(folder)]
+    newest = sorted(paths, key=_changed, reverse=True)[:_MOST_SNAPSHOTS]
+    return next((os.path.basename(path) for path in newest if _has(path, snapshot, missing)), None)
 
 
 def _changed(path: str) -> float:
@@ -81,8 +82,17 @@ def _changed(path: str) -> float:
         return 0
 
 
-def _has(snapshot: str, missing: Sequence[str]) -> bool:
+def _has(other: str, snapshot: str, missing: Sequence[str]) -> bool:
+    """Return whether another snapshot has what is missing: not the same files cut short."""
     if missing:
-        return all(os.path.exists(os.path.join(snapshot, name)) for name in missing)
-    weights: Iterable[str] = (name for name in _names(snapshot) if name.endswith(WEIGHT_SUFFIXES))
-    return any(os.path.exists(os.path.join(snapshot, name)) for name in weights)
+        pairs = ((os.path.join(other, name), os.path.join(snapshot, name)) for name in missing)
+        return all(os.path.exists(one) and not _is_same(one, own) for one, own in pairs)
+    weights: Iterable[str] = (name for name in _names(other) if name.endswith(WEIGHT_SUFFIXES))
+    return any(os.path.exists(os.path.join(other, name)) for name in weights)
+
+
+def _is_same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False

@@ -813,6 +813,9 @@ def test_what_ollama_pulled_from_a_hub(tmp_path: Path, three: dict[str, str]) ->
             "the Hugging Face cache has it as org/model: give org/model --hub huggingface"
         )
     assert "ollama pull" in hint_of("modelscope.cn/org/model", Hub.OLLAMA, three)
+    lay_huggingface(tmp_path / "hf", "gpt2", commits=[MAIN])
+    for name in ("gpt2", "gpt2:latest", "library/gpt2"):
+        assert hint_of(name, Hub.OLLAMA, three).endswith("give gpt2 --hub huggingface")
 
 
 def test_a_cache_that_was_given_as_that_of_another_hub(

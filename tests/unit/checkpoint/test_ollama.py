@@ -270,6 +270,7 @@ def test_the_users_store_comes_before_that_of_the_service(
         lay_ollama(store, TINY, ollama_manifest(store, [("model", MODEL)]))
         found = resolved("tiny:1b", None, environ=environ)
         assert found.sources[0].path == f"{store}/manifests/{TINY}"
+        assert "found neither" in refusal("other", None, environ=environ).message
     lay_ollama(service, f"{os.path.dirname(TINY)}/7b", {})
     assert "found 1b, 7b" in refusal("tiny", None, environ=environ).message
 

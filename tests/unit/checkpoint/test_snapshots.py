@@ -133,6 +133,19 @@ def test_a_snapshot_with_a_part_of_what_is_missing_is_no_help(top: Path, tmp_pat
     assert hint("org/name", tmp_path / "cache").startswith("finish the download")
 
 
+def test_the_same_blob_that_is_cut_short_is_no_help(top: Path, tmp_path: Path) -> None:
+    repo = shutil.copytree(top / "config", tmp_path / "cache", symlinks=True) / "models--org--name"
+    shutil.rmtree(repo / "snapshots" / MAIN)
+    shutil.copytree(repo / "snapshots" / OLDER, repo / "snapshots" / MAIN, symlinks=True)
+    blob = os.path.realpath(repo / "snapshots" / MAIN / shards(2)[1])
+    os.truncate(blob, len(FILES[shards(2)[1]]) - 1)
+    assert hint("org/name", tmp_path / "cache").startswith("finish the download")
+    shard = repo / "snapshots" / OLDER / shards(2)[1]
+    shard.unlink()
+    shard.write_bytes(FILES[shard.name])
+    assert f"snapshot {OLDER} " in hint("org/name", tmp_path / "cache")
+
+
 def test_another_load_format_is_not_sought_elsewhere(top: Path) -> None:
     # This snapshot has weights, of another format.
     found = hint("org/name", top / "config", revision=OLDER, load_format=LoadFormat.PT)
@@ -149,9 +162,13 @@ def test_a_download_that_was_killed_is_named(killed: Path) -> None:
 
 
 def test_a_download_of_another_commit_names_it(killed: Path) -> None:
-    assert f"`hf download org/pinned --revision {OLDER}` again" in hint(
-        "org/pinned", killed / "cache"
-    )
+    ref = killed / "cache" / "models--org--pinned" / "refs" / "main"
+    again = f"`hf download org/pinned --revision {OLDER}` again"
+    assert not ref.exists()
+    assert again in hint("org/pinned", killed / "cache")
+    ref.parent.mkdir()
+    ref.write_text(MAIN)
+    assert again in hint("org/pinned", killed / "cache", revision=OLDER)
 
 
 def test_a_download_to_a_directory_that_was_killed_is_named(killed: Path) -> None:
