@@ -210,8 +210,9 @@ DIAGNOSTICS = (
         "3",
         "A shard listed in the index is missing, or a weight file is a Git LFS pointer, is empty, "
         "has fewer bytes than its header promises (safetensors, GGUF), begins with zeros, or is a "
-        "zip file without its end (.bin, .pt, .pth). Finish the download, or give "
-        "`--allow-incomplete`.",
+        "zip file without its end (.bin, .pt, .pth), or a blob has another size than Ollama's "
+        "manifest says. The hint names downloads that have not ended, and another snapshot that "
+        "has the files. Finish the download, or give `--allow-incomplete`.",
     ),
     Diagnostic(
         "expected {KIND} inside the checkpoint, found {NAME}",
