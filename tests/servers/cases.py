@@ -6,6 +6,8 @@ from functools import partial
 
 # Why a server opens a file that is not warmed, or the other way round.
 CARD = "the model card, for its metadata: a few kB that no other server opens"
+NORMALIZE = "the configuration of a module without weights, below 100 bytes"
+TEMPLATES = "chat templates beside the usual one: a few hundred bytes in a folder of their own"
 UNUSED_INDEX = "read to decide; whoever has no whole file beside it reads it"
 REF = "40 bytes that say which snapshot to load; read to find it"
 OTHER_INDEX = "the index of the other precision, read to decide"
@@ -34,6 +36,9 @@ class Case:
 
 _transformers = partial(Case, "transformers")
 _sentences = partial(Case, "sentence-transformers", opened_only={"README.md": CARD})
+_normalized = partial(
+    _sentences, opened_only={"3_Normalize/config.json": NORMALIZE, "README.md": CARD}
+)
 _diffusers = partial(Case, "diffusers")
 _HALF = {"variant": "fp16"}
 _TAKE_HALF = ("--include", "*.json", "--include", "*fp16*")
@@ -59,6 +64,12 @@ LIBRARY_CASES = (
     _transformers("named_by_config"),
     _transformers("named_by_config_beside"),
     _transformers("original_folder"),
+    _transformers("remote_code", options={"trust_remote_code": "yes"}),
+    _transformers(
+        "chat_templates",
+        opened_only={"additional_chat_templates/tool_use.jinja": TEMPLATES},
+    ),
+    _transformers("old_tokenizer"),
     _transformers(
         "hub_cache",
         model="org/name",
@@ -66,12 +77,13 @@ LIBRARY_CASES = (
         flags=("--cache-dir", "{root}/hub_cache/hub"),
         opened_only={"hub/models--org--name/refs/main": REF},
     ),
-    _sentences("sentences"),
+    _normalized("sentences"),
     _sentences("sentences_in_folder"),
-    _sentences("sentences_pickled"),
-    _sentences("sentences_exported"),
+    _normalized("sentences_pickled"),
+    _normalized("sentences_exported"),
     _sentences("sentences_static"),
-    _sentences("router"),
+    _sentences("router", opened_only={"1_Normalize/config.json": NORMALIZE, "README.md": CARD}),
+    _sentences("sparse", library="sparse-encoder"),
     _sentences("cross_encoder", library="cross-encoder"),
     _diffusers("pipeline"),
     _diffusers("pipeline_single_beside"),

@@ -35,8 +35,7 @@ def with_transformers(model: str, **options: Any) -> None:
     """Load a tokenizer and a language model, and run it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    place = {name: value for name, value in options.items() if name == "cache_dir"}
-    tokenizer = AutoTokenizer.from_pretrained(model, **place)
+    tokenizer = AutoTokenizer.from_pretrained(model, **options)
     language_model = AutoModelForCausalLM.from_pretrained(model, **options)
     language_model(**tokenizer("hello world", return_tensors="pt"))
 
@@ -48,6 +47,13 @@ def with_sentence_transformers(model: str, **options: Any) -> None:
     encoder = SentenceTransformer(model, device="cpu", **options)
     encoder.encode_query("hello")
     encoder.encode_document("world")
+
+
+def with_sparse_encoder(model: str, **options: Any) -> None:
+    """Load a sparse encoder, and encode."""
+    from sentence_transformers import SparseEncoder  # noqa: PLC0415
+
+    SparseEncoder(model, device="cpu", **options).encode(["hello"])
 
 
 def with_cross_encoder(model: str, **options: Any) -> None:
@@ -69,6 +75,7 @@ def with_diffusers(model: str, **options: Any) -> None:
 LIBRARIES = {
     "transformers": with_transformers,
     "sentence-transformers": with_sentence_transformers,
+    "sparse-encoder": with_sparse_encoder,
     "cross-encoder": with_cross_encoder,
     "diffusers": with_diffusers,
 }

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
     Normalize,
@@ -27,9 +27,11 @@ from sentence_transformers.sentence_transformer.modules import (
     StaticEmbedding,
     Transformer,
 )
+from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     BertModel,
     CLIPTextConfig,
@@ -177,6 +179,46 @@ def original_folder(folder: str) -> None:
     _write(os.path.join(folder, "original", "params.json"), "{}")
 
 
+def remote_code(folder: str) -> None:
+    """A model with code of its own, of which one module imports another."""
+    single(folder)
+    path = os.path.join(folder, "config.json")
+    own = {"AutoConfig": "configuration_own.Own", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    _write_json(path, {**json.loads(_read(path)), "auto_map": own, "model_type": "own"})
+    _write(
+        os.path.join(folder, "configuration_own.py"),
+        "from transformers import LlamaConfig\n\nclass Own(LlamaConfig):\n    model_type = 'own'\n",
+    )
+    _write(
+        os.path.join(folder, "modeling_own.py"),
+        "from transformers import LlamaForCausalLM\nfrom .configuration_own import Own\n\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = Own\n",
+    )
+
+
+def chat_templates(folder: str) -> None:
+    """A tokenizer with several chat templates, which lie in a folder that nothing names."""
+    _llama().save_pretrained(folder)
+    tokenizer = _tokenizer()
+    template = str(tokenizer.chat_template)
+    tokenizer.chat_template = {"default": template, "tool_use": template}
+    tokenizer.save_pretrained(folder)
+
+
+def old_tokenizer(folder: str) -> None:
+    """A tokenizer in the files that it had before `tokenizer.json`."""
+    _llama().save_pretrained(folder)
+    words = {word: at for at, word in enumerate(("<|endoftext|>", "h", "e", "l", "o", "he", "Ġ"))}
+    _write_json(os.path.join(folder, "vocab.json"), words)
+    _write(os.path.join(folder, "merges.txt"), "#version: 0.2\nh e\n")
+    _write_json(os.path.join(folder, "added_tokens.json"), {"<extra>": len(words)})
+    end = {"unk_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    _write_json(os.path.join(folder, "special_tokens_map.json"), end)
+    _write_json(
+        os.path.join(folder, "tokenizer_config.json"), {"tokenizer_class": "GPT2Tokenizer", **end}
+    )
+
+
 def hub_cache(folder: str) -> None:
     """The cache of a hub: a snapshot whose files are links to blobs."""
     repo = os.path.join(folder, "hub", "models--org--name")
@@ -251,6 +293,14 @@ def router(folder: str) -> None:
         ],
         device="cpu",
     ).save(folder)
+
+
+def sparse(folder: str) -> None:
+    """A sparse encoder."""
+    below = os.path.join(sys.argv[1], "masked")
+    BertForMaskedLM(_bert_config()).save_pretrained(below)
+    _tokenizer().save_pretrained(below)
+    SparseEncoder(modules=[MLMTransformer(below), SpladePooling()], device="cpu").save(folder)
 
 
 def cross_encoder(folder: str) -> None:
@@ -579,6 +629,9 @@ MAKERS: dict[str, Callable[[str], None]] = {
         named_by_config,
         named_by_config_beside,
         original_folder,
+        remote_code,
+        chat_templates,
+        old_tokenizer,
         hub_cache,
         sentences,
         sentences_in_folder,
@@ -586,6 +639,7 @@ MAKERS: dict[str, Callable[[str], None]] = {
         sentences_exported,
         sentences_static,
         router,
+        sparse,
         cross_encoder,
         pipeline,
         pipeline_single_beside,

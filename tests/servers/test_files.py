@@ -81,8 +81,8 @@ def test_a_library_opens_exactly_what_is_warmed(
     opened = result.opened[case.name]
     flags = [_filled(flag, models) for flag in case.flags]
     argument = _filled(case.model, models, case.folder)
-    warmed = _warmed("--server", case.server, *flags, argument, root=models)
     root = os.path.join(models, case.folder)
+    warmed = _warmed("--server", case.server, *flags, argument, root=root)
     assert _names(opened - warmed, root) == sorted(case.opened_only)
     assert _names(warmed - opened, root) == sorted(case.warmed_only)
 
