@@ -1,6 +1,7 @@
 """A llama-server that runs: where it listens, and its answer to a request."""
 
 import json
+import os
 import socket
 import subprocess
 import urllib.request
@@ -31,19 +32,25 @@ class Serving:
             return bool(json.load(answer)["tokens_predicted"] == 4)
 
 
-def start(*words: str, before: Sequence[str] = ()) -> "subprocess.Popen[str]":
-    """Start llama-server with these words and a free port, behind the words in `before`."""
+def start(
+    *words: str, before: Sequence[str] = (), errors: str = os.devnull
+) -> "subprocess.Popen[str]":
+    """Start llama-server with these words and a free port, behind the words in `before`.
+
+    Its standard error goes to the file `errors`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return subprocess.Popen(
-        [*before, environment.LLAMA_SERVER, *words, "--port", str(port)],
-        cwd=ROOT,
-        env=environment.variables(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    with open(errors, "w", encoding="utf-8") as stderr:
+        return subprocess.Popen(
+            [*before, environment.LLAMA_SERVER, *words, "--port", str(port)],
+            cwd=ROOT,
+            env=environment.variables(),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
 
 
 def listening(process: "subprocess.Popen[str]") -> Serving:
@@ -64,9 +71,9 @@ def stop(process: "subprocess.Popen[str]") -> None:
 
 
 @contextmanager
-def serving(*words: str, before: Sequence[str] = ()) -> Iterator[Serving]:
+def serving(*words: str, before: Sequence[str] = (), errors: str = os.devnull) -> Iterator[Serving]:
     """Yield a server that listens, and end it."""
-    process = start(*words, before=before)
+    process = start(*words, before=before, errors=errors)
     try:
         yield listening(process)
     finally:

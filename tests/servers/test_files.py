@@ -5,18 +5,20 @@ import mmap
 import os
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import oracle
-from tests.helpers.command import run
+from tests.helpers.command import COMMAND, run
 from tests.servers import environment, llama, trace
 from tests.servers.cases import LIBRARY_CASES, LLAMA_CASES, Case, LlamaCase
 
-_FILE = re.compile(r"^file +(/.*): .* of .* resident$", re.MULTILINE)
+_FILE = re.compile(r"^(?:prefetch-cli: )?file +(/.*): .* of .* resident$", re.MULTILINE)
+_LONGEST_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def test_llama_server_opens_exactly_what_is_warmed(
     opened = trace.opened_below(log, models)[""]
     paths = [word for word in words if os.path.isabs(word)]
     assert opened == _warmed("--server", "llama.cpp", *paths, root=models)
+    assert opened == _warmed_beside(words, str(tmp_path / "errors"), len(opened))
 
 
 def _filled(text: str, root: str, folder: str = "") -> str:
@@ -117,6 +120,18 @@ def _warmed(*arguments: str, root: str) -> set[str]:
     pages = sum(-(-os.path.getsize(path) // mmap.PAGESIZE) for path in warmed)
     assert oracle.resident_bytes(sorted(warmed)) == oracle.about(pages * mmap.PAGESIZE)
     return warmed
+
+
+def _warmed_beside(words: Sequence[str], errors: str, files: int) -> set[str]:
+    """Return the real paths of what is warmed for llama-server by its own words alone."""
+    before = [*COMMAND, "--force", "--verbose", "--"]
+    warmed: list[str] = []
+    with llama.serving(*words, before=before, errors=errors):
+        deadline = time.monotonic() + _LONGEST_SECONDS
+        while len(warmed) < files and time.monotonic() < deadline:  # it goes on beside the server
+            time.sleep(0.05)
+            warmed = _FILE.findall(Path(errors).read_text(encoding="utf-8", errors="replace"))
+    return {os.path.realpath(path) for path in warmed}
 
 
 def _names(paths: set[str], root: str) -> list[str]:
