@@ -57,6 +57,10 @@ test-peers: $(STAMP) ## Compare with the servers' own choice of files; PEERS='--
 test-launchers: $(STAMP) ## Run the tests under Slurm, Open MPI and MPICH, as root
 	$(BIN)/python -m pytest tests/launchers --numprocesses 0
 
+.PHONY: test-servers
+test-servers: $(STAMP) ## Run real servers on small models: they open what is warmed, and nothing else
+	$(BIN)/python -m pytest tests/servers --numprocesses 0
+
 .PHONY: bench
 bench: $(STAMP) ## Measure beside the peers; CHECKPOINT=/models/x: which flags suit it; BENCH='--help'
 	@if [ -n "$$CHECKPOINT" ]; then $(BIN)/python -m tests.bench.own $(BENCH) -- "$$CHECKPOINT"; \
