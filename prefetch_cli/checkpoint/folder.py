@@ -22,7 +22,7 @@ from prefetch_cli.checkpoint.index import Index, parse_index
 from prefetch_cli.checkpoint.manifest import Folder, Terms
 from prefetch_cli.checkpoint.names import is_hidden
 from prefetch_cli.checkpoint.selection import Selection
-from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS
+from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS, TORCH_SHARDS
 from prefetch_cli.linux.files import open_to_read
 
 _NP_LIST = "weight_names.json"
@@ -220,6 +220,8 @@ class FolderReader:
         rules = self.terms.rules
         name = self.config.weights if rules.config_names_weights else None
         if name is None or self.terms.load_format not in _AS_CONFIG_SAYS:
+            return None
+        if fnmatch.filter(self.names, TORCH_SHARDS):
             return None
         if not name.endswith(selection.INDEX_SUFFIX):
             return Selection(LoadFormat.HF, tuple(filter(self.want, [name])), None)

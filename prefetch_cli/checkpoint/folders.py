@@ -172,7 +172,9 @@ def _warnings(manifest: Manifest, top: FolderReader, monitor: Monitor) -> Iterat
         yield from surroundings.about_other_sets(
             terms.shown, top.names, taken, top.want, top.read_index
         )
-    yield from surroundings.about_failing(top.names, terms.load_format, rules, unread)
+    decides = manifest.folders[0].index
+    shards = decides.shards if decides else ()
+    yield from surroundings.about_failing(top.names, terms.load_format, rules, unread, shards)
     yield from surroundings.about_format(terms.load_format)
     if rules.loads_other_repos:
         yield from surroundings.about_other_repos(terms.shown, top.config.other_repos)

@@ -65,6 +65,8 @@ def missing_ranks(names: Iterable[str]) -> Iterator[str]:
     found = {tuple(map(int, part.groups("0"))) for name in names if (part := _RANK.match(name))}
     most = [max((ranks[place] for ranks in found), default=-1) for place in (0, 1)]
     staged = any("-pp-" in name for name in names)
+    if staged:
+        most[0] = max(1, most[0])  # a single stage would have the other names
     for stage, rank in itertools.islice(
         itertools.product(range(most[0] + 1), range(most[1] + 1)), _MOST_MISSING
     ):

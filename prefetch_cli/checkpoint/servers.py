@@ -19,6 +19,8 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 MISTRAL_INDEX = "consolidated.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
 MISTRAL_PARAMETERS = "params.json"
+# Names by which torch's distributed checkpoints are known: these come before config.json.
+TORCH_SHARDS = "shard-[0-9]*-model-*-of-*.safetensors"
 
 # Training loops save these beside the weights; no server reads them.
 _NOT_WEIGHTS = (
@@ -115,6 +117,7 @@ class Rules:
     # Layouts on which it fails before it has read anything.
     takes_nested_consolidated_for_mistral: bool = False
     takes_training_args_for_weights: bool = False
+    refuses_shards_in_folders: bool = False
 
     def of_format(self, load_format: LoadFormat) -> tuple[Family, ...]:
         """Return the families that count where this format is asked for."""
@@ -161,7 +164,7 @@ _FORMATS: Mapping[LoadFormat, tuple[Family, ...]] = {
 
 _TRANSFORMERS_SAFETENSORS = (
     # Shards of torch's distributed checkpoints: everything beside them counts.
-    Family(LoadFormat.HF, ("*.safetensors",), only_with="shard-[0-9]*-model-*-of-*.safetensors"),
+    Family(LoadFormat.HF, ("*.safetensors",), only_with=TORCH_SHARDS),
     Family(LoadFormat.HF, ("model.safetensors",)),
     Family(LoadFormat.HF, (), SAFETENSORS_INDEX, index_decides=True),
 )
@@ -215,6 +218,7 @@ _RULES = (
         ),
         loads_other_repos=True,
         takes_nested_consolidated_for_mistral=True,
+        refuses_shards_in_folders=True,
         takes_training_args_for_weights=True,
     ),
     Rules(

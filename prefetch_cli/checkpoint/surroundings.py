@@ -145,10 +145,20 @@ def about_other_sets(
 
 
 def about_failing(
-    names: Collection[str], load_format: LoadFormat, rules: Rules, unread: Unread
+    names: Collection[str],
+    load_format: LoadFormat,
+    rules: Rules,
+    unread: Unread,
+    shards: Collection[str],
 ) -> Iterator[str]:
     """Yield a line for each layout on which this server fails before it has read anything."""
     server = rules.server.value
+    deep = sorted(shard for shard in shards if "/" in shard)
+    if rules.refuses_shards_in_folders and deep:
+        yield (
+            f"{server} ends on an index that names files in folders: {listing(deep)}; put them "
+            "beside the index, or serve it with another server"
+        )
     if load_format is not LoadFormat.AUTO:
         return
     nested = [path for path in unread.paths if _is_consolidated(posixpath.basename(path))]

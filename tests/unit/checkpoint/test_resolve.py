@@ -95,7 +95,12 @@ def names(found: Checkpoint, folder: Path, *, weight: bool | None = None) -> lis
 
 def told(found: Checkpoint) -> list[str]:
     """Return the warnings, but for those on weights that lie beside what is read."""
-    beside = ("which nothing names for", "weights lie there twice", "--load-format ")
+    beside = (
+        "which nothing names for",
+        "names files in folders",
+        "weights lie there twice",
+        "--load-format ",
+    )
     return [text for text in found.warnings if not any(word in text for word in beside)]
 
 
