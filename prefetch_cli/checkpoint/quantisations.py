@@ -1,0 +1,236 @@
+"""The GGUF files of a folder and of those below it -> the one model that is read."""
+
+import glob
+import os
+import posixpath
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from prefetch_cli.base.amounts import format_size
+from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.base.text import listing, printable
+from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.checkpoint import gguf
+from prefetch_cli.checkpoint.examine import gguf_type
+from prefetch_cli.checkpoint.manifest import Terms
+from prefetch_cli.checkpoint.names import is_hidden
+from prefetch_cli.checkpoint.subfolders import Below
+
+_HOSTS = ("hf.co/", "huggingface.co/")  # as Ollama writes a repo of the hub
+# One header each, and a round trip or two. More models than that are ambiguous anyway.
+_MOST_HEADERS = 64
+_MOST_SHOWN = 12
+_NO_MODELS = {"mmproj": "a projector", "adapter": "an adapter", "imatrix": "an importance matrix"}
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """An argument such as `org/name:Q4_K_M`."""
+
+    argument: str  # the repo id or the directory
+    quantisation: str | None
+
+
+def split(argument: str) -> Quantised:
+    """Return what stands before and behind the last colon, without the name of the hub's host."""
+    for host in _HOSTS:
+        argument = argument.removeprefix(host)
+    before, colon, behind = argument.rpartition(":")
+    if not before or not behind or "/" in behind:
+        return Quantised(argument, None)
+    return Quantised(before, behind) if colon else Quantised(argument, None)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One GGUF model."""
+
+    names: tuple[str, ...]  # its parts, then its projector: paths relative to the checkpoint
+    warnings: tuple[str, ...]
+
+
+class Chooser:
+    """Finds the GGUF model of a checkpoint."""
+
+    def __init__(
+        self,
+        root: str,
+        names: Sequence[str],
+        terms: Terms,
+        below: Callable[[], Below],
+        monitor: Monitor,
+    ) -> None:
+        self._root = root
+        self._terms = terms
+        self._monitor = monitor
+        self._unlisted: tuple[str, ...] = ()
+        self._names = self._wanted(names)
+        asked = terms.quantisation is not None or self._llama_cpp_chooses
+        if asked or not gguf.models(self._names):
+            found = below()
+            self._names += self._wanted(found.paths)
+            self._unlisted = found.unlisted
+        self._no_models: dict[str, str] = {
+            name: "a projector" if "mmproj" in name.lower() else "an importance matrix"
+            for name in self._names
+            if not gguf.may_be_model(name)
+        }
+
+    def chosen(self) -> Chosen | None:
+        """Return the model, or None where there is no GGUF file.
+
+        Raises CheckpointError if several fit, if the quantisation that the user wants is not
+        there, or if what is there is no model.
+        """
+        candidates = list(gguf.models(self._names).values())
+        if self._terms.quantisation is not None:
+            return self._of_quantisation(self._terms.quantisation, candidates)
+        if self._llama_cpp_chooses:
+            first = gguf.llama_cpp_choice(candidates, None)
+            return None if first is None else self._model(first)
+        if not self._names:
+            return None
+        candidates = self._real(candidates)
+        if not candidates:
+            raise self._no_model()
+        if len(candidates) > 1:
+            raise self._several(candidates)
+        adapters = [
+            f"{printable(os.path.join(self._root, name))}: left out: {what}; give it too to warm it"
+            for name, what in self._no_models.items()
+            if what == _NO_MODELS["adapter"]
+        ]
+        return self._model(candidates[0], adapters)
+
+    @property
+    def _llama_cpp_chooses(self) -> bool:
+        # `-hf org/name` takes one quantisation of several. There is nothing like it for a path.
+        return self._terms.of_repo and self._terms.rules.server is Server.LLAMA_CPP
+
+    def _wanted(self, names: Sequence[str]) -> list[str]:
+        return [
+            name
+            for name in names
+            if name.endswith(gguf.SUFFIX)
+            and not is_hidden(posixpath.basename(name))
+            and self._terms.filters.want(name)
+        ]
+
+    def _of_quantisation(self, wanted: str, candidates: Sequence[str]) -> Chosen:
+        matching = gguf.of_quantisation(candidates, wanted)
+        if self._terms.rules.server is Server.LLAMA_CPP:
+            first = gguf.llama_cpp_choice(candidates, wanted)
+            matching = matching if first is None else [first]
+        if not matching:
+            found = f"only {self._described(candidates)}" if candidates else "no GGUF model"
+            raise CheckpointError(
+                f"{printable(self._terms.shown)}: expected a GGUF model of the quantisation "
+                f"{printable(wanted)}, found {found}",
+                self._hint("give one that is there, or download it"),
+            )
+        warnings = []
+        if len(matching) > 1:
+            warnings.append(
+                f"{printable(self._terms.shown)}: {listing(matching)} match; took the first"
+            )
+        return self._model(matching[0], warnings)
+
+    def _model(self, first: str, warnings: Sequence[str] = ()) -> Chosen:
+        names = [name for name in gguf.parts(first) if self._terms.filters.want(name)]
+        if projector := gguf.projector(self._names, first):
+            names.append(projector)
+        return Chosen(tuple(names), tuple(warnings))
+
+    def _real(self, candidates: Sequence[str]) -> list[str]:
+        """Return the candidates without those whose header says that they are no models."""
+        real = []
+        for name in candidates:
+            kind = self._type(name) if len(candidates) <= _MOST_HEADERS else None
+            if kind in _NO_MODELS:
+                self._no_models[name] = _NO_MODELS[kind]
+            else:
+                real.append(name)
+        return real
+
+    def _type(self, name: str) -> str | None:
+        path = os.path.join(self._root, name)
+        with self._monitor.waiting(path):
+            return gguf_type(path)
+
+    def _no_model(self) -> CheckpointError:
+        found = [f"{name} ({what})" for name, what in self._no_models.items()]
+        return CheckpointError(
+            f"{printable(self._terms.shown)}: expected a GGUF model, found only {listing(found)}",
+            self._hint("download the model, or give the file itself to warm it alone"),
+        )
+
+    def _several(self, candidates: Sequence[str]) -> CheckpointError:
+        label, model = self._labels(candidates)[0]
+        pattern = self._pattern(model, candidates)
+        other = "give the file itself"
+        if label != model:
+            other = printable(shlex.quote(f"{self._terms.shown}:{label}"))
+        return CheckpointError(
+            f"{printable(self._terms.shown)}: expected one GGUF model, found {len(candidates)}: "
+            f"{self._described(candidates)}",
+            self._hint(f"choose one: --include {printable(shlex.quote(pattern))}, or {other}"),
+        )
+
+    def _pattern(self, model: str, candidates: Sequence[str]) -> str:
+        """Return a glob that leaves only this model: of its folder, or of its parts."""
+        folder = posixpath.dirname(model)
+        others = [name for name in candidates if name.startswith(f"{folder}/")]
+        if folder and others == [model]:
+            return f"{glob.escape(folder)}/*"
+        return next(pattern for pattern, first in gguf.models([model]).items() if first == model)
+
+    def _labels(self, candidates: Sequence[str]) -> list[tuple[str, str]]:
+        """Return each model under its quantisation, or its path where that does not say."""
+        labels = [(gguf.quantisation(name), name) for name in candidates]
+        return [
+            (label if label and gguf.of_quantisation(candidates, label)[:2] == [name] else name, name)
+            for label, name in labels
+        ]
+
+    def _described(self, candidates: Sequence[str]) -> str:
+        """Return the quantisations with their sizes."""
+        labels = self._labels(candidates)
+        shown = [
+            f"{label} ({format_size(self._size_bytes(name))})"
+            for label, name in labels[:_MOST_SHOWN]
+        ]
+        return listing(
+            [*shown, *(label for label, _ in labels[_MOST_SHOWN:])], most=_MOST_SHOWN
+        )
+
+    def _size_bytes(self, model: str) -> int:
+        """Return the size of the parts that are there."""
+        parts = set(gguf.parts(model)) & set(self._names)
+        return sum(self._size_of_file(os.path.join(self._root, part)) for part in parts)
+
+    def _size_of_file(self, path: str) -> int:
+        try:
+            with self._monitor.waiting(path):
+                return os.stat(path).st_size
+        except OSError:
+            return 0
+
+    def _hint(self, hint: str) -> str:
+        if not self._unlisted:
+            return hint
+        return f"{hint}; not looked into: {listing(self._unlisted)}"
+
+
+def is_asked(terms: Terms) -> bool:
+    """Return whether the user asks for a quantisation; raises CheckpointError for no GGUF."""
+    if terms.quantisation is None:
+        return False
+    if terms.load_format not in (LoadFormat.AUTO, LoadFormat.GGUF):
+        raise CheckpointError(
+            f"{printable(terms.shown)}: expected --load-format gguf for a quantisation, found "
+            f"{terms.load_format.value}",
+            f"leave --load-format out, or the :{printable(terms.quantisation)}",
+        )
+    return True
