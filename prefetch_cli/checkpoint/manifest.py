@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from prefetch_cli.base.words import LoadFormat
+from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.checkpoint.index import Index
 from prefetch_cli.checkpoint.selection import Filters
@@ -16,6 +16,7 @@ class Terms:
     shown: str  # what the user called it
     load_format: LoadFormat
     rules: Rules
+    server_known: bool  # else the rules are vLLM's for want of another
     filters: Filters
 
 
@@ -36,6 +37,7 @@ class Manifest:
     """The paths that a loader reads of one checkpoint."""
 
     root: str  # the folder that holds all others
+    server: Server | None  # by whose rules; None for a single file
     folders: tuple[Folder, ...]  # `root` first
     warnings: tuple[str, ...] = ()
     failed: tuple[Skipped, ...] = ()  # folders that cannot be listed

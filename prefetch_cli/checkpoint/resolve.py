@@ -94,13 +94,19 @@ def _locate(
         else:
             path, mode = existing
             kind, revision = "directory" if stat.S_ISDIR(mode) else "file", None
-        terms = Terms(argument, request.load_format, rules_of(request.server), request.filters)
+        terms = Terms(
+            shown=argument,
+            load_format=request.load_format,
+            rules=rules_of(request.server),
+            server_known=request.server is not Server.AUTO,
+            filters=request.filters,
+        )
         if kind == "file":
             manifest = _of_file(path, mode, terms, monitor)
         else:
             manifest = folders.of_folder(path, terms, monitor)
-    server = None if kind == "file" else terms.rules.server
-    return Source(argument, kind, path, revision, manifest.load_format, server), manifest
+    source = Source(argument, kind, path, revision, manifest.load_format, manifest.server)
+    return source, manifest
 
 
 def _existing(argument: str) -> tuple[str, int] | None:

@@ -108,14 +108,14 @@ def select(
     # their numbers say what is missing.
     index = folder.index(family) if family.index_decides or not found else None
     wanted = filter(want, _loaded(family, found, index))
-    return Selection(resolved, _in_order(wanted, rules.order), index)
+    return Selection(resolved, in_order(wanted, rules.order), index)
 
 
 def select_by_index(name: str, index: Index, rules: Rules, want: Want) -> Selection:
     """Return the weight files that the index `name` lists."""
     families = (family for family in rules.families if family.index == name)
     load_format = next((family.load_format for family in families), LoadFormat.HF)
-    return Selection(load_format, _in_order(filter(want, index.shards), rules.order), index)
+    return Selection(load_format, in_order(filter(want, index.shards), rules.order), index)
 
 
 @dataclass(frozen=True)
@@ -215,5 +215,6 @@ def _may_be_weight(name: str) -> bool:
     return name.endswith(WEIGHT_SUFFIXES) and not is_hidden(name)
 
 
-def _in_order(names: Iterable[str], order: Order) -> tuple[str, ...]:
+def in_order(names: Iterable[str], order: Order) -> tuple[str, ...]:
+    """Return the names in the order in which a server opens them."""
     return in_natural_order(names) if order is Order.NATURAL else tuple(sorted(names))
