@@ -22,7 +22,7 @@ _LLAMA_CPP_DEFAULTS = ("Q4_K_M", "Q8_0")
 _TAG = re.compile(r"[-.]([A-Za-z0-9_]+)$")
 _DIGITS = re.compile(r"[0-9]{1,4}")
 _QUANTISATION = re.compile(
-    r"(?:.*[-.])?((?:UD-)?(?:I?Q[0-9][A-Za-z0-9_]*|TQ[0-9]_[0-9]|[MN][XV]FP4[A-Za-z0-9_]*"
+    r"(?:.*?[-.])?((?:UD-)?(?:I?Q[0-9][A-Za-z0-9_]*|TQ[0-9]_[0-9]|[MN][XV]FP4[A-Za-z0-9_]*"
     r"|BF16|F16|F32|FP16|FP32))",
     re.IGNORECASE | re.DOTALL,
 )

@@ -5,7 +5,7 @@ import os
 import posixpath
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
@@ -16,6 +16,7 @@ from prefetch_cli.checkpoint import gguf
 from prefetch_cli.checkpoint.examine import gguf_type
 from prefetch_cli.checkpoint.manifest import Terms
 from prefetch_cli.checkpoint.names import is_hidden
+from prefetch_cli.checkpoint.selection import Want
 from prefetch_cli.checkpoint.subfolders import Below
 
 _HOSTS = ("hf.co/", "huggingface.co/")  # as Ollama writes a repo of the hub
@@ -25,22 +26,20 @@ _MOST_SHOWN = 12
 _NO_MODELS = {"mmproj": "a projector", "adapter": "an adapter", "imatrix": "an importance matrix"}
 
 
-@dataclass(frozen=True)
-class Quantised:
-    """An argument such as `org/name:Q4_K_M`."""
-
-    argument: str  # the repo id or the directory
-    quantisation: str | None
-
-
-def split(argument: str) -> Quantised:
-    """Return what stands before and behind the last colon, without the name of the hub's host."""
-    for host in _HOSTS:
-        argument = argument.removeprefix(host)
-    before, colon, behind = argument.rpartition(":")
+def split(argument: str) -> tuple[str, str | None]:
+    """Return what stands before and behind the last colon of `org/name:QUANT` or `DIR:QUANT`."""
+    before, _, behind = argument.rpartition(":")
     if not before or not behind or "/" in behind:
-        return Quantised(argument, None)
-    return Quantised(before, behind) if colon else Quantised(argument, None)
+        return argument, None
+    return before, behind
+
+
+def without_host(argument: str) -> str:
+    """Return `org/name` for `hf.co/org/name`."""
+    for host in _HOSTS:
+        if argument.startswith(host):
+            return argument.removeprefix(host)
+    return argument
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,13 @@ class Chooser:
         root: str,
         names: Sequence[str],
         terms: Terms,
+        want: Want,
         below: Callable[[], Below],
         monitor: Monitor,
     ) -> None:
         self._root = root
         self._terms = terms
+        self._want = want
         self._monitor = monitor
         self._unlisted: tuple[str, ...] = ()
         self._names = self._wanted(names)
@@ -115,14 +116,14 @@ class Chooser:
             for name in names
             if name.endswith(gguf.SUFFIX)
             and not is_hidden(posixpath.basename(name))
-            and self._terms.filters.want(name)
+            and self._want(name)
         ]
 
     def _of_quantisation(self, wanted: str, candidates: Sequence[str]) -> Chosen:
         matching = gguf.of_quantisation(candidates, wanted)
-        if self._terms.rules.server is Server.LLAMA_CPP:
-            first = gguf.llama_cpp_choice(candidates, wanted)
-            matching = matching if first is None else [first]
+        llama_cpp = gguf.llama_cpp_choice(candidates, wanted)
+        if llama_cpp and self._terms.rules.server is Server.LLAMA_CPP:
+            return self._model(llama_cpp)
         if not matching:
             found = f"only {self._described(candidates)}" if candidates else "no GGUF model"
             raise CheckpointError(
@@ -130,15 +131,16 @@ class Chooser:
                 f"{printable(wanted)}, found {found}",
                 self._hint("give one that is there, or download it"),
             )
-        warnings = []
-        if len(matching) > 1:
+        taken, warnings = matching[0], []
+        if not self._terms.server_known and llama_cpp not in (None, taken):
             warnings.append(
-                f"{printable(self._terms.shown)}: {listing(matching)} match; took the first"
+                f"{printable(self._terms.shown)}: took {printable(taken)} for {printable(wanted)}; "
+                f"llama.cpp takes {printable(str(llama_cpp))}: give --server llama.cpp for that"
             )
-        return self._model(matching[0], warnings)
+        return self._model(taken, warnings)
 
     def _model(self, first: str, warnings: Sequence[str] = ()) -> Chosen:
-        names = [name for name in gguf.parts(first) if self._terms.filters.want(name)]
+        names = [name for name in gguf.parts(first) if self._want(name)]
         if projector := gguf.projector(self._names, first):
             names.append(projector)
         return Chosen(tuple(names), tuple(warnings))
@@ -190,7 +192,10 @@ class Chooser:
         """Return each model under its quantisation, or its path where that does not say."""
         labels = [(gguf.quantisation(name), name) for name in candidates]
         return [
-            (label if label and gguf.of_quantisation(candidates, label)[:2] == [name] else name, name)
+            (
+                label if label and gguf.of_quantisation(candidates, label)[:2] == [name] else name,
+                name,
+            )
             for label, name in labels
         ]
 
@@ -201,9 +206,7 @@ class Chooser:
             f"{label} ({format_size(self._size_bytes(name))})"
             for label, name in labels[:_MOST_SHOWN]
         ]
-        return listing(
-            [*shown, *(label for label, _ in labels[_MOST_SHOWN:])], most=_MOST_SHOWN
-        )
+        return listing([*shown, *(label for label, _ in labels[_MOST_SHOWN:])], most=_MOST_SHOWN)
 
     def _size_bytes(self, model: str) -> int:
         """Return the size of the parts that are there."""

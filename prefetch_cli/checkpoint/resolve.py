@@ -6,14 +6,14 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint import folders, hub, selection
+from prefetch_cli.checkpoint import folders, hub, quantisations, selection
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.hub_cache import Snapshot
@@ -87,9 +87,11 @@ def _locate(
             "mount the store or download the checkpoint, then give its path",
         )
     with monitor.waiting(argument):
-        existing = _existing(argument)
+        existing, quantisation = _existing(argument), None
         if existing is None:
-            snapshot = _cached(reference, request, environ)
+            argument, existing, quantisation = _quantised(argument)
+        if existing is None:
+            snapshot = _cached(replace(reference, argument=argument), request, environ)
             kind, path, revision = snapshot.hub.value, snapshot.path, snapshot.revision
         else:
             path, mode = existing
@@ -100,12 +102,14 @@ def _locate(
             rules=rules_of(request.server),
             server_known=request.server is not Server.AUTO,
             filters=request.filters,
+            quantisation=quantisation,
+            of_repo=existing is None,
         )
         if kind == "file":
             manifest = _of_file(path, mode, terms, monitor)
         else:
             manifest = folders.of_folder(path, terms, monitor)
-    source = Source(argument, kind, path, revision, manifest.load_format, manifest.server)
+    source = Source(reference.argument, kind, path, revision, manifest.load_format, manifest.server)
     return source, manifest
 
 
@@ -125,6 +129,19 @@ def _existing(argument: str) -> tuple[str, int] | None:
         if error.errno == errno.ELOOP:
             raise _no_checkpoint(argument, "a symbolic link that leads to itself") from None
         raise _no_checkpoint(argument, error.strerror) from None
+
+
+def _quantised(argument: str) -> tuple[str, tuple[str, int] | None, str | None]:
+    """Return the directory (with its path and mode) or the repo id of DIR:QUANT or org/name:QUANT.
+
+    And QUANT; or the argument itself where it is neither.
+    """
+    before, quantisation = quantisations.split(argument)
+    existing = None if quantisation is None else _existing(before)
+    if existing is not None and stat.S_ISDIR(existing[1]):
+        return before, existing, quantisation
+    before = quantisations.without_host(before)
+    return (before, None, quantisation) if hub.is_repo_id(before) else (argument, None, None)
 
 
 def _no_checkpoint(argument: str, found: str | None) -> CheckpointError:

@@ -65,11 +65,8 @@ def below(root: str, folders: Iterable[str], filters: Filters, monitor: Monitor)
         files[folder] = names
         if folder.count("/") + 1 < depth:
             pending += [posixpath.join(folder, name) for name in deeper]
-    return Below(dict(sorted(files.items(), key=_by_folder)), tuple(unlisted))
-
-
-def _by_folder(item: tuple[str, object]) -> object:
-    return natural_path_key(item[0])
+    ordered = {folder: files[folder] for folder in sorted(files, key=natural_path_key)}
+    return Below(ordered, tuple(unlisted))
 
 
 def _may_hold(folder: str, starts: Iterable[str]) -> bool:
