@@ -88,11 +88,10 @@ class Chooser:
         candidates = list(gguf.models(self._names).values())
         if self._terms.quantisation is not None:
             return self._of_quantisation(self._terms.quantisation, candidates)
-        if self._llama_cpp_chooses:
-            first = gguf.llama_cpp_choice(candidates, None)
-            return None if first is None else self._model(first)
         if not self._names:
             return None
+        if self._llama_cpp_chooses and (first := gguf.llama_cpp_choice(candidates, None)):
+            return self._model(first)
         candidates = self._real(candidates)
         if not candidates:
             raise self._no_model()
@@ -120,7 +119,7 @@ class Chooser:
         ]
 
     def _of_quantisation(self, wanted: str, candidates: Sequence[str]) -> Chosen:
-        matching = gguf.of_quantisation(candidates, wanted)
+        matching = self._real(gguf.of_quantisation(candidates, wanted))
         llama_cpp = gguf.llama_cpp_choice(candidates, wanted)
         if llama_cpp and self._terms.rules.server is Server.LLAMA_CPP:
             return self._model(llama_cpp)
@@ -147,7 +146,7 @@ class Chooser:
 
     def _real(self, candidates: Sequence[str]) -> list[str]:
         """Return the candidates without those whose header says that they are no models."""
-        real = []
+        real: list[str] = []
         for name in candidates:
             kind = self._type(name) if len(candidates) <= _MOST_HEADERS else None
             if kind in _NO_MODELS:
