@@ -89,8 +89,13 @@ def llama_cpp_choice(models: Iterable[str], wanted: str | None) -> str | None:
     return names[0] if names and wanted is None else None
 
 
-def projector(names: Iterable[str], model: str) -> str | None:
-    """Return the projector that goes with a model, None if there is none.
+def is_projector(name: str) -> bool:
+    """Return whether a GGUF file is a projector by its name."""
+    return _has(name, (_PROJECTOR,))
+
+
+def projector(projectors: Iterable[str], model: str) -> str | None:
+    """Return which of the projectors goes with a model, None if none does.
 
     As llama.cpp chooses it: in the model's folder, or else the nearest above it; of several, the
     one whose bits are the closest to the model's.
@@ -101,11 +106,7 @@ def projector(names: Iterable[str], model: str) -> str | None:
     def far(name: str) -> tuple[int, int, str]:
         return -_depth(name), abs(_bits(name) - bits), name
 
-    near = [
-        name
-        for name in names
-        if _has(name, (_PROJECTOR,)) and folders[: _depth(name)] == _folders(name)
-    ]
+    near = [name for name in projectors if folders[: _depth(name)] == _folders(name)]
     return min(near, key=far, default=None)
 
 

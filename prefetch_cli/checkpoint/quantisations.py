@@ -4,7 +4,7 @@ import glob
 import os
 import posixpath
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.base.amounts import format_size
@@ -66,18 +66,11 @@ class Chooser:
         self._terms = terms
         self._want = want
         self._monitor = monitor
+        self._below = below
         self._unlisted: tuple[str, ...] = ()
-        self._names = self._wanted(names)
-        asked = terms.quantisation is not None or self._llama_cpp_chooses
-        if asked or not gguf.models(self._names):
-            found = below()
-            self._names += self._wanted(found.paths)
-            self._unlisted = found.unlisted
-        self._no_models: dict[str, str] = {
-            name: "a projector" if "mmproj" in name.lower() else "an importance matrix"
-            for name in self._names
-            if not gguf.may_be_model(name)
-        }
+        self._no_models: dict[str, str] = {}
+        self._names: list[str] = []
+        self._add(names)
 
     def chosen(self) -> Chosen | None:
         """Return the model, or None where there is no GGUF file.
@@ -85,14 +78,20 @@ class Chooser:
         Raises CheckpointError if several fit, if the quantisation that the user wants is not
         there, or if what is there is no model.
         """
-        candidates = list(gguf.models(self._names).values())
         if self._terms.quantisation is not None:
-            return self._of_quantisation(self._terms.quantisation, candidates)
+            self._look_below()
+            return self._of_quantisation(self._terms.quantisation)
+        if self._llama_cpp_chooses:
+            self._look_below()
+            first = gguf.llama_cpp_choice(self._candidates(), None)
+            if first is not None:
+                return self._model(first)
+        candidates = self._real(self._candidates())
+        if not candidates:
+            self._look_below()
+            candidates = self._real(self._candidates())
         if not self._names:
             return None
-        if self._llama_cpp_chooses and (first := gguf.llama_cpp_choice(candidates, None)):
-            return self._model(first)
-        candidates = self._real(candidates)
         if not candidates:
             raise self._no_model()
         if len(candidates) > 1:
@@ -109,16 +108,28 @@ class Chooser:
         # `-hf org/name` takes one quantisation of several. There is nothing like it for a path.
         return self._terms.of_repo and self._terms.rules.server is Server.LLAMA_CPP
 
-    def _wanted(self, names: Sequence[str]) -> list[str]:
-        return [
-            name
-            for name in names
-            if name.endswith(gguf.SUFFIX)
-            and not is_hidden(posixpath.basename(name))
-            and self._want(name)
-        ]
+    def _add(self, names: Iterable[str]) -> None:
+        """Note the GGUF files that the user wants."""
+        for name in names:
+            last = posixpath.basename(name)
+            if not name.endswith(gguf.SUFFIX) or is_hidden(last) or not self._want(name):
+                continue
+            self._names.append(name)
+            if not gguf.may_be_model(name):
+                kind = "mmproj" if gguf.is_projector(name) else "imatrix"
+                self._no_models[name] = _NO_MODELS[kind]
 
-    def _of_quantisation(self, wanted: str, candidates: Sequence[str]) -> Chosen:
+    def _look_below(self) -> None:
+        found = self._below()
+        self._unlisted = found.unlisted
+        known = set(self._names)
+        self._add(path for path in found.paths if path not in known)
+
+    def _candidates(self) -> list[str]:
+        return list(gguf.models(set(self._names).difference(self._no_models)).values())
+
+    def _of_quantisation(self, wanted: str) -> Chosen:
+        candidates = self._candidates()
         matching = self._real(gguf.of_quantisation(candidates, wanted))
         llama_cpp = gguf.llama_cpp_choice(candidates, wanted)
         if llama_cpp and self._terms.rules.server is Server.LLAMA_CPP:
@@ -140,7 +151,10 @@ class Chooser:
 
     def _model(self, first: str, warnings: Sequence[str] = ()) -> Chosen:
         names = [name for name in gguf.parts(first) if self._want(name)]
-        if projector := gguf.projector(self._names, first):
+        projectors = [
+            name for name, what in self._no_models.items() if what == _NO_MODELS["mmproj"]
+        ]
+        if projector := gguf.projector(projectors, first):
             names.append(projector)
         return Chosen(tuple(names), tuple(warnings))
 

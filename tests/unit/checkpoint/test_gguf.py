@@ -219,8 +219,8 @@ def test_the_projector_is_the_nearest_one_as_llama_cpp_takes_it(model: str, proj
         *("mmproj-F16.gguf", "mmproj-BF16.gguf", "mmproj-F32.gguf", "mmproj-Q8_0.gguf"),
         *("a/mmproj-F32.gguf", "other/mmproj-Q4_0.gguf", model),
     ]
-    assert gguf.projector(names, model) == projector
-    assert gguf.projector([model, "other/mmproj.gguf"], model) is None
+    assert gguf.projector(filter(gguf.is_projector, names), model) == projector
+    assert gguf.projector(["other/mmproj.gguf"], model) is None
 
 
 # Folders of quantisations
@@ -401,14 +401,15 @@ def test_what_is_no_model_alone_is_refused_unless_it_is_named(
     assert message.endswith(f"expected a GGUF model, found only {name} ({what})")
     assert weights(resolved(path), tmp_path) == [name]
     write_gguf(tmp_path / "folder" / "m-Q4_0.gguf")
-    assert weights(resolved(tmp_path), tmp_path)[0] == "folder/m-Q4_0.gguf"
+    with_it = [name] if kind == "mmproj" else []
+    assert weights(resolved(tmp_path), tmp_path) == ["folder/m-Q4_0.gguf", *with_it]
 
 
 def test_an_old_projector_is_known_by_its_architecture(tmp_path: Path) -> None:
     write_gguf(tmp_path / "vit.gguf", None, architecture="clip")
     assert "found only vit.gguf (a projector)" in refusal(tmp_path).message
     write_gguf(tmp_path / "m.gguf", None)
-    assert weights(resolved(tmp_path), tmp_path) == ["m.gguf"]
+    assert weights(resolved(tmp_path), tmp_path) == ["m.gguf", "vit.gguf"]
 
 
 def test_an_adapter_beside_the_model_is_left_out_aloud(tmp_path: Path) -> None:
