@@ -10,6 +10,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint import gguf, layouts, quantisations, selection, surroundings
+from prefetch_cli.checkpoint.examine import is_unfinished
 from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.checkpoint.folder import FolderReader
 from prefetch_cli.checkpoint.manifest import Folder, Manifest, Terms
@@ -69,7 +70,8 @@ def of_file(path: str, load_format: LoadFormat, terms: Terms) -> Manifest:
     root, name = os.path.split(path)
     names = gguf.parts(name) if load_format is LoadFormat.GGUF else [name]
     weights = tuple(os.path.join(root, part) for part in names if terms.filters.want(part))
-    return Manifest(root, None, (Folder(load_format, (), weights),))
+    unfinished = tuple(filter(is_unfinished, weights))
+    return Manifest(root, None, (Folder(load_format, (), weights, unfinished=unfinished),))
 
 
 def _has_any(manifest: Manifest) -> bool:

@@ -31,6 +31,7 @@ class Folder:
     weights: tuple[str, ...]  # in load order
     index: Index | None = None
     absent: tuple[str, ...] = ()  # unusable indexes and missing folders
+    unfinished: tuple[str, ...] = ()  # by what a downloader keeps beside them
     specials: tuple[str, ...] = ()  # FIFOs, sockets and devices: kept for their warnings
 
 

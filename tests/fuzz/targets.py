@@ -54,7 +54,8 @@ _HEADER_TEXT = json.dumps(
 _HEADER = len(_HEADER_TEXT).to_bytes(8, "little") + _HEADER_TEXT + bytes(256)
 _GGUF = b"".join(
     (
-        b"GGUF" + struct.pack("<IQQ", 3, 1, 2),
+        b"GGUF" + struct.pack("<IQQ", 3, 1, 3),
+        struct.pack("<Q", 12) + b"general.type" + struct.pack("<IQ", 8, 6) + b"mmproj",
         struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 64),
         struct.pack("<Q", 1) + b"t" + struct.pack("<IIQ", 9, 8, 2),
         *(struct.pack("<Q", 3) + b"abc" for _ in range(2)),
