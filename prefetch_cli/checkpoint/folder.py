@@ -194,6 +194,9 @@ class FolderReader:
     def folder(self, selected: Selection) -> Folder:
         """Return the paths of the selected weights and of the other files that go with them."""
         chosen = set(selected.weights)
+        unfinished = self._found.unfinished
+        if selected.load_format is LoadFormat.GGUF and any("/" in name for name in chosen):
+            unfinished += self._all_below.unfinished
         side = selection.side_files(self.names)
         return Folder(
             load_format=selected.load_format,
@@ -201,7 +204,7 @@ class FolderReader:
             weights=self._paths(selected.weights),
             index=selected.index,
             absent=self._paths(self._unusable),
-            unfinished=self._paths(self._found.unfinished),
+            unfinished=self._paths(unfinished),
             specials=self._paths([name for name in self._found.specials if self.want(name)]),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIX
+from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES
 from prefetch_cli.checkpoint.names import is_hidden, natural_path_key
 from prefetch_cli.checkpoint.selection import Filters
 
@@ -25,6 +25,7 @@ class Below:
     """What lies in the folders of a checkpoint."""
 
     files: Mapping[str, tuple[str, ...]]  # the sorted names by folder, in natural order
+    unfinished: tuple[str, ...]  # paths of files whose download has not ended
     unlisted: tuple[str, ...]  # folders that could not be listed, or were too many
 
     @property
@@ -43,6 +44,7 @@ def below(root: str, folders: Iterable[str], filters: Filters, monitor: Monitor)
     depth = min(max(_DEPTH, *(glob.count("/") for glob in ("", *filters.include))), _DEEPEST)
     starts = [_WILDCARD.split(glob)[0] for glob in filters.include] or [""]
     files: dict[str, tuple[str, ...]] = {}
+    unfinished: list[str] = []
     unlisted: list[str] = []
     pending = sorted(folders, key=natural_path_key)
     looked = entries = 0
@@ -57,16 +59,17 @@ def below(root: str, folders: Iterable[str], filters: Filters, monitor: Monitor)
         path = os.path.join(root, folder)
         try:
             with monitor.waiting(path):
-                names, deeper = _names(path, _MOST_ENTRIES - entries)
+                names, partial, deeper = _names(path, _MOST_ENTRIES - entries)
         except OSError:
             unlisted.append(folder)
             continue
         entries += len(names) + len(deeper)
         files[folder] = names
+        unfinished += [posixpath.join(folder, name) for name in partial]
         if folder.count("/") + 1 < depth:
             pending += [posixpath.join(folder, name) for name in deeper]
     ordered = {folder: files[folder] for folder in sorted(files, key=natural_path_key)}
-    return Below(ordered, tuple(unlisted))
+    return Below(ordered, tuple(unfinished), tuple(unlisted))
 
 
 def _may_hold(folder: str, starts: Iterable[str]) -> bool:
@@ -75,9 +78,10 @@ def _may_hold(folder: str, starts: Iterable[str]) -> bool:
     return any(start.startswith(inside) or inside.startswith(start) for start in starts)
 
 
-def _names(path: str, most: int) -> tuple[tuple[str, ...], list[str]]:
-    """Return the sorted names of files and folders in a folder; raises OSError."""
+def _names(path: str, most: int) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """Return the names of files, those of unfinished ones, and folders; raises OSError."""
     files: set[str] = set()
+    unfinished: list[str] = []
     folders: list[str] = []
     with os.scandir(path) as entries:
         for entry in entries:
@@ -87,6 +91,11 @@ def _names(path: str, most: int) -> tuple[tuple[str, ...], list[str]]:
             linked = "." not in entry.name and os.path.isdir(entry.path)
             if linked or entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
+                continue
+            name, suffix = os.path.splitext(entry.name)
+            if suffix in UNFINISHED_SUFFIXES:
+                unfinished.append(name)
+                files.add(name)
             else:
-                files.add(entry.name.removesuffix(UNFINISHED_SUFFIX))
-    return tuple(sorted(files)), sorted(folders, key=natural_path_key)
+                files.add(entry.name)
+    return tuple(sorted(files)), unfinished, sorted(folders, key=natural_path_key)

@@ -16,7 +16,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
 from prefetch_cli.checkpoint import gguf, hub, index, layouts, selection
-from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.examine import examine, gguf_type
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.checkpoint.selection import Filters
@@ -151,6 +151,7 @@ def _header(folder: Path, name: str) -> Run:
         path.write_bytes(content)
         before = os.stat(path)
         examine(str(path), weight=True)
+        gguf_type(str(path))
         after = os.stat(path)
         assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
 
@@ -294,7 +295,13 @@ def _names(_folder: Path) -> Run:
                     )
             except PrefetchError as error:
                 assert str(error).isprintable()  # noqa: PT017
-        gguf.models(names)
+        models = list(gguf.models(names).values())
+        for name in models:
+            gguf.parts(name)
+            gguf.projector(names, name)
+            label = gguf.quantisation(name)
+            assert label is None or name in gguf.of_quantisation(models, label)
+        gguf.llama_cpp_choice(models, names[0] if names else None)
         assert printable("".join(names)).isprintable()
 
     return run

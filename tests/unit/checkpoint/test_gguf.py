@@ -380,6 +380,18 @@ def test_a_missing_part_in_a_folder_is_found(cache: Path) -> None:
     assert f"1 file missing or cut short: {BIG_Q4[1]} (not there)" in message
 
 
+@pytest.mark.parametrize("suffix", [".incomplete", ".aria2", ".part"])
+def test_an_unfinished_part_in_a_folder_is_found(cache: Path, suffix: str) -> None:
+    root = snapshot(cache, "Big-GGUF")
+    (root / f"{BIG_Q4[1]}{suffix}").touch()
+    message = refusal("acme/Big-GGUF:Q4_K_M", cache=cache).message
+    assert f"{BIG_Q4[1]} (its download has not ended)" in message
+    (root / BIG_Q4[1]).unlink()
+    message = refusal("acme/Big-GGUF:Q4_K_M", cache=cache).message
+    assert f"{BIG_Q4[1]} (its download has not ended)" in message
+    assert weights(resolved("acme/Big-GGUF:UD-Q2_K_XL", cache=cache), root)
+
+
 # What is no model
 
 

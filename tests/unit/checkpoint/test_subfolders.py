@@ -135,6 +135,12 @@ def test_a_folder_of_many_files_is_not_read_to_its_end(
     assert found.unlisted == ("b",)
 
 
+def test_an_unfinished_download_below_is_found(variants: Path) -> None:
+    (variants / "fp8" / f"{shards(2)[0]}.aria2").touch()
+    message = refusal(variants, include=("fp8/*.safetensors",)).message
+    assert f"fp8/{shards(2)[0]} (its download has not ended)" in message
+
+
 def test_a_folder_that_cannot_be_listed_is_named(public: Path) -> None:
     write(public / "mmproj.gguf".removesuffix(".gguf"), "mmproj.gguf")
     (public / "closed").mkdir(mode=0o700)
