@@ -182,8 +182,8 @@ class Chooser:
         )
 
     def _several(self, candidates: Sequence[str]) -> CheckpointError:
-        label, model = self._labels(candidates)[0]
-        pattern = self._pattern(model, candidates)
+        model = candidates[0]
+        label, pattern = self._label(model, candidates), self._pattern(model, candidates)
         other = "give the file itself"
         if label != model:
             other = printable(shlex.quote(f"{self._terms.shown}:{label}"))
@@ -201,25 +201,19 @@ class Chooser:
             return f"{glob.escape(folder)}/*"
         return next(pattern for pattern, first in gguf.models([model]).items() if first == model)
 
-    def _labels(self, candidates: Sequence[str]) -> list[tuple[str, str]]:
-        """Return each model under its quantisation, or its path where that does not say."""
-        labels = [(gguf.quantisation(name), name) for name in candidates]
-        return [
-            (
-                label if label and gguf.of_quantisation(candidates, label)[:2] == [name] else name,
-                name,
-            )
-            for label, name in labels
-        ]
+    def _label(self, model: str, candidates: Sequence[str]) -> str:
+        """Return the quantisation of a model, or its path where that is not its alone."""
+        label = gguf.quantisation(model)
+        alone = label is not None and gguf.of_quantisation(candidates, label) == [model]
+        return label if label is not None and alone else model
 
     def _described(self, candidates: Sequence[str]) -> str:
         """Return the quantisations with their sizes."""
-        labels = self._labels(candidates)
         shown = [
-            f"{label} ({format_size(self._size_bytes(name))})"
-            for label, name in labels[:_MOST_SHOWN]
+            f"{self._label(name, candidates)} ({format_size(self._size_bytes(name))})"
+            for name in candidates[:_MOST_SHOWN]
         ]
-        return listing([*shown, *(label for label, _ in labels[_MOST_SHOWN:])], most=_MOST_SHOWN)
+        return listing([*shown, *candidates[_MOST_SHOWN:]], most=_MOST_SHOWN)
 
     def _size_bytes(self, model: str) -> int:
         """Return the size of the parts that are there."""
