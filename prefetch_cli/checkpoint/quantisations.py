@@ -34,6 +34,12 @@ def split(argument: str) -> tuple[str, str | None]:
     return before, behind
 
 
+def split_file(argument: str) -> tuple[str, str | None]:
+    """Return the repo and the file of `org/name/FILE.gguf`, as vLLM takes it."""
+    repo, name = posixpath.split(argument)
+    return (repo, name) if "/" in repo and name.endswith(gguf.SUFFIX) else (argument, None)
+
+
 def without_host(argument: str) -> str:
     """Return `org/name` for `hf.co/org/name`."""
     for host in _HOSTS:

@@ -140,6 +140,8 @@ def _quantised(argument: str) -> tuple[str, tuple[str, int] | None, str | None]:
     existing = None if quantisation is None else _existing(before)
     if existing is not None and stat.S_ISDIR(existing[1]):
         return before, existing, quantisation
+    if quantisation is None:
+        before, quantisation = quantisations.split_file(argument)
     before = quantisations.without_host(before)
     return (before, None, quantisation) if hub.is_repo_id(before) else (argument, None, None)
 

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -300,6 +301,39 @@ def test_what_the_error_names_chooses(cache: Path) -> None:
         assert weights(resolved(words[-1]), root)[0] == taken[0]
 
 
+def test_a_file_of_a_repo(cache: Path) -> None:
+    root = snapshot(cache, "Small-GGUF")
+    for argument in ("acme/Small-GGUF/S-Q8_0.gguf", "hf.co/acme/Small-GGUF:S-Q8_0.gguf"):
+        assert weights(resolved(argument, cache=cache), root) == ["S-Q8_0.gguf"]
+    root = snapshot(cache, "Big-GGUF")
+    argument = f"acme/Big-GGUF/{split('Big-Q4_K_M', 2)[0]}"
+    assert weights(resolved(argument, cache=cache), root) == BIG_Q4
+    assert "found only" in refusal("acme/Small-GGUF/S.gguf", cache=cache).message
+    missing = refusal(f"{root}/S.gguf", cache=cache)
+    assert missing.message.endswith("found no such path")
+
+
+def test_two_models_of_one_quantisation_are_named_by_their_files(tmp_path: Path) -> None:
+    for name in ("a-Q4_0.gguf", "b-it-Q4_0.gguf"):
+        write_gguf(tmp_path / name)
+    error = refusal(tmp_path)
+    assert "found 2: a-Q4_0.gguf (" in error.message
+    assert error.hint == "choose one: --include a-Q4_0.gguf, or give the file itself"
+    assert weights(resolved(f"{tmp_path}:Q4_0"), tmp_path) == ["a-Q4_0.gguf"]
+
+
+def test_a_quantisation_beside_weights_in_other_formats(tmp_path: Path) -> None:
+    """Kimi-Audio's extra folder is a checkpoint of its own, without quantisations."""
+    config = '{"architectures": ["MoonshotKimiaForCausalLM"]}'
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "whisper-large-v3").mkdir()
+    for folder in (tmp_path, tmp_path / "whisper-large-v3"):
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    write_gguf(tmp_path / "m-Q4_0.gguf")
+    found = resolved(f"{tmp_path}:Q4_0", server=Server.VLLM)
+    assert weights(found, tmp_path) == ["m-Q4_0.gguf", "whisper-large-v3/model.safetensors"]
+
+
 def test_a_quantisation_that_is_not_there(cache: Path) -> None:
     message = refusal("acme/Big-GGUF:Q8_0", cache=cache).message
     assert "expected a GGUF model of the quantisation Q8_0, found only Q4_K_M (" in message
@@ -426,7 +460,7 @@ def test_an_old_projector_is_known_by_its_architecture(tmp_path: Path) -> None:
 
 def test_an_adapter_beside_the_model_is_left_out_aloud(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m-Q4_0.gguf")
-    path = write_gguf(tmp_path / "style-lora-Q4_0.gguf", "adapter")
+    path = write_gguf(tmp_path / "a-Q4_0.gguf", "adapter")
     found = resolved(tmp_path)
     assert weights(found, tmp_path) == ["m-Q4_0.gguf"]
     assert found.warnings == (f"{path}: left out: an adapter; give it too to warm it",)

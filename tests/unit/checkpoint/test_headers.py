@@ -155,6 +155,15 @@ def test_the_type_of_a_gguf(tmp_path: Path, kind: str, texts: int) -> None:
     assert gguf_type(str(path)) == kind
 
 
+def test_the_type_is_not_looked_for_behind_a_vocabulary(tmp_path: Path) -> None:
+    path = gguf_files.write_gguf(tmp_path / "m", None, texts=40_000)
+
+    def read(offset: int, _length: int) -> bytes:
+        raise AssertionError(offset)
+
+    assert headers.gguf_type(path.read_bytes()[:4096], read) is None
+
+
 def test_a_gguf_without_a_type(tmp_path: Path) -> None:
     old = gguf_files.write_gguf(tmp_path / "m", None)
     clip = gguf_files.write_gguf(tmp_path / "c", None, architecture="clip")

@@ -81,6 +81,15 @@ def test_the_rules_of_the_server_hold_below(tmp_path: Path, server: Server) -> N
     assert weights(found, tmp_path) == [f"a/{name}" for name in shards(2)]
 
 
+def test_a_folder_below_is_a_checkpoint_not_a_component(tmp_path: Path) -> None:
+    write(tmp_path / "a", "consolidated.safetensors", "model.safetensors", "model.fp16.safetensors")
+    found = resolved(tmp_path, include=("a/*",))
+    assert weights(found, tmp_path) == ["a/consolidated.safetensors"]
+    assert found.sources[0].load_format is LoadFormat.MISTRAL
+    found = resolved(tmp_path, include=("a/m*",))
+    assert len(weights(found, tmp_path)) == 2
+
+
 def test_a_glob_without_a_slash_does_not_look_below(variants: Path) -> None:
     assert "expected weight files" in refusal(variants, include=("*.safetensors",)).message
     assert "expected weight files" in refusal(variants, include=("nowhere/*",)).message
