@@ -12,12 +12,13 @@ from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
-from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint import folders, hub, quantisations, selection
-from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.base.words import Hub, LoadFormat, Server
+from prefetch_cli.checkpoint import blobs, folders, hub, quantisations, selection, snapshots
+from prefetch_cli.checkpoint.examine import examine, is_gguf
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.hub_cache import Snapshot
 from prefetch_cli.checkpoint.manifest import Manifest, Terms
+from prefetch_cli.checkpoint.redirect import redirected
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import rules_of
@@ -33,7 +34,8 @@ _FORMAT_OF_A_FILE = {
     ".pth": LoadFormat.PT,
 }
 _MOST_REASONS = 5
-_ALLOW = "finish the download, or give --allow-incomplete to warm what is there"
+_ALLOW = "give --allow-incomplete to warm what is there"
+_HINT = f"finish the download, or {_ALLOW}"
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ class Source:
     """One argument, and what it was resolved to."""
 
     argument: str
-    kind: str  # "directory", "file", "huggingface" or "modelscope"
+    kind: str  # "directory", "file", "huggingface", "modelscope" or "ollama"
     path: str
     revision: str | None  # the commit if a hub's cache records it
     load_format: LoadFormat  # resolved
     server: Server | None  # by whose rules; None for a single file
+    redirect: str | None = None  # what VLLM_MODEL_REDIRECT_PATH leads to, in place of the argument
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def _locate(
     reference: Reference, request: Request, environ: Mapping[str, str], monitor: Monitor
 ) -> tuple[Source, Manifest]:
     """Return what a reference stands for, and the paths that its loader reads."""
-    argument = reference.argument
+    redirect = redirected(reference.argument, request.server, environ)
+    argument = reference.argument if redirect is None else redirect
     if _URI.match(argument):
         raise CheckpointError(
             f"{printable(argument)}: expected a path or a repo id, found an object store's URI",
@@ -89,7 +93,7 @@ def _locate(
     with monitor.waiting(argument):
         existing, quantisation = _existing(argument), None
         if existing is None:
-            argument, existing, quantisation = _quantised(argument)
+            argument, existing, quantisation = _quantised(argument, request, environ)
         if existing is None:
             snapshot = _cached(replace(reference, argument=argument), request, environ)
             kind, path, revision = snapshot.hub.value, snapshot.path, snapshot.revision
@@ -107,9 +111,12 @@ def _locate(
         )
         if kind == "file":
             manifest = _of_file(path, mode, terms, monitor)
+        elif kind == Hub.OLLAMA.value:
+            manifest = blobs.of_manifest(path, terms)
         else:
             manifest = folders.of_folder(path, terms, monitor)
-    source = Source(reference.argument, kind, path, revision, manifest.load_format, manifest.server)
+    load_format, server = manifest.load_format, manifest.server
+    source = Source(reference.argument, kind, path, revision, load_format, server, redirect)
     return source, manifest
 
 
@@ -131,11 +138,15 @@ def _existing(argument: str) -> tuple[str, int] | None:
         raise _no_checkpoint(argument, error.strerror) from None
 
 
-def _quantised(argument: str) -> tuple[str, tuple[str, int] | None, str | None]:
+def _quantised(
+    argument: str, request: Request, environ: Mapping[str, str]
+) -> tuple[str, tuple[str, int] | None, str | None]:
     """Return the directory (with its path and mode) or the repo id of DIR:QUANT or org/name:QUANT.
 
-    And QUANT; or the argument itself where it is neither.
+    And QUANT; or the argument itself where it is neither, as a name of Ollama's store.
     """
+    if hub.chosen_hub(request.hub, request.server, environ) is Hub.OLLAMA:
+        return argument, None, None
     before, quantisation = quantisations.split(argument)
     existing = None if quantisation is None else _existing(before)
     if existing is not None and stat.S_ISDIR(existing[1]):
@@ -166,15 +177,17 @@ def _absolute(argument: str) -> str:
 def _cached(reference: Reference, request: Request, environ: Mapping[str, str]) -> Snapshot:
     """Return the snapshot of a repo id."""
     argument = reference.argument
-    if not hub.is_repo_id(argument):
+    chosen = hub.chosen_hub(request.hub, request.server, environ)
+    if not hub.is_name(argument, chosen):
+        cause = hub.elsewhere(argument, hub=chosen, cache_dir=request.cache_dir, environ=environ)
         raise CheckpointError(
             f"{printable(argument) or repr(argument)}: expected a file, a directory or a repo id "
             "in the local cache, found no such path",
-            "check the path",
+            cause or "check the path",
         )
     return hub.find_snapshot(
         argument,
-        hub=hub.chosen_hub(request.hub, request.server, environ),
+        hub=chosen,
         revision=reference.revision,
         cache_dir=request.cache_dir,
         environ=environ,
@@ -192,7 +205,9 @@ def _of_file(path: str, mode: int, terms: Terms, monitor: Monitor) -> Manifest:
     if path.endswith(selection.INDEX_SUFFIX):
         manifest = folders.of_index(path, terms, monitor)
     else:
-        load_format = _FORMAT_OF_A_FILE.get(os.path.splitext(path)[1], LoadFormat.ALL)
+        load_format = _FORMAT_OF_A_FILE.get(os.path.splitext(path)[1])
+        if load_format is None:
+            load_format = LoadFormat.GGUF if is_gguf(path) else LoadFormat.ALL
         manifest = folders.of_file(path, load_format, terms)
     if not manifest.weights:
         raise CheckpointError(
@@ -224,7 +239,8 @@ def _examined(
     if incomplete:
         problem = f"{shown}: {_incomplete(manifest.root, incomplete)}"
         if not request.allow_incomplete:
-            raise CheckpointError(problem, _ALLOW)
+            cause = _cause(manifest.root, incomplete, monitor)
+            raise CheckpointError(problem, f"{cause}; or {_ALLOW}" if cause else _HINT)
         warnings.append(problem)
     weightless = not manifest.weights and not incomplete  # a format without weights
     if not weightless and not failed and not any(file.weight for file in files):
@@ -259,10 +275,18 @@ def _findings(
                 path,
                 weight=path in weights,
                 unfinished=path in unfinished,
+                promised_bytes=manifest.sizes.get(path),
                 real_folder=real_folder,
             )
 
     return map_threads(look, list(dict.fromkeys((*others, *manifest.weights))), threads)
+
+
+def _cause(root: str, incomplete: Sequence[Incomplete], monitor: Monitor) -> str | None:
+    """Return in words why files are not there, None where that is not known."""
+    below = os.path.join(root, "")
+    with monitor.waiting(root):
+        return snapshots.elsewhere(root, [one.path.removeprefix(below) for one in incomplete])
 
 
 def _incomplete(root: str, incomplete: Sequence[Incomplete]) -> str:
