@@ -145,12 +145,12 @@ def _quantised(
 
     And QUANT; or the argument itself where it is neither, as a name of Ollama's store.
     """
-    if hub.chosen_hub(request.hub, request.server, environ) is Hub.OLLAMA:
-        return argument, None, None
     before, quantisation = quantisations.split(argument)
     existing = None if quantisation is None else _existing(before)
     if existing is not None and stat.S_ISDIR(existing[1]):
         return before, existing, quantisation
+    if hub.chosen_hub(request.hub, request.server, environ) is Hub.OLLAMA:
+        return argument, None, None
     if quantisation is None:
         before, quantisation = quantisations.split_file(argument)
     before = quantisations.without_host(before)

@@ -256,7 +256,7 @@ def test_folders_of_quantisations_are_listed_when_ambiguous(cache: Path) -> None
     assert error.hint == "choose one: --include 'Q4_K_M/*', or acme/Big-GGUF:Q4_K_M"
 
 
-@pytest.mark.parametrize("server", [Server.AUTO, Server.VLLM, Server.LLAMA_CPP, Server.OLLAMA])
+@pytest.mark.parametrize("server", [Server.AUTO, Server.VLLM, Server.LLAMA_CPP])
 @pytest.mark.parametrize("prefix", ["", "hf.co/", "huggingface.co/"])
 def test_a_quantisation_of_a_repo_is_taken_with_its_projector(
     cache: Path, server: Server, prefix: str
@@ -272,9 +272,15 @@ def test_a_quantisation_of_a_repo_is_taken_with_its_projector(
 
 def test_a_quantisation_of_a_directory(cache: Path) -> None:
     root = snapshot(cache, "Big-GGUF")
-    assert weights(resolved(f"{root}:q4_k_m"), root) == BIG_Q4
+    for server in (Server.AUTO, Server.LLAMA_CPP, Server.OLLAMA):
+        assert weights(resolved(f"{root}:q4_k_m", server=server), root) == BIG_Q4
     assert weights(resolved(f"{root}/Q4_K_M:Q4_K_M"), root) == BIG_Q4[:2]
     assert weights(resolved(f"{root}:Q4_K_M", exclude=("mmproj*",)), root) == BIG_Q4[:2]
+
+
+def test_a_name_of_ollama_is_looked_up_in_its_store(cache: Path) -> None:
+    error = refusal("hf.co/acme/Big-GGUF:Q4_K_M", cache=cache, server=Server.OLLAMA)
+    assert "or a model in the Ollama store" in error.message
 
 
 def test_globs_reach_into_folders(cache: Path) -> None:
