@@ -39,6 +39,10 @@ DESCRIPTION = (
     "`CHECKPOINT` is a directory; a weight file (.safetensors, .gguf, .bin, .pt, .pth); an index "
     "file (*.index.json); a repo id, like org/name, in the local cache of Hugging Face or "
     "ModelScope; or, with `--hub ollama`, the name of a model of Ollama. "
+    "org/name:QUANT and DIR:QUANT are one quantisation of a GGUF repo or directory, as vLLM, "
+    "llama.cpp and Ollama (hf.co/org/name:QUANT) write it: the model whose file name, or else "
+    "folder, has that word, in any case, with its projector; org/name/FILE.gguf is one by its "
+    "file. "
     "A path that exists wins over a repo id. "
     "One part of a split GGUF means all its parts; one shard of an indexed set means only that "
     "file. "
@@ -168,7 +172,9 @@ MORE_EXAMPLES = (
     ("Read as much as fits, for at most 5 minutes", "{} --partial --time-limit 5m /models/R1"),
     ("A model on a slow local disk", "{} --force /scratch/Llama-3.1-8B"),
     ("Target and draft model, in that order", "{} /models/Llama-3.1-70B /models/draft-1B"),
+    ("One quantisation of a GGUF repo", "{} unsloth/DeepSeek-R1-GGUF:UD-Q2_K_XL"),
     ("One model out of a directory of GGUF files", "{} --include '*Q4_K_M*' /models/gguf"),
+    ("One of two precisions in folders", "{} --include 'fp8/*' /models/R1"),
     ("How much is resident", "{} --check /models/Llama-3.1-70B"),
     ("While the server starts", "{} /models/R1 -- vllm serve /models/R1"),
     ("Give the memory back", "{} --evict /models/Llama-3.1-70B"),
@@ -213,6 +219,19 @@ DIAGNOSTICS = (
         "zip file without its end (.bin, .pt, .pth), or a blob has another size than Ollama's "
         "manifest says. The hint names downloads that have not ended, and another snapshot that "
         "has the files. Finish the download, or give `--allow-incomplete`.",
+    ),
+    Diagnostic(
+        "expected one GGUF model, found {N}: {NAMES}",
+        "3",
+        "The directory, or its folders, hold several quantisations. Choose one with "
+        "`--include`, or as org/name:QUANT or DIR:QUANT; the message shows both. "
+        "With `--include`, the projector has to be named, too.",
+    ),
+    Diagnostic(
+        "expected a GGUF model, found only {NAMES}",
+        "3",
+        "Projectors, adapters and importance matrices, by `general.type` in their headers or by "
+        "their names, are no models. A file that is named itself is read whatever it is.",
     ),
     Diagnostic(
         "expected {KIND} inside the checkpoint, found {NAME}",

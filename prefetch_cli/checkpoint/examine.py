@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from prefetch_cli.base.amounts import format_size
+from prefetch_cli.checkpoint import headers
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
-from prefetch_cli.checkpoint.headers import GGUF_MAGIC, what_is_missing
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.files import RealFolder, file_type, open_to_read, real_path_of
 from prefetch_cli.linux.pagecache import PAGE_BYTES
@@ -73,9 +73,23 @@ def is_gguf(path: str) -> bool:
     """
     try:
         with _glance(path) as glance:
-            return glance.read(0, PAGE_BYTES).startswith(GGUF_MAGIC)
+            return glance.read(0, PAGE_BYTES).startswith(headers.GGUF_MAGIC)
     except OSError:
         return False
+
+
+def gguf_type(path: str) -> str | None:
+    """Return the `general.type` of a GGUF file, None where it has none or cannot be read.
+
+    Leaves the page cache as it was.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with _glance(path) as glance:
+            return headers.gguf_type(glance.read(0, PAGE_BYTES), glance.read)
+    except OSError:
+        return None
 
 
 def file_at(path: str, *, weight: bool, real_folder: RealFolder) -> File | Skipped:
@@ -126,7 +140,7 @@ def _looked_into(file: File) -> File | Incomplete:
             return Incomplete(file.path, _POINTER, None)
         if not file.weight:
             return file
-        reason = what_is_missing(file.path, file.size_bytes, first, glance.read)
+        reason = headers.what_is_missing(file.path, file.size_bytes, first, glance.read)
     return file if reason is None else Incomplete(file.path, reason, file)
 
 

@@ -4,7 +4,7 @@ import fnmatch
 import functools
 import itertools
 import os
-import shlex
+import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,13 +14,14 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint import gguf, layouts, metadata, selection, snapshots
+from prefetch_cli.checkpoint import layouts, metadata, selection, snapshots, subfolders
 from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES, examine
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.checkpoint.index import Index, parse_index
 from prefetch_cli.checkpoint.manifest import Folder, Terms
 from prefetch_cli.checkpoint.names import is_hidden
+from prefetch_cli.checkpoint.quantisations import Chooser
 from prefetch_cli.checkpoint.selection import Selection
 from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS, TORCH_SHARDS
 from prefetch_cli.linux.files import open_to_read
@@ -80,7 +81,10 @@ class FolderReader:
         below: str,  # the folder's path below `root`; empty: `root` itself
         terms: Terms,
         monitor: Monitor,
+        *,
+        component: bool = False,
     ) -> None:
+        self._component = component
         self._path = os.path.join(root, below) if below else root
         self._below = below
         self.terms = terms
@@ -90,6 +94,7 @@ class FolderReader:
         self._indexes: dict[str, Index | None] = {}
         self.names = self._found.files
         self.folders = self._found.folders
+        self.warnings: tuple[str, ...] = ()  # of what was selected
 
     def want(self, name: str) -> bool:
         """Return whether the user's globs keep this file."""
@@ -114,10 +119,10 @@ class FolderReader:
         absent = (os.path.join(path, ""),) if self.want(os.path.join(name, "")) else ()
         return Folder(LoadFormat.HF, (), (), absent=absent)
 
-    def below(self, name: str) -> "FolderReader":
-        """Return the reader of a folder below this one."""
-        terms = replace(self.terms, shown=os.path.join(self._path, name))
-        return FolderReader(self._path, name, terms, self._monitor)
+    def below(self, name: str, *, component: bool = True) -> "FolderReader":
+        """Return the reader of a folder below this one, a component or a checkpoint itself."""
+        terms = replace(self.terms, shown=os.path.join(self._path, name), quantisation=None)
+        return FolderReader(self._path, name, terms, self._monitor, component=component)
 
     def matching(self, pattern: str) -> list[str]:
         """Return the paths of the wanted files here whose names match a glob."""
@@ -172,15 +177,44 @@ class FolderReader:
             self.terms.rules,
             self.want,
             self.read_index,
-            component=bool(self._below),
+            component=self._component,
         )
-        if selected.load_format is LoadFormat.GGUF:
-            self._refuse_several(selected)
+        if selected.load_format is LoadFormat.GGUF or self.terms.quantisation is not None:
+            selected = self._one_gguf() or selected
         return self.folder(selected)
+
+    def selected_below(self) -> tuple[Folder, ...]:
+        """Return what a loader reads in the folders below this one, where it reads nothing here.
+
+        That is the one GGUF model in them, or else the weights that `--include` globs with a slash
+        name: each folder that holds some counts like a checkpoint of its own. The first of what
+        is returned is this folder.
+        """
+        families = self.terms.rules.of_format(self.terms.load_format)
+        if any(family.load_format is LoadFormat.GGUF for family in families):
+            chosen = self._one_gguf()
+            if chosen is not None:
+                return (self.folder(chosen),)
+        if not any("/" in glob for glob in self.terms.filters.include):
+            return ()
+        found = [
+            self.below(folder, component=False).selected()
+            for folder, names in self._all_below.files.items()
+            if any(
+                name.endswith(selection.WEIGHT_SUFFIXES) and self.want(posixpath.join(folder, name))
+                for name in names
+            )
+        ]
+        if not found:
+            return ()
+        return self.folder(Selection(found[0].load_format, (), None)), *found
 
     def folder(self, selected: Selection) -> Folder:
         """Return the paths of the selected weights and of the other files that go with them."""
         chosen = set(selected.weights)
+        unfinished = self._found.unfinished
+        if selected.load_format is LoadFormat.GGUF and any("/" in name for name in chosen):
+            unfinished += self._all_below.unfinished
         side = selection.side_files(self.names)
         return Folder(
             load_format=selected.load_format,
@@ -188,7 +222,7 @@ class FolderReader:
             weights=self._paths(selected.weights),
             index=selected.index,
             absent=self._paths(self._unusable),
-            unfinished=self._paths(self._found.unfinished),
+            unfinished=self._paths(unfinished),
             specials=self._paths([name for name in self._found.specials if self.want(name)]),
         )
 
@@ -263,12 +297,18 @@ class FolderReader:
                     "check its permissions",
                 ) from None
 
-    def _refuse_several(self, selected: Selection) -> None:
-        models = gguf.models(selected.weights)
-        if len(models) > 1:
-            glob = printable(shlex.quote(next(iter(models))))
-            raise CheckpointError(
-                f"{printable(self.terms.shown)}: expected one GGUF model, found {len(models)}: "
-                f"{listing(list(models.values()))}",
-                f"choose one: --include {glob}, or give the file itself",
-            )
+    def _one_gguf(self) -> Selection | None:
+        """Return the GGUF model here, or else below, or None where there is no GGUF file."""
+        chooser = Chooser(
+            self._path, self.names, self.terms, self.want, lambda: self._all_below, self._monitor
+        )
+        chosen = chooser.chosen()
+        if chosen is None:
+            return None
+        self.warnings = chosen.warnings
+        return Selection(LoadFormat.GGUF, chosen.names, None)
+
+    @functools.cached_property
+    def _all_below(self) -> subfolders.Below:
+        folders = () if self._below else self.folders
+        return subfolders.below(self._path, folders, self.terms.filters, self._monitor)

@@ -9,13 +9,13 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint import gguf, layouts, selection, surroundings
+from prefetch_cli.checkpoint import gguf, layouts, quantisations, selection, surroundings
 from prefetch_cli.checkpoint.examine import is_unfinished
 from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.checkpoint.folder import FolderReader
 from prefetch_cli.checkpoint.manifest import Folder, Manifest, Terms
 from prefetch_cli.checkpoint.names import natural_path_key
-from prefetch_cli.checkpoint.selection import in_order
+from prefetch_cli.checkpoint.selection import Want, in_order
 from prefetch_cli.checkpoint.servers import Extra
 from prefetch_cli.linux.walk import walk
 
@@ -31,8 +31,11 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
     if terms.load_format is LoadFormat.ALL:
         return _everything(root, terms, monitor)
     top = FolderReader(root, "", terms, monitor)
-    components = [top.component(name) for name in top.component_names()]
+    names = [] if quantisations.is_asked(terms) else top.component_names()
+    components = [top.component(name) for name in names]
     manifest = Manifest(root, terms.rules.server, (top.selected(), *components))
+    if not _has_any(manifest):
+        manifest = replace(manifest, folders=top.selected_below() or manifest.folders)
     if layouts.DIFFUSERS_LAYOUT in top.names and any(folder.weights for folder in components):
         manifest = _without_single_files(manifest)
         if not terms.server_known:
@@ -43,11 +46,10 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
         manifest = _with_np_cache(manifest, top)
     for extra in terms.rules.extras:
         manifest = _with_extra(manifest, extra, top)
-    if terms.rules.of_format(terms.load_format) and not any(
-        folder.weights or folder.absent for folder in manifest.folders
-    ):
+    if terms.rules.of_format(terms.load_format) and not _has_any(manifest):
         raise top.no_weights()
-    return replace(manifest, warnings=(*manifest.warnings, *_warnings(manifest, top, monitor)))
+    warnings = (*manifest.warnings, *top.warnings, *_warnings(manifest, top, monitor))
+    return replace(manifest, warnings=warnings)
 
 
 def of_index(path: str, terms: Terms, monitor: Monitor) -> Manifest:
@@ -74,6 +76,10 @@ def of_file(path: str, load_format: LoadFormat, terms: Terms) -> Manifest:
     weights = tuple(os.path.join(root, part) for part in names if terms.filters.want(part))
     unfinished = tuple(filter(is_unfinished, weights))
     return Manifest(root, None, (Folder(load_format, (), weights, unfinished=unfinished),))
+
+
+def _has_any(manifest: Manifest) -> bool:
+    return any(folder.weights or folder.absent for folder in manifest.folders)
 
 
 def _everything(root: str, terms: Terms, monitor: Monitor) -> Manifest:
@@ -154,6 +160,17 @@ def _with_extra(manifest: Manifest, extra: Extra, top: FolderReader) -> Manifest
     return replace(manifest, folders=(*manifest.folders, Folder(manifest.load_format, (), more)))
 
 
+def _of_interest(manifest: Manifest, terms: Terms) -> Want:
+    """Return which files a user would not want to be passed over."""
+    if manifest.load_format is not LoadFormat.GGUF:
+        return terms.filters.want
+    # Where one of several quantisations was chosen, the others are left out on purpose.
+    chosen = terms.quantisation is not None or any(
+        os.path.dirname(path) != manifest.root for path in manifest.weights
+    )
+    return lambda path: terms.filters.want(path) and not (chosen and path.endswith(gguf.SUFFIX))
+
+
 def _warnings(manifest: Manifest, top: FolderReader, monitor: Monitor) -> Iterator[str]:
     """Yield what a user should know of what lies beside the files that are read."""
     terms, rules = top.terms, top.terms.rules
@@ -164,9 +181,12 @@ def _warnings(manifest: Manifest, top: FolderReader, monitor: Monitor) -> Iterat
         for path in (*folder.side, *folder.weights, *folder.absent)
     }
     unnamed = [name for name in top.folders if name not in read]
-    unread = surroundings.unread_weights(manifest.root, unnamed, terms.filters.want, monitor)
+    unread = surroundings.unread_weights(
+        manifest.root, unnamed, _of_interest(manifest, terms), monitor
+    )
     yield from surroundings.about_unread(terms.shown, manifest, unread)
-    is_flat = read.isdisjoint(top.folders)
+    # Of GGUF files one model is chosen, if need be by the user.
+    is_flat = read.isdisjoint(top.folders) and manifest.load_format is not LoadFormat.GGUF
     if not terms.server_known and terms.load_format is LoadFormat.AUTO and is_flat:
         taken = [os.path.basename(path) for path in manifest.weights]
         yield from surroundings.about_other_sets(

@@ -33,6 +33,8 @@ _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _TEXT, _ARRAY = 8, 9
 _VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _UINT32 = 4
+_TYPE_WITHIN_BYTES = 128 * 1024  # writers put it among the first keys
+_MOST_READS = 1_000  # a hostile table may need another one for each of its texts
 # ggml type -> elements and bytes of a block. A tensor of another type counts from its offset only.
 # fmt: off
 _BLOCKS = {
@@ -112,6 +114,7 @@ class _Walk:
         self._buffer = first
         self._start = 0  # of the buffer, in the file
         self._read = read
+        self._reads = 0
         self._items = 0
 
     def number(self, size_bytes: int) -> int:
@@ -126,9 +129,12 @@ class _Walk:
         return self.take(length)
 
     def take(self, size_bytes: int) -> bytes:
-        """Return the next bytes, at most half a step."""
+        """Return the next bytes, at most half a step; raises EOFError and OverflowError."""
         at = self.offset - self._start
         if not 0 <= at <= len(self._buffer) - size_bytes:
+            self._reads += 1
+            if self._reads > _MOST_READS:
+                raise OverflowError
             self._start = self.offset // PAGE_BYTES * PAGE_BYTES
             self._buffer = self._read(self._start, _STEP_BYTES)
             at = self.offset - self._start
@@ -182,6 +188,35 @@ def _gguf(first: bytes, read: Read) -> int:
     except (OverflowError, KeyError):
         return 0
     return -(-walk.offset // alignment) * alignment + largest
+
+
+def gguf_type(first: bytes, read: Read) -> str | None:
+    """Return the type of a GGUF file: `model`, `mmproj`, `adapter` or `imatrix`, or None.
+
+    That is its `general.type` (gguf-py, constants.py). Older files have none; projectors among
+    them have the architecture `clip`. Looks at keys before the vocabulary, 128 KiB at most.
+    `first` is the first page. Raises OSError.
+    """
+    walk = _Walk(first, read)
+    try:
+        if walk.take(4) != GGUF_MAGIC or walk.number(4) not in _GGUF_VERSIONS:
+            return None
+        _, keys = walk.number(8), walk.number(8)
+        older = None
+        while keys > 0 and walk.offset < _TYPE_WITHIN_BYTES:
+            key, kind = walk.text(), walk.number(4)
+            if key == b"general.type" and kind == _TEXT:
+                return walk.text().decode("ascii", "replace")
+            if key.startswith(b"tokenizer."):
+                break
+            if key == b"general.architecture" and kind == _TEXT:
+                older = "mmproj" if walk.text() == b"clip" else None
+            else:
+                _skip_value(walk, kind)
+            keys -= 1
+    except (EOFError, OverflowError, KeyError):
+        return None
+    return older
 
 
 def _skip_value(walk: _Walk, kind: int) -> None:

@@ -19,6 +19,8 @@ class Terms:
     rules: Rules
     server_known: bool  # else the rules are vLLM's for want of another
     filters: Filters
+    quantisation: str | None = None  # of a GGUF model, as in org/name:Q4_K_M
+    of_repo: bool = False  # a repo id, not a path
 
 
 @dataclass(frozen=True)

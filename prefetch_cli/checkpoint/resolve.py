@@ -13,7 +13,7 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint import blobs, folders, hub, selection, snapshots
+from prefetch_cli.checkpoint import blobs, folders, hub, quantisations, selection, snapshots
 from prefetch_cli.checkpoint.examine import examine, is_gguf
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.hub_cache import Snapshot
@@ -91,7 +91,9 @@ def _locate(
             "mount the store or download the checkpoint, then give its path",
         )
     with monitor.waiting(argument):
-        existing = _existing(argument)
+        existing, quantisation = _existing(argument), None
+        if existing is None:
+            argument, existing, quantisation = _quantised(argument, request, environ)
         if existing is None:
             snapshot = _cached(replace(reference, argument=argument), request, environ)
             kind, path, revision = snapshot.hub.value, snapshot.path, snapshot.revision
@@ -104,6 +106,8 @@ def _locate(
             rules=rules_of(request.server),
             server_known=request.server is not Server.AUTO,
             filters=request.filters,
+            quantisation=quantisation,
+            of_repo=existing is None,
         )
         if kind == "file":
             manifest = _of_file(path, mode, terms, monitor)
@@ -132,6 +136,25 @@ def _existing(argument: str) -> tuple[str, int] | None:
         if error.errno == errno.ELOOP:
             raise _no_checkpoint(argument, "a symbolic link that leads to itself") from None
         raise _no_checkpoint(argument, error.strerror) from None
+
+
+def _quantised(
+    argument: str, request: Request, environ: Mapping[str, str]
+) -> tuple[str, tuple[str, int] | None, str | None]:
+    """Return the directory (with its path and mode) or the repo id of DIR:QUANT or org/name:QUANT.
+
+    And QUANT; or the argument itself where it is neither, as a name of Ollama's store.
+    """
+    before, quantisation = quantisations.split(argument)
+    existing = None if quantisation is None else _existing(before)
+    if existing is not None and stat.S_ISDIR(existing[1]):
+        return before, existing, quantisation
+    if hub.chosen_hub(request.hub, request.server, environ) is Hub.OLLAMA:
+        return argument, None, None
+    if quantisation is None:
+        before, quantisation = quantisations.split_file(argument)
+    before = quantisations.without_host(before)
+    return (before, None, quantisation) if hub.is_repo_id(before) else (argument, None, None)
 
 
 def _no_checkpoint(argument: str, found: str | None) -> CheckpointError:

@@ -111,7 +111,10 @@ FLAGS = (
             "`runai_streamer_sharded` model-rank-*-part-*.safetensors, `tensorizer` *.tensors; "
             "`dummy` and `ipc_cache` read no weights; `all` takes every file below the directory. "
             f"That is {listed(LoadFormat)}, in any case. "
-            "Several GGUF models in one directory are ambiguous: choose one with `--include`."
+            "Several GGUF models are ambiguous: choose one by its quantisation, as in "
+            "org/name:Q4_K_M, or with `--include`. If there are none in the directory itself, "
+            "those in its folders count. The projector (mmproj) next to the model goes with it, "
+            "as llama.cpp takes it."
         ),
     ),
     Flag(
@@ -122,6 +125,9 @@ FLAGS = (
         help="Read only files whose path below the checkpoint matches; repeatable.",
         details=(
             "A * also matches /. Files left out do not count as missing. "
+            "If a glob has a / and the directory itself has no weights that the globs leave in, "
+            "the folders below are looked into, and each that has some counts as a checkpoint of "
+            "its own: fp8/*, Q4_K_M/*. "
             "It can be combined with `--exclude`."
         ),
     ),

@@ -16,7 +16,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
 from prefetch_cli.checkpoint import blobs, gguf, hub, index, layouts, selection
-from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.examine import examine, gguf_type
 from prefetch_cli.checkpoint.manifest import Terms
 from prefetch_cli.checkpoint.redirect import redirected
 from prefetch_cli.checkpoint.request import Reference, Request
@@ -56,7 +56,8 @@ _HEADER_TEXT = json.dumps(
 _HEADER = len(_HEADER_TEXT).to_bytes(8, "little") + _HEADER_TEXT + bytes(256)
 _GGUF = b"".join(
     (
-        b"GGUF" + struct.pack("<IQQ", 3, 1, 2),
+        b"GGUF" + struct.pack("<IQQ", 3, 1, 3),
+        struct.pack("<Q", 12) + b"general.type" + struct.pack("<IQ", 8, 6) + b"mmproj",
         struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 64),
         struct.pack("<Q", 1) + b"t" + struct.pack("<IIQ", 9, 8, 2),
         *(struct.pack("<Q", 3) + b"abc" for _ in range(2)),
@@ -168,6 +169,7 @@ def _header(folder: Path, name: str) -> Run:
         path.write_bytes(content)
         before = os.stat(path)
         examine(str(path), weight=True)
+        gguf_type(str(path))
         after = os.stat(path)
         assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
 
@@ -338,7 +340,13 @@ def _names(_folder: Path) -> Run:
                     )
             except PrefetchError as error:
                 assert str(error).isprintable()  # noqa: PT017
-        gguf.models(names)
+        models = list(gguf.models(names).values())
+        for name in models[:5]:
+            gguf.parts(name)
+            gguf.projector(names, name)
+            label = gguf.quantisation(name)
+            assert label is None or name in gguf.of_quantisation(models, label)
+        gguf.llama_cpp_choice(models, names[0] if names else None)
         assert printable("".join(names)).isprintable()
 
     return run

@@ -373,7 +373,9 @@ def test_several_gguf_models_are_ambiguous_until_one_is_chosen(tmp_path: Path) -
     write(tmp_path, [*split, "small.gguf", "mmproj-F16.gguf", "config.json"])
     for load_format in (LoadFormat.AUTO, LoadFormat.GGUF):
         error = refusal(tmp_path, load_format=load_format)
-        assert error.message.endswith(f"expected one GGUF model, found 2: {split[0]}, small.gguf")
+        assert error.message.endswith(
+            f"expected one GGUF model, found 2: {split[0]} (4 bytes), small.gguf (2 bytes)"
+        )
         assert error.message.startswith(f"{tmp_path}: ")
     assert error.hint is not None
     words = shlex.split(

@@ -411,24 +411,6 @@ def test_a_component_has_no_layout_of_a_whole_checkpoint() -> None:
     assert weights(["m.gguf"], LoadFormat.GGUF, component=True) == ["m.gguf"]
 
 
-# GGUF
-
-
-def test_the_models_among_gguf_files() -> None:
-    split = shards(3, "big-Q4_K_M-", ".gguf")
-    names = ["mmproj-F16.gguf", "model.MMPROJ-Q8.gguf", "small.gguf", *split, "[red]x.gguf"]
-    models = gguf.models(names)
-    assert list(models.values()) == ["[red]x.gguf", split[0], "small.gguf"]
-    for glob, first in models.items():
-        matched = fnmatch.filter(names, glob)
-        assert matched == (split if first == split[0] else [first])
-
-
-def test_gguf_files_that_are_not_parts_stand_alone() -> None:
-    assert gguf.parts("model.gguf") == ["model.gguf"]
-    assert gguf.models(["mmproj.gguf"]) == {}
-
-
 # Config and tokenizer files
 
 
