@@ -15,7 +15,7 @@ from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.checkpoint.folder import FolderReader
 from prefetch_cli.checkpoint.manifest import Folder, Manifest, Terms
 from prefetch_cli.checkpoint.names import natural_path_key
-from prefetch_cli.checkpoint.selection import in_order
+from prefetch_cli.checkpoint.selection import Selection, in_order
 from prefetch_cli.checkpoint.servers import Extra
 from prefetch_cli.linux.walk import walk
 
@@ -48,6 +48,12 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
     ):
         raise top.no_weights()
     return replace(manifest, warnings=(*manifest.warnings, *_warnings(manifest, top, monitor)))
+
+
+def side_of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
+    """Return the config and tokenizer files of a folder; raises CheckpointError."""
+    folder = FolderReader(root, "", terms, monitor).folder(Selection(LoadFormat.HF, (), None))
+    return Manifest(root, terms.rules.server, (folder,))
 
 
 def of_index(path: str, terms: Terms, monitor: Monitor) -> Manifest:

@@ -13,12 +13,12 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint import folders, hub, selection
+from prefetch_cli.checkpoint import folders, hub, llamacpp, selection
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.hub_cache import Snapshot
 from prefetch_cli.checkpoint.manifest import Manifest, Terms
-from prefetch_cli.checkpoint.request import Reference, Request
+from prefetch_cli.checkpoint.request import Pick, Reference, Request, Role
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import rules_of
 from prefetch_cli.linux.files import file_type
@@ -46,6 +46,8 @@ class Source:
     revision: str | None  # the commit if a hub's cache records it
     load_format: LoadFormat  # resolved
     server: Server | None  # by whose rules; None for a single file
+    role: Role = Role.MODEL
+    inferred: bool = False  # from COMMAND
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,16 @@ def resolve(
     argument names nothing, or nothing complete and unambiguous.
     """
     parts = []
+    environ = environ if request.environ is None else request.environ
     for reference in request.references:
         source, manifest = _locate(reference, request, environ, monitor)
         parts.append(_examined(source, manifest, request, monitor, threads))
     return Checkpoint(
         files=each_once(file for part in parts for file in part.files),
         failed=tuple(dict.fromkeys(one for part in parts for one in part.failed)),
-        warnings=tuple(dict.fromkeys(text for part in parts for text in part.warnings)),
+        warnings=tuple(
+            dict.fromkeys((*request.notes, *(text for part in parts for text in part.warnings)))
+        ),
         names=tuple(reference.argument for reference in request.references),
         sources=tuple(source for part in parts for source in part.sources),
     )
@@ -81,6 +86,8 @@ def _locate(
 ) -> tuple[Source, Manifest]:
     """Return what a reference stands for, and the paths that its loader reads."""
     argument = reference.argument
+    if reference.pick is not None:
+        return _locate_as_llama_cpp(reference, reference.pick, request, environ, monitor)
     if _URI.match(argument):
         raise CheckpointError(
             f"{printable(argument)}: expected a path or a repo id, found an object store's URI",
@@ -94,19 +101,52 @@ def _locate(
         else:
             path, mode = existing
             kind, revision = "directory" if stat.S_ISDIR(mode) else "file", None
-        terms = Terms(
-            shown=argument,
-            load_format=request.load_format,
-            rules=rules_of(request.server),
-            server_known=request.server is not Server.AUTO,
-            filters=request.filters,
-        )
+        terms = _terms(reference, request)
         if kind == "file":
             manifest = _of_file(path, mode, terms, monitor)
+        elif reference.role is Role.TOKENIZER:
+            manifest = folders.side_of_folder(path, terms, monitor)
         else:
             manifest = folders.of_folder(path, terms, monitor)
-    source = Source(argument, kind, path, revision, manifest.load_format, manifest.server)
-    return source, manifest
+    return _source(reference, kind, path, revision, manifest), manifest
+
+
+def _locate_as_llama_cpp(
+    reference: Reference,
+    pick: Pick,
+    request: Request,
+    environ: Mapping[str, str],
+    monitor: Monitor,
+) -> tuple[Source, Manifest]:
+    """Return the files of a repo that llama.cpp would choose."""
+    terms = _terms(reference, request)
+    kind, path, revision, manifest = llamacpp.locate(reference, pick, terms, environ, monitor)
+    return _source(reference, kind, path, revision, manifest), manifest
+
+
+def _terms(reference: Reference, request: Request) -> Terms:
+    return Terms(
+        shown=reference.argument,
+        load_format=reference.load_format or request.load_format,
+        rules=rules_of(request.server),
+        server_known=request.server is not Server.AUTO,
+        filters=request.filters,
+    )
+
+
+def _source(
+    reference: Reference, kind: str, path: str, revision: str | None, manifest: Manifest
+) -> Source:
+    return Source(
+        argument=reference.argument,
+        kind=kind,
+        path=path,
+        revision=revision,
+        load_format=manifest.load_format,
+        server=manifest.server,
+        role=reference.role,
+        inferred=reference.inferred,
+    )
 
 
 def _existing(argument: str) -> tuple[str, int] | None:
@@ -157,7 +197,7 @@ def _cached(reference: Reference, request: Request, environ: Mapping[str, str]) 
         argument,
         hub=hub.chosen_hub(request.hub, request.server, environ),
         revision=reference.revision,
-        cache_dir=request.cache_dir,
+        cache_dir=reference.cache_dir or request.cache_dir,
         environ=environ,
     )
 
