@@ -18,7 +18,7 @@ from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.hub_cache import Snapshot
 from prefetch_cli.checkpoint.manifest import Manifest, Terms
-from prefetch_cli.checkpoint.request import Pick, Reference, Request, Role
+from prefetch_cli.checkpoint.request import Reference, Request, Role
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import rules_of
 from prefetch_cli.linux.files import file_type
@@ -87,7 +87,9 @@ def _locate(
     """Return what a reference stands for, and the paths that its loader reads."""
     argument = reference.argument
     if reference.pick is not None:
-        return _locate_as_llama_cpp(reference, reference.pick, request, environ, monitor)
+        terms = _terms(reference, request)
+        place = llamacpp.locate(reference, reference.pick, terms, environ, monitor)
+        return _source(reference, *place), place[-1]
     if _URI.match(argument):
         raise CheckpointError(
             f"{printable(argument)}: expected a path or a repo id, found an object store's URI",
@@ -108,19 +110,6 @@ def _locate(
             manifest = folders.side_of_folder(path, terms, monitor)
         else:
             manifest = folders.of_folder(path, terms, monitor)
-    return _source(reference, kind, path, revision, manifest), manifest
-
-
-def _locate_as_llama_cpp(
-    reference: Reference,
-    pick: Pick,
-    request: Request,
-    environ: Mapping[str, str],
-    monitor: Monitor,
-) -> tuple[Source, Manifest]:
-    """Return the files of a repo that llama.cpp would choose."""
-    terms = _terms(reference, request)
-    kind, path, revision, manifest = llamacpp.locate(reference, pick, terms, environ, monitor)
     return _source(reference, kind, path, revision, manifest), manifest
 
 
