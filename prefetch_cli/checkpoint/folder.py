@@ -14,7 +14,7 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint import gguf, layouts, metadata, selection
+from prefetch_cli.checkpoint import gguf, layouts, metadata, selection, snapshots
 from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES, examine
 from prefetch_cli.checkpoint.files import File
@@ -204,6 +204,8 @@ class FolderReader:
         hint = "check the path"
         if weights:
             hint = "check --load-format, --include and --exclude; --load-format all takes every one"
+        elif cause := snapshots.elsewhere(self._path, ()):
+            hint = cause
         elif "snapshots" in folders:
             hint = "this is a folder of a hub cache: give its repo id, or a path in its snapshots/"
         others = f"{counted(len(self.names), 'other file')} and {counted(len(folders), 'folder')}"
