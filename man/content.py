@@ -58,6 +58,11 @@ DESCRIPTION = (
     "The warming goes on in another process, which writes all its lines to standard error. "
     "That process exits when it is done, and within a second of `COMMAND` ending. "
     "`COMMAND` runs even if the decision is to skip or the warming fails.",
+    "Without a `CHECKPOINT`, it is what `COMMAND` says that it reads, if that is a server which "
+    "the command knows: `vllm serve`, `sglang serve`, `trtllm-serve`, "
+    "`text-generation-launcher`, `transformers serve` or `llama-server`; see "
+    "prefetch-cli-recipes(7). What was found is printed. "
+    "A `CHECKPOINT` that is given wins; `COMMAND` then only says by whose rules it is read.",
 )
 
 DECISION_RULES = (
@@ -131,6 +136,12 @@ ENVIRONMENT = {
     ),
     "SGLANG_USE_MODELSCOPE": "`true`, `1`, `yes` or `y` does so for `--server sglang`.",
     "MODELSCOPE_CACHE": "ModelScope's cache. Default: ~/.cache/modelscope.",
+    "LLAMA_CACHE": "llama.cpp's cache, for `llama-server -hf`; before the variables above.",
+    "LLAMA_ARG_MODEL, LLAMA_ARG_HF_REPO, LLAMA_ARG_HF_FILE, LLAMA_ARG_MMPROJ": (
+        "What llama-server reads, where COMMAND's words do not say it."
+    ),
+    "LLAMA_ARG_SPEC_DRAFT_MODEL, LLAMA_ARG_SPEC_DRAFT_HF_REPO": "Its draft model, likewise.",
+    "MODEL_ID, REVISION, LORA_ADAPTERS": "The same for text-generation-launcher.",
     "OLLAMA_MODELS": (
         "Ollama's store. Default: ~/.ollama/models, then that of the systemd service."
     ),
@@ -176,11 +187,23 @@ MORE_EXAMPLES = (
     ("One model out of a directory of GGUF files", "{} --include '*Q4_K_M*' /models/gguf"),
     ("One of two precisions in folders", "{} --include 'fp8/*' /models/R1"),
     ("How much is resident", "{} --check /models/Llama-3.1-70B"),
-    ("While the server starts", "{} /models/R1 -- vllm serve /models/R1"),
+    ("While the server starts", "{} -- vllm serve /models/R1"),
     ("Give the memory back", "{} --evict /models/Llama-3.1-70B"),
 )
 
 DIAGNOSTICS = (
+    Diagnostic(
+        "expected CHECKPOINT, or a COMMAND that names it, found {WHAT}",
+        "2",
+        "There is no CHECKPOINT, and COMMAND is no server that the command knows, or its words do "
+        "not say for sure what it reads. Give CHECKPOINT in front of `--`.",
+    ),
+    Diagnostic(
+        "COMMAND's options in {FILE} are not read",
+        "0",
+        "A server's YAML file may name a load format, a revision or further models. "
+        "Give CHECKPOINT and these options.",
+    ),
     Diagnostic(
         "nothing has arrived for {TIME}: waiting {TIME} for {PATH} at offset {N}",
         "while it waits",

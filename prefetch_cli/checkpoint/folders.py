@@ -15,7 +15,7 @@ from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.checkpoint.folder import FolderReader
 from prefetch_cli.checkpoint.manifest import Folder, Manifest, Terms
 from prefetch_cli.checkpoint.names import natural_path_key
-from prefetch_cli.checkpoint.selection import Want, in_order
+from prefetch_cli.checkpoint.selection import Selection, Want, in_order
 from prefetch_cli.checkpoint.servers import Extra
 from prefetch_cli.linux.walk import walk
 
@@ -50,6 +50,12 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
         raise top.no_weights()
     warnings = (*manifest.warnings, *top.warnings, *_warnings(manifest, top, monitor))
     return replace(manifest, warnings=warnings)
+
+
+def side_of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
+    """Return the config and tokenizer files of a folder; raises CheckpointError."""
+    folder = FolderReader(root, "", terms, monitor).folder(Selection(LoadFormat.HF, (), None))
+    return Manifest(root, terms.rules.server, (folder,))
 
 
 def of_index(path: str, terms: Terms, monitor: Monitor) -> Manifest:

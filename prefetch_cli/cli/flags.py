@@ -181,6 +181,7 @@ FLAGS = (
         help="Branch, tag or commit of a repo id; by default its main branch.",
         details=(
             "A commit may be abbreviated as long as it is unique. "
+            "By default, the one that COMMAND gives for the same model. "
             "A model of Ollama has its tag in its name instead."
         ),
     ),
@@ -189,7 +190,10 @@ FLAGS = (
         group="Checkpoint",
         value=Value("DIR", paths="dir"),
         help="The hub cache in which to look for a repo id.",
-        details="By default, where the hub's own library looks; see ENVIRONMENT.",
+        details=(
+            "By default, where COMMAND says that it looks, else where the hub's own library looks; "
+            "see ENVIRONMENT."
+        ),
     ),
     Flag(
         names=("--also",),

@@ -9,7 +9,9 @@ from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Progress, Wait
 from prefetch_cli.base.text import counted
 from prefetch_cli.base.words import Action
-from prefetch_cli.checkpoint.resolve import Checkpoint, Source
+from prefetch_cli.checkpoint.locate import Source
+from prefetch_cli.checkpoint.request import Role
+from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.plan.decision import NOTHING_MEANT
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.residency.evict import Eviction
@@ -33,9 +35,8 @@ def facts(outcome: Outcome) -> Iterator[Line]:
         return
     for source in _sources(wanted):
         revision = f" at {source.revision[:12]}" if source.revision else ""
-        rule = f" (as {source.server.value} reads it)" if source.server else ""
         redirect = f", redirected to {source.redirect}" if source.redirect else ""
-        yield "checkpoint", f"{source.argument}{revision}{rule}{redirect}"
+        yield "checkpoint", f"{source.argument}{revision}{_how(source)}{redirect}"
     yield "size", _size(wanted)
     for found, files, size_bytes in wanted.by_filesystem:
         kind = "network" if found.network else "local"
@@ -56,6 +57,20 @@ def facts(outcome: Outcome) -> Iterator[Line]:
 
 def _sources(wanted: Wanted) -> tuple[Source, ...]:
     return wanted.found.sources if isinstance(wanted.found, Checkpoint) else ()
+
+
+def _how(source: Source) -> str:
+    """Return by whose rules a checkpoint is read, and where its name was found."""
+    parts = []
+    if source.role is Role.TOKENIZER:
+        parts.append("only its config and tokenizer files")
+    elif source.server is not None:
+        parts.append(f"as {source.server.value} reads it")
+    if source.inferred:
+        if source.role is Role.MODEL:
+            parts.append(f"load format {source.load_format.value}")
+        parts.append("from COMMAND")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _size(wanted: Wanted) -> str:

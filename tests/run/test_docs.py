@@ -16,6 +16,7 @@ from man import content, generate
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import ExitCode, interrupted_exit_code
 from prefetch_cli.base.words import Overrule
+from prefetch_cli.checkpoint.syntaxes import STARTS
 from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.main import command
 from prefetch_cli.plan import ranks
@@ -131,6 +132,7 @@ def test_no_document_names_a_flag_that_is_not_there(readme: str) -> None:
         "--gpus-per-node",
         "--tensor-parallel-size",
         "--port",
+        *(name for start in STARTS for one in start.syntax.options for name in one.names),
     }
     pages = [plain(page(name)) for name in PAGES]
     for text in (readme, *pages, *map(read, ("CHANGELOG.md", "tests/README.md", BENCH))):

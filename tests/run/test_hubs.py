@@ -48,6 +48,20 @@ def test_the_line_names_whose_model_it_is(store: Path) -> None:
     assert not done.errors
 
 
+def test_the_model_that_ollama_is_told_to_run_is_warmed(store: Path) -> None:
+    stand_in = store / "bin" / "ollama"
+    stand_in.parent.mkdir()
+    stand_in.write_text("#!/bin/sh\n")
+    stand_in.chmod(0o755)
+    blobs = blobs_of(store, MODEL, PROJECTOR)
+    oracle.make_cold(blobs)
+    words = ["env", f"OLLAMA_MODELS={store}", str(stand_in), "run", "tiny:1b", "hello"]
+    done = run("--force", "--lead", "100%", "--", *words)
+    assert done.code == 0, done
+    assert "tiny:1b (as ollama reads it, load format gguf, from COMMAND)" in done.errors
+    assert oracle.resident_bytes(blobs) >= len(MODEL) + len(PROJECTOR)
+
+
 def test_a_name_without_the_flag_that_it_needs(store: Path) -> None:
     line = refused("tiny:1b", code=3, env={"OLLAMA_MODELS": str(store)})
     assert line.endswith("the Ollama store has it: give tiny:1b --hub ollama")

@@ -22,8 +22,9 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
 from prefetch_cli.checkpoint.files import Skipped
+from prefetch_cli.checkpoint.locate import Source
 from prefetch_cli.checkpoint.request import Reference, Request
-from prefetch_cli.checkpoint.resolve import Checkpoint, Source, resolve
+from prefetch_cli.checkpoint.resolve import Checkpoint, resolve
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.linux import threads as linux_threads
 from tests.helpers import checkpoints
