@@ -1,50 +1,113 @@
-"""By which names the weights of a component are looked for: a table of values.
+"""A folder with layout files -> what a loader reads in the folders of its components."""
 
-Read in diffusers 0.42 (models/modeling_utils.py, models/model_loading_utils.py,
-utils/hub_utils.py), transformers 5.24 (modeling_utils.py) and sentence-transformers 6.2
-(base/modules/module.py).
-"""
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint.servers import Family
+from prefetch_cli.checkpoint import selection
+from prefetch_cli.checkpoint.config import CONFIG
+from prefetch_cli.checkpoint.files import Incomplete
+from prefetch_cli.checkpoint.folder import FolderReader
+from prefetch_cli.checkpoint.layouts import MODULAR_LAYOUT, Component
+from prefetch_cli.checkpoint.manifest import Folder
 
-_DIFFUSERS = "diffusion_pytorch_model"
+# What diffusers looks for in the layout's own folder if a component has none.
+_AT_TOP = {
+    *(CONFIG, "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json"),
+}
+# Other formats are asked for to read one kind of file only.
+_WHOLE_FORMATS = {LoadFormat.AUTO, LoadFormat.HF, LoadFormat.SAFETENSORS}
 
 
-def plain_families(others: tuple[Family, ...]) -> tuple[Family, ...]:
-    """Return the families of a component's own files; `others` are those of custom components."""
-    return (*_named(""), *others)
+@dataclass(frozen=True)
+class Components:
+    """What a loader reads of the components of a model."""
+
+    folders: tuple[Folder, ...] = ()
+    has_some_at_top: bool = False  # a component with weights lies in the layout's own folder
+    warnings: tuple[str, ...] = ()
 
 
-def variant_families(variant: str) -> tuple[Family, ...]:
-    """Return the families of a variant: of `fp16`, `model.fp16.safetensors` and its like."""
-    without_index = tuple(
-        Family(LoadFormat.HF, (f"*.{variant}.{suffix}", f"*.{variant}-*.{suffix}"))
-        for suffix in ("safetensors", "bin")
+def components_of(top: FolderReader) -> Components:
+    """Return what a loader reads of the components that layout files in a folder name."""
+    named = top.components()
+    elsewhere = [one for one in named if one.origin is not None and not _is_here(top, one)]
+    at_top = [one for one in named if _is_at_top(top, one)]
+    here = [one for one in named if one not in elsewhere and one not in at_top]
+    repos = [one.origin.repo for one in elsewhere if one.origin and one.origin.repo]
+    return Components(
+        folders=tuple(folder for one in here for folder in _folders(top, one, set())),
+        has_some_at_top=any(one.has_weights for one in at_top),
+        warnings=tuple(_about_repos(top, list(dict.fromkeys(repos)))),
     )
-    return (*_named(f".{variant}"), *without_index)
 
 
-def _named(part: str) -> tuple[Family, ...]:
-    # diffusers looks for an index first, transformers for a single file. No component has both
-    # kinds of names.
-    older = [_indexed(f"{_DIFFUSERS}.safetensors{part}.index.json")] if part else []
+def _is_here(top: FolderReader, component: Component) -> bool:
+    """Return whether diffusers finds a component here, of which it knows another place."""
+    if not component.folder:
+        return any(name.endswith(selection.WEIGHT_SUFFIXES) for name in top.names)
+    return os.path.isdir(os.path.join(top.path, component.folder))
+
+
+def _is_at_top(top: FolderReader, component: Component) -> bool:
+    if not component.folder:
+        return _is_here(top, component)
     return (
-        _indexed(f"{_DIFFUSERS}.safetensors.index{part}.json"),
-        *older,
-        _single(f"{_DIFFUSERS}{part}.safetensors"),
-        _single(f"model{part}.safetensors"),
-        _indexed(f"model.safetensors.index{part}.json"),
-        _single(f"{_DIFFUSERS}{part}.bin"),
-        _indexed(f"{_DIFFUSERS}.bin.index{part}.json"),
-        _single(f"pytorch_model{part}.bin"),
-        _indexed(f"pytorch_model.bin.index{part}.json"),
+        not component.is_module
+        and component.origin is None
+        and not _AT_TOP.isdisjoint(top.names)
+        and not os.path.lexists(os.path.join(top.path, component.folder))
     )
 
 
-def _single(name: str) -> Family:
-    return Family(LoadFormat.HF, (name,))
+def _folders(reader: FolderReader, component: Component, seen: set[str]) -> Iterator[Folder]:
+    """Yield what a loader reads in the folder of a component, then in those of its own parts."""
+    path = os.path.join(reader.path, component.folder)
+    below = posixpath.join(reader.name, component.folder)
+    if not os.path.isdir(path):
+        # With a slash at the end, the path cannot be a file.
+        absent = () if reader.terms.filters.leaves_out(below, ()) else (os.path.join(path, ""),)
+        yield Folder(LoadFormat.HF, (), (), absent=absent)
+        return
+    inner = reader.below(component.folder)
+    found = inner.selected()
+    yield found if found.weights else _without_weights(inner, found, component)
+    real_path = os.path.realpath(path)
+    if component.is_module and real_path not in seen:  # links may lead in circles
+        seen.add(real_path)
+        for part in inner.components():
+            yield from _folders(inner, part, seen)
 
 
-def _indexed(name: str) -> Family:
-    return Family(LoadFormat.HF, (), name, index_decides=True)
+def _without_weights(reader: FolderReader, found: Folder, component: Component) -> Folder:
+    """Return a folder of which nothing is selected, as incomplete if its loader needs weights."""
+    filters = reader.terms.filters
+    weights = [name for name in reader.names if name.endswith(selection.WEIGHT_SUFFIXES)]
+    needed = weights or (component.has_weights and CONFIG in reader.names)
+    if (
+        not needed
+        or found.absent
+        or reader.terms.load_format not in _WHOLE_FORMATS
+        or filters.leaves_out(reader.name, weights)
+    ):
+        return found
+    if weights:
+        reason = f"the globs leave none of its weights in: {listing(weights)}"
+        glob = printable(f"{reader.name}/*")
+        hint = f"--exclude '{glob}' leaves it out, --include '{glob}' takes what it has"
+    else:
+        reason, hint = "it has no weights", None
+    path = os.path.join(reader.path, "")
+    return replace(found, incomplete=(Incomplete(path, reason, None),), hint=hint)
+
+
+def _about_repos(top: FolderReader, repos: list[str]) -> Iterator[str]:
+    if repos:
+        yield (
+            f"{printable(top.terms.shown)}: {MODULAR_LAYOUT} takes components from "
+            f"{listing(repos)}: give it as another CHECKPOINT"
+        )

@@ -23,6 +23,9 @@ ROUTER_LAYOUT = "router_config.json"
 # A Router wrote this before it was called so: Asym.
 OLD_ROUTER_LAYOUT = "config.json"
 
+OF_PIPELINES = (DIFFUSERS_LAYOUT, MODULAR_LAYOUT)
+OF_WHOLE_MODELS = (*OF_PIPELINES, SENTENCE_TRANSFORMERS_LAYOUT)
+
 # sentence-transformers writes no file for these modules, and git keeps no empty folder.
 _MODULES_WITHOUT_FILES = ("Normalize", "Identity")
 # Modules that always load weights of their own; what a custom one loads is not known.
@@ -38,13 +41,20 @@ _WITHOUT_WEIGHTS = re.compile(
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a component comes from that need not be here."""
+
+    repo: str | None  # None: it is not loaded then
+
+
+@dataclass(frozen=True)
 class Component:
     """A part of a model that has a folder of its own."""
 
-    folder: str  # below that of the layout file; empty: this itself, or the whole of `repo`
+    folder: str  # below that of the layout file; empty: this itself, or the whole of another repo
     has_weights: bool = False  # its class always does; else they are read where they are
-    repo: str | None = None  # where it comes from if the folder is not here
-    optional: bool = False  # it need not be here
+    origin: Origin | None = None  # where it comes from if it is not here; None: it must be here
+    is_module: bool = False  # of sentence-transformers, which may have modules in it again
 
 
 def components(path: str, content: bytes) -> list[Component]:
@@ -54,10 +64,10 @@ def components(path: str, content: bytes) -> list[Component]:
     """
     document = parsed(path, lambda: bounded_json(content))
     name = posixpath.basename(path)
-    found = {}
+    found: dict[str, Component] = {}
     for folder, component in _COMPONENTS[name](path, document):
         if folder == "":
-            found.setdefault(component.repo, component)
+            found.setdefault(f"{component.origin}", component)
         for below in names_below(path, "folders", [folder] if folder != "" else []):
             found.setdefault(below, replace(component, folder=below))
     return list(found.values())
@@ -102,7 +112,7 @@ def _of_modular_pipeline(path: str, document: object) -> _Found:
         # Without a folder and a repo, it has no files of its own.
         if folder or isinstance(repo, str):
             repo = repo if isinstance(repo, str) else None
-            yield folder, Component("", has_weights, repo, optional=True)
+            yield folder, Component("", has_weights, origin=Origin(repo))
 
 
 def _of_modules(path: str, document: object) -> _Found:
@@ -117,7 +127,7 @@ def _of_modules(path: str, document: object) -> _Found:
             and module.get("path", "") not in ("", ".")
             and not str(module.get("type")).endswith(_MODULES_WITHOUT_FILES)
         ):
-            yield module["path"], Component("", _is_module_with_weights(module.get("type")))
+            yield module["path"], _module(module.get("type"))
 
 
 def _of_router(path: str, document: object) -> _Found:
@@ -129,7 +139,7 @@ def _of_router(path: str, document: object) -> _Found:
         )
     for folder, kind in types.items():
         if not str(kind).endswith(_MODULES_WITHOUT_FILES):
-            yield folder, Component("", _is_module_with_weights(kind))
+            yield folder, _module(kind)
 
 
 def _items(path: str, document: object) -> Iterator[tuple[str, object]]:
@@ -144,9 +154,10 @@ def _is_model(library: object, kind: object) -> bool:
     return library in _LIBRARIES_OF_MODELS and not _WITHOUT_WEIGHTS.fullmatch(str(kind))
 
 
-def _is_module_with_weights(kind: object) -> bool:
+def _module(kind: object) -> Component:
     package, _, name = str(kind).rpartition(".")
-    return package.startswith("sentence_transformers.") and name in _MODULES_WITH_WEIGHTS
+    has_weights = package.startswith("sentence_transformers.") and name in _MODULES_WITH_WEIGHTS
+    return Component("", has_weights, is_module=True)
 
 
 _COMPONENTS: Mapping[str, Callable[[str, object], _Found]] = {

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint.files import Skipped
+from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.checkpoint.files import Incomplete, Skipped
 from prefetch_cli.checkpoint.index import Index
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import Rules
@@ -16,6 +16,7 @@ class Terms:
     shown: str  # what the user called it
     load_format: LoadFormat
     rules: Rules
+    server_known: bool  # else the rules are vLLM's for want of another
     filters: Filters
 
 
@@ -29,6 +30,8 @@ class Folder:
     index: Index | None = None
     absent: tuple[str, ...] = ()  # unusable indexes and missing folders
     specials: tuple[str, ...] = ()  # FIFOs, sockets and devices: kept for their warnings
+    incomplete: tuple[Incomplete, ...] = ()  # of what is known without a look at the files
+    hint: str | None = None  # the likely cause if files are missing, and what to do then
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Manifest:
     """The paths that a loader reads of one checkpoint."""
 
     root: str  # the folder that holds all others
+    server: Server | None  # by whose rules; None for a single file
     folders: tuple[Folder, ...]  # `root` first
     warnings: tuple[str, ...] = ()
     failed: tuple[Skipped, ...] = ()  # folders that cannot be listed
@@ -49,3 +53,13 @@ class Manifest:
     def weights(self) -> list[str]:
         """The weight files of all folders, in load order."""
         return [path for folder in self.folders for path in folder.weights]
+
+    @property
+    def incomplete(self) -> list[Incomplete]:
+        """What is known to be missing of all folders."""
+        return [one for folder in self.folders for one in folder.incomplete]
+
+    @property
+    def hint(self) -> str | None:
+        """What to do if files are missing, where a folder tells."""
+        return next((folder.hint for folder in self.folders if folder.hint), None)

@@ -94,13 +94,19 @@ def _locate(
         else:
             path, mode = existing
             kind, revision = "directory" if stat.S_ISDIR(mode) else "file", None
-        terms = Terms(argument, request.load_format, rules_of(request.server), request.filters)
+        terms = Terms(
+            shown=argument,
+            load_format=request.load_format,
+            rules=rules_of(request.server),
+            server_known=request.server is not Server.AUTO,
+            filters=request.filters,
+        )
         if kind == "file":
             manifest = _of_file(path, mode, terms, monitor)
         else:
             manifest = folders.of_folder(path, terms, monitor)
-    server = None if kind == "file" else terms.rules.server
-    return Source(argument, kind, path, revision, manifest.load_format, server), manifest
+    source = Source(argument, kind, path, revision, manifest.load_format, manifest.server)
+    return source, manifest
 
 
 def _existing(argument: str) -> tuple[str, int] | None:
@@ -186,7 +192,7 @@ def _examined(
     and if no weight is left to read.
     """
     shown = printable(source.argument)
-    found = _findings(manifest, request, monitor, threads)
+    found = [*manifest.incomplete, *_findings(manifest, request, monitor, threads)]
     incomplete = [one for one in found if isinstance(one, Incomplete)]
     skipped = [one for one in found if isinstance(one, Skipped)]
     present = (one.file if isinstance(one, Incomplete) else one for one in found)
@@ -199,7 +205,7 @@ def _examined(
     if incomplete:
         problem = f"{shown}: {_incomplete(manifest.root, incomplete)}"
         if not request.allow_incomplete:
-            raise CheckpointError(problem, _ALLOW)
+            raise CheckpointError(problem, manifest.hint or _ALLOW)
         warnings.append(problem)
     if not failed and not any(file.weight for file in files):
         reasons = "; ".join(warnings[:_MOST_REASONS])

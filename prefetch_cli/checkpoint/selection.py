@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint.components import plain_families, variant_families
+from prefetch_cli.checkpoint.families import plain_families, variant_families
 from prefetch_cli.checkpoint.index import Index
 from prefetch_cli.checkpoint.names import (
     in_natural_order,
@@ -64,6 +64,27 @@ class Filters:
             return False
         return not self.include or any(
             fnmatch.fnmatchcase(path, pattern) for pattern in self.include
+        )
+
+    def leaves_out(self, folder: str, names: Iterable[str]) -> bool:
+        """Return whether the user means to leave out this folder, in which files have these names.
+
+        That is so if an `exclude` matches the folder itself, or has a slash and matches what is in
+        it, or if each `include` begins with the name of another folder.
+        """
+        inside = [f"{folder}/", *(f"{folder}/{name}" for name in names)]
+        excluded = any(
+            fnmatch.fnmatchcase(path, pattern)
+            for pattern in self.exclude
+            for path in (inside if "/" in pattern else inside[:1])
+        )
+        first = folder.partition("/")[0]
+        return excluded or (
+            bool(self.include)
+            and all(
+                "/" in pattern and not fnmatch.fnmatchcase(first, pattern.partition("/")[0])
+                for pattern in self.include
+            )
         )
 
 
@@ -136,7 +157,7 @@ def _select_component(
         return next((one for one in chosen if one.weights), plain)
     weights = (name for one in there for name in one.weights)
     index = there[0].index if len(there) == 1 else None
-    return Selection(LoadFormat.HF, _in_order(weights, rules.order), index)
+    return Selection(LoadFormat.HF, in_order(weights, rules.order), index)
 
 
 def _selected(
@@ -158,7 +179,7 @@ def _selected(
     lone = [] if index is not None else folder.lone(family)
     loaded = set(_loaded(family, found, index, lone))
     loaded.update(folder.beside(family) if found else ())
-    wanted = _in_order(filter(folder.want, loaded), order)
+    wanted = in_order(filter(folder.want, loaded), order)
     promised = any(map(folder.want, missing_numbers(lone)))
     return Selection(resolved, wanted, index, tuple(lone) if promised else ())
 
@@ -167,7 +188,7 @@ def select_by_index(name: str, index: Index, rules: Rules, want: Want) -> Select
     """Return the weight files that the index `name` lists."""
     families = (family for family in rules.families if family.index == name)
     load_format = next((family.load_format for family in families), LoadFormat.HF)
-    return Selection(load_format, _in_order(filter(want, index.shards), rules.order), index)
+    return Selection(load_format, in_order(filter(want, index.shards), rules.order), index)
 
 
 @dataclass(frozen=True)
@@ -294,5 +315,6 @@ def _may_be_weight(name: str) -> bool:
     return name.endswith(WEIGHT_SUFFIXES) and not is_hidden(name)
 
 
-def _in_order(names: Iterable[str], order: Order) -> tuple[str, ...]:
+def in_order(names: Iterable[str], order: Order) -> tuple[str, ...]:
+    """Return the names in the order in which a server opens them."""
     return in_natural_order(names) if order is Order.NATURAL else tuple(sorted(names))

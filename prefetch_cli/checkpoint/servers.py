@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.checkpoint.config import Config
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 MISTRAL_INDEX = "consolidated.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
+MISTRAL_PARAMETERS = "params.json"
 
 # Training loops save these beside the weights; no server reads them.
 _NOT_WEIGHTS = (
@@ -60,6 +62,23 @@ class Family:
     beside: tuple[str, ...] = ()  # globs: read along with the others, no weights where they are not
 
 
+_SAFETENSORS_FORMATS = frozenset(
+    (
+        LoadFormat.SAFETENSORS,
+        LoadFormat.FASTSAFETENSORS,
+        LoadFormat.INSTANTTENSOR,
+        LoadFormat.MISTRAL,
+    )
+)
+# The formats of the loader that knows of extra weights.
+_DEFAULT_LOADER = _SAFETENSORS_FORMATS | {
+    LoadFormat.AUTO,
+    LoadFormat.HF,
+    LoadFormat.PT,
+    LoadFormat.NPCACHE,
+}
+
+
 @dataclass(frozen=True)
 class Extra:
     """Weights that a server reads beside those of the table, for models of some architectures."""
@@ -69,7 +88,15 @@ class Extra:
     pattern: str = "*.safetensors"
     for_next_layers: bool = False  # only where the model has layers that predict further tokens
     instead: bool = False  # of all others
-    not_for: tuple[LoadFormat, ...] = ()
+    formats: frozenset[LoadFormat] = _DEFAULT_LOADER
+
+    def applies(self, config: Config, load_format: LoadFormat) -> bool:
+        """Return whether a model with this config.json has it, in this format."""
+        return (
+            not set(self.architectures).isdisjoint(config.architectures)
+            and load_format in self.formats
+            and (config.next_layers > 0 or not self.for_next_layers)
+        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +112,7 @@ class Rules:
     config_names_weights: bool = False  # `transformers_weights` in config.json comes first
     # Words in the path of models that are loaded in Mistral's format where params.json is.
     mistral_paths: tuple[str, ...] = ()
+    loads_other_repos: bool = False  # that config.json names
     # Layouts on which it fails before it has read anything.
     takes_nested_consolidated_for_mistral: bool = False
     takes_training_args_for_weights: bool = False
@@ -197,6 +225,7 @@ _RULES = (
             ),
             Extra(_COSMOS, folder="[tv]*er", instead=True),
         ),
+        loads_other_repos=True,
         takes_nested_consolidated_for_mistral=True,
         takes_training_args_for_weights=True,
     ),
@@ -223,7 +252,7 @@ _RULES = (
                 ),
                 pattern="mtp.safetensors",
                 for_next_layers=True,
-                not_for=(LoadFormat.BITSANDBYTES, LoadFormat.PT, LoadFormat.NPCACHE),
+                formats=_SAFETENSORS_FORMATS | {LoadFormat.AUTO, LoadFormat.RUNAI_STREAMER},
             ),
             Extra(_COSMOS, folder="[tv]*er", instead=True),
         ),

@@ -132,13 +132,14 @@ def _index(_folder: Path) -> Run:
 
 def _layout(_folder: Path) -> Run:
     def run(content: bytes) -> None:
-        for layout in (layouts.DIFFUSERS_LAYOUT, layouts.SENTENCE_TRANSFORMERS_LAYOUT):
+        layouts.is_old_router(content)
+        for layout in (*layouts.OF_WHOLE_MODELS, layouts.ROUTER_LAYOUT):
             try:
-                found = layouts.component_folders(f"/m/{layout}", content)
+                found = layouts.components(f"/m/{layout}", content)
             except PrefetchError:
                 continue
-            for name in found:
-                assert _is_below("/m", name), name
+            for one in found:
+                assert not one.folder or _is_below("/m", one.folder), one
 
     return run
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint import gguf
+from prefetch_cli.checkpoint import gguf, layouts
 from prefetch_cli.checkpoint.index import Index, parse_index
-from prefetch_cli.checkpoint.layouts import component_folders
 from prefetch_cli.checkpoint.names import natural_key
 from prefetch_cli.checkpoint.selection import (
     Filters,
@@ -628,12 +627,16 @@ def test_any_content_is_an_index_below_its_folder_or_refused(content: bytes) -> 
 # Layouts
 
 
+def named(path: str, content: bytes) -> list[str]:
+    return [one.folder for one in layouts.components(path, content)]
+
+
 def components(document: object) -> list[str]:
-    return component_folders("/m/model_index.json", json.dumps(document).encode())
+    return named("/m/model_index.json", json.dumps(document).encode())
 
 
 def modules(document: object) -> list[str]:
-    return component_folders("/m/modules.json", json.dumps(document).encode())
+    return named("/m/modules.json", json.dumps(document).encode())
 
 
 def test_the_components_of_diffusers() -> None:
@@ -687,4 +690,4 @@ def test_a_malformed_layout(parse: object, document: object, message: str) -> No
 
 def test_a_layout_that_is_not_json() -> None:
     with pytest.raises(CheckpointError, match=r"^/m/modules\.json: expected JSON, found none"):
-        component_folders("/m/modules.json", b"version https")
+        named("/m/modules.json", b"version https")

@@ -1,0 +1,249 @@
+"""One folder of a checkpoint: its names, its index and layout files, what a loader reads there."""
+
+import fnmatch
+import functools
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.base.text import counted, listing, printable
+from prefetch_cli.base.words import LoadFormat
+from prefetch_cli.checkpoint import gguf, layouts, metadata, selection
+from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
+from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIX, examine
+from prefetch_cli.checkpoint.files import File
+from prefetch_cli.checkpoint.index import Index, parse_index
+from prefetch_cli.checkpoint.layouts import Component
+from prefetch_cli.checkpoint.manifest import Folder, Terms
+from prefetch_cli.checkpoint.names import is_hidden
+from prefetch_cli.checkpoint.selection import Selection
+from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS
+from prefetch_cli.linux.files import open_to_read
+
+_READ_BYTES = 64 * 1024  # of an index at a time
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The sorted names in a folder."""
+
+    files: tuple[str, ...]  # and symbolic links, which may lead to anything
+    specials: tuple[str, ...]  # those of `files` that are FIFOs, sockets or devices
+    folders: tuple[str, ...]
+
+
+def _list(path: str, shown: str) -> _Names:
+    """Return the names in a folder; raises CheckpointError if it cannot be listed."""
+    files: set[str] = set()
+    specials: list[str] = []
+    folders: list[str] = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                # Links to component folders have no suffix. Asking where every link leads would
+                # take a round trip for each file of a hub's snapshot.
+                linked = "." not in entry.name and os.path.isdir(entry.path)
+                if linked or entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                    continue
+                files.add(entry.name.removesuffix(UNFINISHED_SUFFIX))
+                if not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
+                    specials.append(entry.name)
+    except OSError as error:
+        raise CheckpointError(
+            f"{printable(shown)}: expected a directory that can be listed, found: {error.strerror}",
+            "check its permissions and its mount",
+        ) from None
+    return _Names(tuple(sorted(files)), tuple(sorted(specials)), tuple(sorted(folders)))
+
+
+class FolderReader:
+    """Finds what a loader reads in one folder of a checkpoint."""
+
+    def __init__(
+        self,
+        root: str,
+        below: str,  # the folder's path below `root`; empty: `root` itself
+        terms: Terms,
+        monitor: Monitor,
+    ) -> None:
+        self._root = root
+        self.path = os.path.join(root, below) if below else root
+        self.name = below
+        self.terms = terms
+        self._monitor = monitor
+        self._found = _list(self.path, terms.shown)
+        self._unusable: list[str] = []  # index and layout files
+        self._indexes: dict[str, Index | None] = {}
+        self.names = self._found.files
+        self.folders = self._found.folders
+
+    def want(self, name: str) -> bool:
+        """Return whether the user's globs keep this file."""
+        return self.terms.filters.want(os.path.join(self.name, name))
+
+    def components(self) -> list[Component]:
+        """Return the parts of the model that layout files name, each once."""
+        found: dict[str, Component] = {}
+        for name in self._layouts():
+            content = self._read_small(name)
+            if content is not None and (
+                name != layouts.OLD_ROUTER_LAYOUT or layouts.is_old_router(content)
+            ):
+                for one in layouts.components(os.path.join(self.path, name), content):
+                    found.setdefault(one.folder or f"{one.origin}", one)
+        return list(found.values())
+
+    def below(self, name: str) -> "FolderReader":
+        """Return the reader of a folder below this one."""
+        terms = replace(self.terms, shown=os.path.join(self.path, name))
+        return FolderReader(self._root, os.path.join(self.name, name), terms, self._monitor)
+
+    def matching(self, pattern: str) -> list[str]:
+        """Return the paths of the wanted files here whose names match a glob."""
+        return [
+            os.path.join(self.path, name)
+            for name in fnmatch.filter(self.names, pattern)
+            if self.want(name) and not is_hidden(name)
+        ]
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """What config.json says of the weights."""
+        try:
+            content = self._read_small(CONFIG) if CONFIG in self.names else None
+        except CheckpointError:
+            content = None  # it is reported as a file that cannot be read
+        return parse_config(content or b"{}")
+
+    def read_index(self, name: str) -> Index | None:
+        """Return an index, or None if its file is unusable; each is read once."""
+        if name not in self._indexes:
+            with self._opened(name) as file:
+                pieces = iter(lambda: file.read(_READ_BYTES), b"") if file else ()
+                path = os.path.join(self.path, name)
+                self._indexes[name] = parse_index(path, pieces) if file else None
+        return self._indexes[name]
+
+    def selected(self) -> Folder:
+        """Return what a loader reads in this folder."""
+        load_format = self.terms.load_format
+        if load_format is LoadFormat.AUTO and self._is_mistral_by_path():
+            load_format = LoadFormat.MISTRAL
+        selected = self._named_by_config() or selection.select(
+            self.names,
+            load_format,
+            self.terms.rules,
+            self.want,
+            self.read_index,
+            component=bool(self.name),
+        )
+        if selected.load_format is LoadFormat.GGUF:
+            self._refuse_several(selected)
+        return self.folder(selected)
+
+    def folder(self, selected: Selection) -> Folder:
+        """Return the paths of the selected weights and of the other files that go with them."""
+        chosen = set(selected.weights)
+        side = selection.side_files(self.names)
+        return Folder(
+            load_format=selected.load_format,
+            side=self._paths([name for name in side if self.want(name) and name not in chosen]),
+            weights=self._paths(selected.weights),
+            index=selected.index,
+            absent=self._paths(self._unusable),
+            specials=self._paths([name for name in self._found.specials if self.want(name)]),
+        )
+
+    def no_weights(self) -> CheckpointError:
+        """Return the error for a folder without weights for the load format."""
+        shown, folders = printable(self.terms.shown), self._found.folders
+        if not self.names and not folders:
+            return CheckpointError(
+                f"{shown}: expected a checkpoint, found an empty directory",
+                "check the path, and that its file system is mounted",
+            )
+        weights = [name for name in self.names if name.endswith(selection.WEIGHT_SUFFIXES)]
+        hint = "check the path"
+        if weights:
+            hint = "check --load-format, --include and --exclude; --load-format all takes every one"
+        elif "snapshots" in folders:
+            hint = "this is a folder of a hub cache: give its repo id, or a path in its snapshots/"
+        others = f"{counted(len(self.names), 'other file')} and {counted(len(folders), 'folder')}"
+        return CheckpointError(
+            f"{shown}: expected weight files for --load-format {self.terms.load_format.value}, "
+            f"found {listing(weights) if weights else others}",
+            hint,
+        )
+
+    def _layouts(self) -> list[str]:
+        """Return the layout files here. Only sentence-transformers' parts have parts again."""
+        named = [layouts.ROUTER_LAYOUT]
+        if not self.name:
+            named = [*layouts.OF_WHOLE_MODELS, *named]
+        found = [name for name in named if name in self.names]
+        is_module = self.name or layouts.SENTENCE_TRANSFORMERS_LAYOUT in found
+        if is_module and layouts.ROUTER_LAYOUT not in found and CONFIG in self.names:
+            found.append(layouts.OLD_ROUTER_LAYOUT)
+        return found
+
+    def _named_by_config(self) -> Selection | None:
+        """Return the weights that config.json names for transformers."""
+        rules = self.terms.rules
+        name = self.config.weights if rules.config_names_weights else None
+        if name is None or self.terms.load_format not in {LoadFormat.AUTO, LoadFormat.HF}:
+            return None
+        if not name.endswith(selection.INDEX_SUFFIX):
+            return Selection(LoadFormat.HF, tuple(filter(self.want, [name])), None)
+        found = self.read_index(name) if name in self.names else None
+        return selection.select_by_index(name, found, rules, self.want) if found else None
+
+    def _is_mistral_by_path(self) -> bool:
+        path = self.path.lower()
+        return MISTRAL_PARAMETERS in self.names and any(
+            word in path for word in self.terms.rules.mistral_paths
+        )
+
+    def _paths(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(os.path.join(self.path, name) for name in names)
+
+    def _read_small(self, name: str) -> bytes | None:
+        """Return a small file up to its largest size, or None if it is unusable."""
+        with self._opened(name) as file:
+            return None if file is None else file.read(metadata.MOST_BYTES + 1)
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO | None]:
+        """Yield a metadata file, or note that it is unusable and yield None.
+
+        Raises CheckpointError if it cannot be read.
+        """
+        path = os.path.join(self.path, name)
+        with self._monitor.waiting(path):
+            if not isinstance(examine(path, weight=False), File):
+                self._unusable.append(name)
+                yield None
+                return
+            try:
+                with os.fdopen(open_to_read(path), "rb") as file:
+                    yield file
+            except OSError as error:
+                raise CheckpointError(
+                    f"{printable(path)}: expected a readable file, found: {error.strerror}",
+                    "check its permissions",
+                ) from None
+
+    def _refuse_several(self, selected: Selection) -> None:
+        models = gguf.models(selected.weights)
+        if len(models) > 1:
+            glob = printable(shlex.quote(next(iter(models))))
+            raise CheckpointError(
+                f"{printable(self.terms.shown)}: expected one GGUF model, found {len(models)}: "
+                f"{listing(list(models.values()))}",
+                f"choose one: --include {glob}, or give the file itself",
+            )
