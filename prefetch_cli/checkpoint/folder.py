@@ -5,22 +5,23 @@ import functools
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.base.text import counted, listing, printable
+from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat
 from prefetch_cli.checkpoint import gguf, layouts, metadata, selection
+from prefetch_cli.checkpoint.companions import DCP_METADATA, ONNX_SUFFIX, companions
 from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIX, examine
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.checkpoint.index import Index, parse_index
 from prefetch_cli.checkpoint.layouts import Component
 from prefetch_cli.checkpoint.manifest import Folder, Terms
-from prefetch_cli.checkpoint.names import is_hidden
+from prefetch_cli.checkpoint.names import NUMBERED, is_hidden
 from prefetch_cli.checkpoint.selection import Selection
 from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS
 from prefetch_cli.linux.files import open_to_read
@@ -145,7 +146,7 @@ class FolderReader:
         )
         if selected.load_format is LoadFormat.GGUF:
             self._refuse_several(selected)
-        return self.folder(selected)
+        return self.folder(self._with_companions(selected))
 
     def folder(self, selected: Selection) -> Folder:
         """Return the paths of the selected weights and of the other files that go with them."""
@@ -158,28 +159,39 @@ class FolderReader:
             index=selected.index,
             absent=self._paths(self._unusable),
             specials=self._paths([name for name in self._found.specials if self.want(name)]),
+            lone=self._paths(selected.lone),
+            hint=self._about_stale_index(selected),
         )
 
-    def no_weights(self) -> CheckpointError:
-        """Return the error for a folder without weights for the load format."""
-        shown, folders = printable(self.terms.shown), self._found.folders
-        if not self.names and not folders:
-            return CheckpointError(
-                f"{shown}: expected a checkpoint, found an empty directory",
-                "check the path, and that its file system is mounted",
-            )
-        weights = [name for name in self.names if name.endswith(selection.WEIGHT_SUFFIXES)]
-        hint = "check the path"
-        if weights:
-            hint = "check --load-format, --include and --exclude; --load-format all takes every one"
-        elif "snapshots" in folders:
-            hint = "this is a folder of a hub cache: give its repo id, or a path in its snapshots/"
-        others = f"{counted(len(self.names), 'other file')} and {counted(len(folders), 'folder')}"
-        return CheckpointError(
-            f"{shown}: expected weight files for --load-format {self.terms.load_format.value}, "
-            f"found {listing(weights) if weights else others}",
-            hint,
-        )
+    def _with_companions(self, selected: Selection) -> Selection:
+        """Return the selection with the files that selected ones name as holding weights."""
+        more = []
+        for name in selected.weights:
+            path = os.path.join(self.path, name)
+            if name.endswith(ONNX_SUFFIX) or name == DCP_METADATA:
+                with self._monitor.waiting(path), suppress(OSError):  # reading it reports the error
+                    more += companions(path)
+        if not more:
+            return selected
+        weights = {*selected.weights, *filter(self.want, more)}
+        return replace(selected, weights=selection.in_order(weights, self.terms.rules.order))
+
+    def _about_stale_index(self, selected: Selection) -> str | None:
+        """Return a hint where the index names no file that is here, and a whole one is."""
+        if self.name or selected.index is None or not selected.index.shards.isdisjoint(self.names):
+            return None
+        whole = [
+            name
+            for name in self.names
+            if name.endswith(selection.WEIGHT_SUFFIXES)
+            and not is_hidden(name)
+            and not NUMBERED.fullmatch(name)
+            and self.want(name)
+        ]
+        if len(whole) != 1:
+            return None
+        path = printable(shlex.quote(os.path.join(self.path, whole[0])))
+        return f"the index names none of the files here, it may be stale: give {path} itself"
 
     def _layouts(self) -> list[str]:
         """Return the layout files here. Only sentence-transformers' parts have parts again."""

@@ -13,6 +13,7 @@ from prefetch_cli.checkpoint import gguf, layouts, selection, surroundings
 from prefetch_cli.checkpoint.components import components_of
 from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.checkpoint.folder import FolderReader
+from prefetch_cli.checkpoint.holdings import no_weights
 from prefetch_cli.checkpoint.manifest import Folder, Manifest, Terms
 from prefetch_cli.checkpoint.names import natural_path_key
 from prefetch_cli.checkpoint.selection import in_order
@@ -50,7 +51,7 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
     if terms.rules.of_format(terms.load_format) and not any(
         folder.weights or folder.absent or folder.incomplete for folder in manifest.folders
     ):
-        raise top.no_weights()
+        raise no_weights(top, monitor)
     return replace(manifest, warnings=(*manifest.warnings, *_warnings(manifest, top, monitor)))
 
 
@@ -91,7 +92,7 @@ def _everything(root: str, terms: Terms, monitor: Monitor) -> Manifest:
         if error is not None and terms.filters.want(path.removeprefix(below))
     ]
     if not wanted and not failed:
-        raise FolderReader(root, "", terms, monitor).no_weights()
+        raise no_weights(FolderReader(root, "", terms, monitor), monitor)
     side = set(selection.side_files(name for name in wanted if "/" not in name))
     return Manifest(
         root,
@@ -169,6 +170,7 @@ def _warnings(manifest: Manifest, top: FolderReader, monitor: Monitor) -> Iterat
             terms.shown, top.names, taken, top.want, top.read_index
         )
     yield from surroundings.about_failing(top.names, terms.load_format, rules, unread)
+    yield from surroundings.about_lone([path for one in manifest.folders for path in one.lone])
     yield from surroundings.about_format(terms.load_format)
     if rules.loads_other_repos:
         yield from surroundings.about_other_repos(terms.shown, top.config.other_repos)

@@ -31,6 +31,7 @@ class Folder:
     absent: tuple[str, ...] = ()  # unusable indexes and missing folders
     specials: tuple[str, ...] = ()  # FIFOs, sockets and devices: kept for their warnings
     incomplete: tuple[Incomplete, ...] = ()  # of what is known without a look at the files
+    lone: tuple[str, ...] = ()  # weights whose names promise more, which nothing else does
     hint: str | None = None  # the likely cause if files are missing, and what to do then
 
 

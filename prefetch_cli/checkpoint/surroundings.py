@@ -174,6 +174,15 @@ def about_failing(
         )
 
 
+def about_lone(paths: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each file whose name promises others that nothing else tells of."""
+    for path in paths:
+        yield (
+            f"{printable(path)}: its name promises more files, but there are none, and no index: "
+            "warmed as it is"
+        )
+
+
 def about_format(load_format: LoadFormat) -> Iterator[str]:
     """Yield a line where this format does not read through the page cache."""
     if load_format in _PAST_THE_CACHE:
