@@ -7,6 +7,7 @@ within bounds, so that a hostile one costs neither memory nor time.
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from prefetch_cli.checkpoint.examine import glance
 from prefetch_cli.checkpoint.headers import Read
@@ -56,11 +57,9 @@ def external_data(size_bytes: int, read: Read) -> list[str]:
     What is malformed, or beyond the bounds, ends the search.
     """
     found: dict[str, None] = {}
-    search = _OnnxSearch(size_bytes, read, lambda location: found.setdefault(location))
-    try:
+    search = _OnnxSearch(size_bytes, read, found.setdefault)
+    with suppress(EOFError, OverflowError):  # the server says what is wrong with it
         search.message("model", 0, size_bytes, 0)
-    except (EOFError, OverflowError):
-        pass  # the server says what is wrong with it
     return list(found)
 
 

@@ -12,8 +12,9 @@ from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.files import RealFolder, file_type, open_to_read, real_path_of
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 
-# huggingface_hub appends this to a file's name until its download has ended.
-UNFINISHED_SUFFIX = ".incomplete"
+# Downloaders keep a file with such a suffix beside NAME, or in its place, until it has ended:
+# huggingface_hub, aria2 (its control file), wget and Firefox, Chromium.
+UNFINISHED_SUFFIXES = (".incomplete", ".aria2", ".part", ".crdownload")
 
 _UNFINISHED = "its download has not ended"
 _POINTER = "a Git LFS pointer, not the file itself"
@@ -21,8 +22,21 @@ _POINTER_START = b"version https://git-lfs.github.com/spec/"
 _POINTER_MOST_BYTES = 1024  # Git LFS's own bound
 
 
-def examine(path: str, *, weight: bool, real_folder: RealFolder = os.path.realpath) -> Finding:
+def is_unfinished(path: str) -> bool:
+    """Return whether a downloader's file beside `path` says that its download has not ended."""
+    return any(os.path.lexists(path + suffix) for suffix in UNFINISHED_SUFFIXES)
+
+
+def examine(
+    path: str,
+    *,
+    weight: bool,
+    unfinished: bool = False,
+    real_folder: RealFolder = os.path.realpath,
+) -> Finding:
     """Return the file at `path`, or why it is left out, or what is missing of it.
+
+    It is `unfinished` where that is known already, as from the listing of its folder.
 
     Reads at most the header of a weight file and its last 64 KiB, or the first bytes of what may be
     a Git LFS pointer, and leaves the page cache as it was. Opens regular files only. Pass a cached
@@ -34,7 +48,7 @@ def examine(path: str, *, weight: bool, real_folder: RealFolder = os.path.realpa
         return _unreachable(path, error)
     if isinstance(file, Skipped):
         return file
-    if file.real_path.endswith(UNFINISHED_SUFFIX):
+    if unfinished or file.real_path.endswith(UNFINISHED_SUFFIXES):
         return Incomplete(path, _UNFINISHED, file)
     try:
         return _looked_into(file)
@@ -66,7 +80,7 @@ def _unreachable(path: str, error: OSError) -> Skipped | Incomplete:
 
 def _absence(path: str) -> str:
     is_link = os.path.islink(path)
-    if os.path.lexists((os.path.realpath(path) if is_link else path) + UNFINISHED_SUFFIX):
+    if is_unfinished(os.path.realpath(path) if is_link else path):
         return _UNFINISHED
     return "a symbolic link to nothing" if is_link else "not there"
 

@@ -16,7 +16,7 @@ from prefetch_cli.base.words import LoadFormat
 from prefetch_cli.checkpoint import gguf, layouts, metadata, selection
 from prefetch_cli.checkpoint.companions import DCP_METADATA, ONNX_SUFFIX, companions
 from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
-from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIX, examine
+from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES, examine
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.checkpoint.index import Index, parse_index
 from prefetch_cli.checkpoint.layouts import Component
@@ -36,6 +36,7 @@ class _Names:
     files: tuple[str, ...]  # and symbolic links, which may lead to anything
     specials: tuple[str, ...]  # those of `files` that are FIFOs, sockets or devices
     folders: tuple[str, ...]
+    unfinished: tuple[str, ...]  # those of `files` whose download has not ended
 
 
 def _list(path: str, shown: str) -> _Names:
@@ -43,6 +44,7 @@ def _list(path: str, shown: str) -> _Names:
     files: set[str] = set()
     specials: list[str] = []
     folders: list[str] = []
+    unfinished: list[str] = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -52,7 +54,12 @@ def _list(path: str, shown: str) -> _Names:
                 if linked or entry.is_dir(follow_symlinks=False):
                     folders.append(entry.name)
                     continue
-                files.add(entry.name.removesuffix(UNFINISHED_SUFFIX))
+                name, suffix = os.path.splitext(entry.name)
+                if suffix in UNFINISHED_SUFFIXES:
+                    unfinished.append(name)
+                    files.add(name)
+                    continue
+                files.add(entry.name)
                 if not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
                     specials.append(entry.name)
     except OSError as error:
@@ -60,7 +67,7 @@ def _list(path: str, shown: str) -> _Names:
             f"{printable(shown)}: expected a directory that can be listed, found: {error.strerror}",
             "check its permissions and its mount",
         ) from None
-    return _Names(tuple(sorted(files)), tuple(sorted(specials)), tuple(sorted(folders)))
+    return _Names(*(tuple(sorted(names)) for names in (files, specials, folders, unfinished)))
 
 
 class FolderReader:
@@ -158,6 +165,7 @@ class FolderReader:
             weights=self._paths(selected.weights),
             index=selected.index,
             absent=self._paths(self._unusable),
+            unfinished=self._paths(self._found.unfinished),
             specials=self._paths([name for name in self._found.specials if self.want(name)]),
             lone=self._paths(selected.lone),
             hint=self._about_stale_index(selected),

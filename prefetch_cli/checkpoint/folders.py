@@ -11,6 +11,7 @@ from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint import gguf, layouts, selection, surroundings
 from prefetch_cli.checkpoint.components import components_of
+from prefetch_cli.checkpoint.examine import is_unfinished
 from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.checkpoint.folder import FolderReader
 from prefetch_cli.checkpoint.holdings import no_weights
@@ -77,7 +78,8 @@ def of_file(path: str, load_format: LoadFormat, terms: Terms) -> Manifest:
     root, name = os.path.split(path)
     names = gguf.parts(name) if load_format is LoadFormat.GGUF else [name]
     weights = tuple(os.path.join(root, part) for part in names if terms.filters.want(part))
-    return Manifest(root, None, (Folder(load_format, (), weights),))
+    unfinished = tuple(filter(is_unfinished, weights))
+    return Manifest(root, None, (Folder(load_format, (), weights, unfinished=unfinished),))
 
 
 def _everything(root: str, terms: Terms, monitor: Monitor) -> Manifest:
@@ -138,7 +140,7 @@ def _with_extra(manifest: Manifest, extra: Extra, top: FolderReader) -> Manifest
         return manifest
     known = manifest.weights
     if extra.instead:
-        emptied = (replace(folder, weights=(), index=None) for folder in manifest.folders)
+        emptied = (replace(folder, weights=(), index=None, incomplete=()) for folder in manifest.folders)
         found = [path for one in inside for path in one.matching(extra.pattern)]
         weights = in_order(found, top.terms.rules.order)
         added = (Folder(manifest.load_format, (), weights),)

@@ -29,6 +29,7 @@ class Folder:
     weights: tuple[str, ...]  # in load order
     index: Index | None = None
     absent: tuple[str, ...] = ()  # unusable indexes and missing folders
+    unfinished: tuple[str, ...] = ()  # by what a downloader keeps beside them
     specials: tuple[str, ...] = ()  # FIFOs, sockets and devices: kept for their warnings
     incomplete: tuple[Incomplete, ...] = ()  # of what is known without a look at the files
     lone: tuple[str, ...] = ()  # weights whose names promise more, which nothing else does

@@ -207,7 +207,8 @@ def _examined(
         if not request.allow_incomplete:
             raise CheckpointError(problem, manifest.hint or _ALLOW)
         warnings.append(problem)
-    if not failed and not any(file.weight for file in files):
+    weightless = not manifest.weights and not incomplete  # a format without weights
+    if not weightless and not failed and not any(file.weight for file in files):
         reasons = "; ".join(warnings[:_MOST_REASONS])
         raise CheckpointError(
             f"{shown}: expected readable weight files, found none: {reasons}", "check the path"
@@ -230,11 +231,17 @@ def _findings(
         )
         if path not in weights
     )
+    unfinished = {path for folder in manifest.folders for path in folder.unfinished}
     real_folder = functools.cache(os.path.realpath)
 
     def look(path: str) -> Finding:
         with monitor.waiting(path):
-            return examine(path, weight=path in weights, real_folder=real_folder)
+            return examine(
+                path,
+                weight=path in weights,
+                unfinished=path in unfinished,
+                real_folder=real_folder,
+            )
 
     return map_threads(look, list(dict.fromkeys((*others, *manifest.weights))), threads)
 

@@ -670,9 +670,20 @@ def test_unfinished_downloads(tmp_path: Path) -> None:
     assert names(allowed, tmp_path) == ["a.safetensors", "c.safetensors"]
 
 
-def test_an_update_in_progress_does_not_matter(tmp_path: Path) -> None:
-    write(tmp_path, ["model.safetensors", "model.safetensors.incomplete"])
-    assert weights(tmp_path) == ["model.safetensors"]
+@pytest.mark.parametrize("suffix", [".incomplete", ".aria2", ".part", ".crdownload"])
+def test_what_a_downloader_keeps_beside_a_file_says_that_it_is_incomplete(
+    tmp_path: Path, suffix: str
+) -> None:
+    write(tmp_path, [*shards(2), f"{shards(2)[1]}{suffix}", "config.json"])
+    incomplete(tmp_path, (shards(2)[1], "its download has not ended"))
+    # So it is where only that is there, and where the file itself is named.
+    (tmp_path / shards(2)[1]).unlink()
+    incomplete(tmp_path, (shards(2)[1], "its download has not ended"))
+    (tmp_path / f"{shards(2)[0]}{suffix}").write_bytes(b"")
+    message = refusal(tmp_path / shards(2)[0]).message
+    assert f"{shards(2)[0]} (its download has not ended)" in message
+    (tmp_path / f"config.json{suffix}").write_bytes(b"")
+    assert "config.json (its download has not ended)" in refusal(tmp_path).message
 
 
 def test_a_stale_total_size_is_only_a_warning(tmp_path: Path) -> None:
@@ -938,8 +949,8 @@ def test_an_empty_directory(tmp_path: Path) -> None:
 def test_a_directory_without_weights(tmp_path: Path) -> None:
     write(tmp_path, ["config.json", "README.md", "deep/model.safetensors"])
     assert refusal(tmp_path).message == (
-        f"{tmp_path}: expected weight files for --load-format auto, found 2 other files and "
-        "1 folder"
+        f"{tmp_path}: expected weight files for --load-format auto, found 1 .md, 1 .json "
+        "and 1 folder"
     )
     write(tmp_path, ["a.pth"])
     error = refusal(tmp_path, load_format=LoadFormat.PT)
@@ -953,7 +964,7 @@ def test_a_directory_without_weights(tmp_path: Path) -> None:
 def test_the_folder_of_a_repo_in_a_cache(tmp_path: Path) -> None:
     repo = cached(tmp_path, ["model.safetensors"]).parents[1]
     error = refusal(repo)
-    assert "found 0 other files and 3 folders" in error.message
+    assert "found no files and 3 folders" in error.message
     assert error.hint is not None
     assert "give its repo id" in error.hint
 
