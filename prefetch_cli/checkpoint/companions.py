@@ -13,8 +13,8 @@ from prefetch_cli.checkpoint.examine import glance
 from prefetch_cli.checkpoint.headers import Read
 from prefetch_cli.checkpoint.metadata import names_below
 
-DCP_METADATA = ".metadata"
-ONNX_SUFFIX = ".onnx"
+_DCP_METADATA = ".metadata"
+_ONNX_SUFFIX = ".onnx"
 
 _STEP_BYTES = 64 * 1024
 _MOST_READ_BYTES = 64 * 1024 * 1024  # of one file
@@ -40,13 +40,18 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _VARINT_MOST_BYTES = 10
 
 
+def has_companions(name: str) -> bool:
+    """Return whether a file of this name may name others."""
+    return name.endswith(_ONNX_SUFFIX) or name == _DCP_METADATA
+
+
 def companions(path: str) -> list[str]:
     """Return the names, relative to its folder, of the files that the one at `path` names.
 
     Raises CheckpointError if one leads out of the folder, and OSError.
     """
     with glance(path) as looked:
-        if path.endswith(ONNX_SUFFIX):
+        if path.endswith(_ONNX_SUFFIX):
             return names_below(path, "external data", external_data(looked.size_bytes, looked.read))
         return sorted(shards_in(looked.size_bytes, looked.read))
 

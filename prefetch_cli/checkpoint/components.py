@@ -11,7 +11,7 @@ from prefetch_cli.checkpoint import selection
 from prefetch_cli.checkpoint.config import CONFIG
 from prefetch_cli.checkpoint.files import Incomplete
 from prefetch_cli.checkpoint.folder import FolderReader
-from prefetch_cli.checkpoint.layouts import MODULAR_LAYOUT, Component
+from prefetch_cli.checkpoint.layouts import Component
 from prefetch_cli.checkpoint.manifest import Folder
 
 # What diffusers looks for in the layout's own folder if a component has none.
@@ -29,7 +29,7 @@ class Components:
 
     folders: tuple[Folder, ...] = ()
     has_some_at_top: bool = False  # a component with weights lies in the layout's own folder
-    warnings: tuple[str, ...] = ()
+    repos: tuple[str, ...] = ()  # that hold those which are not here
 
 
 def components_of(top: FolderReader) -> Components:
@@ -42,7 +42,7 @@ def components_of(top: FolderReader) -> Components:
     return Components(
         folders=tuple(folder for one in here for folder in _folders(top, one, set())),
         has_some_at_top=any(one.has_weights for one in at_top),
-        warnings=tuple(_about_repos(top, list(dict.fromkeys(repos)))),
+        repos=tuple(dict.fromkeys(repos)),
     )
 
 
@@ -103,11 +103,3 @@ def _without_weights(reader: FolderReader, found: Folder, component: Component) 
         reason, hint = "it has no weights", None
     path = os.path.join(reader.path, "")
     return replace(found, incomplete=(Incomplete(path, reason, None),), hint=hint)
-
-
-def _about_repos(top: FolderReader, repos: list[str]) -> Iterator[str]:
-    if repos:
-        yield (
-            f"{printable(top.terms.shown)}: {MODULAR_LAYOUT} takes components from "
-            f"{listing(repos)}: give it as another CHECKPOINT"
-        )

@@ -4,7 +4,7 @@ import fnmatch
 import functools
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -14,7 +14,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat
 from prefetch_cli.checkpoint import gguf, layouts, metadata, selection
-from prefetch_cli.checkpoint.companions import DCP_METADATA, ONNX_SUFFIX, companions
+from prefetch_cli.checkpoint.companions import companions, has_companions
 from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES, examine
 from prefetch_cli.checkpoint.files import File
@@ -143,17 +143,14 @@ class FolderReader:
         load_format = self.terms.load_format
         if load_format is LoadFormat.AUTO and self._is_mistral_by_path():
             load_format = LoadFormat.MISTRAL
-        selected = self._named_by_config() or selection.select(
-            self.names,
-            load_format,
-            self.terms.rules,
-            self.want,
-            self.read_index,
-            component=bool(self.name),
-        )
+        selected = self._named_by_config() or self._select(load_format)
+        if load_format is LoadFormat.AUTO and self._belong_to_onnx(selected.weights):
+            selected = self._select(LoadFormat.ONNX)
         if selected.load_format is LoadFormat.GGUF:
             self._refuse_several(selected)
-        return self.folder(self._with_companions(selected))
+        weights = {*selected.weights, *filter(self.want, self._named_by(selected.weights))}
+        in_order = selection.in_order(weights, self.terms.rules.order)
+        return self.folder(replace(selected, weights=in_order))
 
     def folder(self, selected: Selection) -> Folder:
         """Return the paths of the selected weights and of the other files that go with them."""
@@ -171,18 +168,22 @@ class FolderReader:
             hint=self._about_stale_index(selected),
         )
 
-    def _with_companions(self, selected: Selection) -> Selection:
-        """Return the selection with the files that selected ones name as holding weights."""
-        more = []
-        for name in selected.weights:
+    def _named_by(self, weights: Iterable[str]) -> list[str]:
+        """Return the files that some of these name as holding weights."""
+        found = []
+        for name in weights:
             path = os.path.join(self.path, name)
-            if name.endswith(ONNX_SUFFIX) or name == DCP_METADATA:
+            if has_companions(name):
                 with self._monitor.waiting(path), suppress(OSError):  # reading it reports the error
-                    more += companions(path)
-        if not more:
-            return selected
-        weights = {*selected.weights, *filter(self.want, more)}
-        return replace(selected, weights=selection.in_order(weights, self.terms.rules.order))
+                    found += companions(path)
+        return found
+
+    def _belong_to_onnx(self, weights: Sequence[str]) -> bool:
+        """Return whether these are no weights by themselves: an .onnx keeps its tensors there."""
+        models = [] if not weights else fnmatch.filter(self.names, "*.onnx")
+        if not models or weights[0].endswith((".safetensors", ".onnx")):
+            return False
+        return set(weights) <= set(self._named_by(models))
 
     def _about_stale_index(self, selected: Selection) -> str | None:
         """Return a hint where the index names no file that is here, and a whole one is."""
@@ -200,6 +201,16 @@ class FolderReader:
             return None
         path = printable(shlex.quote(os.path.join(self.path, whole[0])))
         return f"the index names none of the files here, it may be stale: give {path} itself"
+
+    def _select(self, load_format: LoadFormat) -> Selection:
+        return selection.select(
+            self.names,
+            load_format,
+            self.terms.rules,
+            self.want,
+            self.read_index,
+            component=bool(self.name),
+        )
 
     def _layouts(self) -> list[str]:
         """Return the layout files here. Only sentence-transformers' parts have parts again."""

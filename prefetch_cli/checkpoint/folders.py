@@ -3,6 +3,7 @@
 import fnmatch
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from prefetch_cli.base.errors import CheckpointError
@@ -10,6 +11,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint import gguf, layouts, selection, surroundings
+from prefetch_cli.checkpoint.companions import companions
 from prefetch_cli.checkpoint.components import components_of
 from prefetch_cli.checkpoint.examine import is_unfinished
 from prefetch_cli.checkpoint.files import Skipped
@@ -20,6 +22,15 @@ from prefetch_cli.checkpoint.names import natural_path_key
 from prefetch_cli.checkpoint.selection import in_order
 from prefetch_cli.checkpoint.servers import Extra
 from prefetch_cli.linux.walk import walk
+
+# Who reads a format that vLLM itself does not, where no server is known.
+_READERS = {
+    LoadFormat.GGUF: Server.LLAMA_CPP,
+    LoadFormat.ENGINE: Server.TENSORRT_LLM,
+    LoadFormat.DCP: None,
+    LoadFormat.ONNX: None,
+    LoadFormat.NPZ: None,
+}
 
 
 def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
@@ -32,9 +43,7 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
         return _everything(root, terms, monitor)
     top = FolderReader(root, "", terms, monitor)
     components = components_of(top)
-    manifest = Manifest(
-        root, terms.rules.server, (top.selected(), *components.folders), components.warnings
-    )
+    manifest = Manifest(root, terms.rules.server, (top.selected(), *components.folders))
     layout = next((name for name in layouts.OF_PIPELINES if name in top.names), None)
     has_weights = any(folder.weights for folder in components.folders)
     if layout and manifest.weights and not has_weights:
@@ -45,15 +54,20 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
             manifest = _without_single_files(manifest, layout)
         if not terms.server_known:
             manifest = replace(manifest, server=Server.DIFFUSERS)
-    elif manifest.load_format is LoadFormat.GGUF and not terms.server_known:
-        manifest = replace(manifest, server=Server.LLAMA_CPP)
+    elif manifest.load_format in _READERS and not terms.server_known:
+        manifest = replace(manifest, server=_READERS[manifest.load_format])
     for extra in terms.rules.extras:
         manifest = _with_extra(manifest, extra, top)
     if terms.rules.of_format(terms.load_format) and not any(
         folder.weights or folder.absent or folder.incomplete for folder in manifest.folders
     ):
-        raise no_weights(top, monitor)
-    return replace(manifest, warnings=(*manifest.warnings, *_warnings(manifest, top, monitor)))
+        raise no_weights(top, monitor, components.repos)
+    warnings = (
+        *manifest.warnings,
+        *surroundings.about_other_places(terms.shown, components.repos),
+        *_warnings(manifest, top, monitor),
+    )
+    return replace(manifest, warnings=warnings)
 
 
 def of_index(path: str, terms: Terms, monitor: Monitor) -> Manifest:
@@ -73,10 +87,16 @@ def of_index(path: str, terms: Terms, monitor: Monitor) -> Manifest:
     )
 
 
-def of_file(path: str, load_format: LoadFormat, terms: Terms) -> Manifest:
-    """Return what a loader reads given one file: all parts of a split GGUF."""
+def of_file(path: str, load_format: LoadFormat, terms: Terms, monitor: Monitor) -> Manifest:
+    """Return what a loader reads given one file: all parts of a split GGUF, an ONNX model's data.
+
+    Raises CheckpointError if an ONNX model names files outside of its folder.
+    """
     root, name = os.path.split(path)
     names = gguf.parts(name) if load_format is LoadFormat.GGUF else [name]
+    if load_format is LoadFormat.ONNX:
+        with monitor.waiting(path), suppress(OSError):  # reading it reports the error
+            names = [name, *companions(path)]
     weights = tuple(os.path.join(root, part) for part in names if terms.filters.want(part))
     unfinished = tuple(filter(is_unfinished, weights))
     return Manifest(root, None, (Folder(load_format, (), weights, unfinished=unfinished),))
@@ -140,7 +160,9 @@ def _with_extra(manifest: Manifest, extra: Extra, top: FolderReader) -> Manifest
         return manifest
     known = manifest.weights
     if extra.instead:
-        emptied = (replace(folder, weights=(), index=None, incomplete=()) for folder in manifest.folders)
+        emptied = (
+            replace(folder, weights=(), index=None, incomplete=()) for folder in manifest.folders
+        )
         found = [path for one in inside for path in one.matching(extra.pattern)]
         weights = in_order(found, top.terms.rules.order)
         added = (Folder(manifest.load_format, (), weights),)

@@ -12,6 +12,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.checkpoint import selection
 from prefetch_cli.checkpoint.folder import FolderReader
+from prefetch_cli.checkpoint.layouts import MODULAR_LAYOUT
 from prefetch_cli.checkpoint.names import natural_path_key
 from prefetch_cli.checkpoint.surroundings import unread_weights
 
@@ -20,8 +21,11 @@ _MOST_SIZES = 1000  # files whose size is asked for
 _LEAST_LARGE_BYTES = 1024 * 1024  # less is hardly a weight
 
 
-def no_weights(top: FolderReader, monitor: Monitor) -> CheckpointError:
-    """Return the error for a folder without weights for the load format."""
+def no_weights(top: FolderReader, monitor: Monitor, repos: Sequence[str] = ()) -> CheckpointError:
+    """Return the error for a folder without weights for the load format.
+
+    Its components may come from other `repos`.
+    """
     shown = printable(top.terms.shown)
     if not top.names and not top.folders:
         return CheckpointError(
@@ -32,6 +36,8 @@ def no_weights(top: FolderReader, monitor: Monitor) -> CheckpointError:
     largest = None if weights else _largest(top, monitor)
     if weights:
         hint = "check --load-format, --include and --exclude; --load-format all takes every one"
+    elif repos:
+        hint = f"{MODULAR_LAYOUT} takes the components from {listing(repos)}: give that instead"
     elif "snapshots" in top.folders:
         hint = "this is a folder of a hub cache: give its repo id, or a path in its snapshots/"
     else:

@@ -31,6 +31,7 @@ _FORMAT_OF_A_FILE = {
     ".bin": LoadFormat.NPCACHE,
     ".pt": LoadFormat.PT,
     ".pth": LoadFormat.PT,
+    ".onnx": LoadFormat.ONNX,
 }
 _MOST_REASONS = 5
 _ALLOW = "finish the download, or give --allow-incomplete to warm what is there"
@@ -174,7 +175,7 @@ def _of_file(path: str, mode: int, terms: Terms, monitor: Monitor) -> Manifest:
         manifest = folders.of_index(path, terms, monitor)
     else:
         load_format = _FORMAT_OF_A_FILE.get(os.path.splitext(path)[1], LoadFormat.ALL)
-        manifest = folders.of_file(path, load_format, terms)
+        manifest = folders.of_file(path, load_format, terms, monitor)
     if not manifest.weights:
         raise CheckpointError(
             f"{shown}: expected weight files, found none that the globs leave in",
