@@ -26,6 +26,8 @@ from prefetch_cli.checkpoint.selection import Selection
 from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS
 from prefetch_cli.linux.files import open_to_read
 
+_NP_LIST = "weight_names.json"
+_AS_CONFIG_SAYS = {LoadFormat.AUTO, LoadFormat.HF, LoadFormat.SAFETENSORS}
 _READ_BYTES = 64 * 1024  # of an index at a time
 
 
@@ -129,6 +131,22 @@ class FolderReader:
             content = None  # it is reported as a file that cannot be read
         return parse_config(content or b"{}")
 
+    def np_arrays(self) -> tuple[str, ...] | None:
+        """Return the paths in the list of a numpy cache, in its order, None without such a list."""
+        content = self._read_small(_NP_LIST) if _NP_LIST in self.names else None
+        if content is None:
+            return None
+        path = os.path.join(self.path, _NP_LIST)
+        listed = metadata.parsed(path, lambda: metadata.bounded_json(content))
+        names = listed if isinstance(listed, list) else []
+        return self._paths(
+            [
+                name
+                for name in metadata.names_below(path, "names of arrays", names)
+                if self.want(name)
+            ]
+        )
+
     def read_index(self, name: str) -> Index | None:
         """Return an index, or None if its file is unusable; each is read once."""
         if name not in self._indexes:
@@ -227,7 +245,7 @@ class FolderReader:
         """Return the weights that config.json names for transformers."""
         rules = self.terms.rules
         name = self.config.weights if rules.config_names_weights else None
-        if name is None or self.terms.load_format not in {LoadFormat.AUTO, LoadFormat.HF}:
+        if name is None or self.terms.load_format not in _AS_CONFIG_SAYS:
             return None
         if not name.endswith(selection.INDEX_SUFFIX):
             return Selection(LoadFormat.HF, tuple(filter(self.want, [name])), None)

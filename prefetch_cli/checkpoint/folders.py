@@ -23,6 +23,7 @@ from prefetch_cli.checkpoint.selection import in_order
 from prefetch_cli.checkpoint.servers import Extra
 from prefetch_cli.linux.walk import walk
 
+_NP_FOLDER = "np"
 # Who reads a format that vLLM itself does not, where no server is known.
 _READERS = {
     LoadFormat.GGUF: Server.LLAMA_CPP,
@@ -56,6 +57,8 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
             manifest = replace(manifest, server=Server.DIFFUSERS)
     elif manifest.load_format in _READERS and not terms.server_known:
         manifest = replace(manifest, server=_READERS[manifest.load_format])
+    if terms.load_format is LoadFormat.NPCACHE:
+        manifest = _with_np_cache(manifest, top)
     for extra in terms.rules.extras:
         manifest = _with_extra(manifest, extra, top)
     if terms.rules.of_format(terms.load_format) and not any(
@@ -151,6 +154,18 @@ def _without_single_files(manifest: Manifest, layout: str) -> Manifest:
     return replace(manifest, folders=(top, *components), warnings=(*manifest.warnings, warning))
 
 
+def _with_np_cache(manifest: Manifest, top: FolderReader) -> Manifest:
+    """Return the manifest with the arrays that vLLM and SGLang have once made of the weights."""
+    if _NP_FOLDER not in top.folders or not manifest.weights:
+        return manifest
+    arrays = top.below(_NP_FOLDER).np_arrays()
+    if arrays is None:
+        return manifest
+    emptied = (replace(folder, weights=(), index=None) for folder in manifest.folders)
+    folders = (*emptied, Folder(manifest.load_format, (), arrays))
+    return replace(manifest, folders=folders)
+
+
 def _with_extra(manifest: Manifest, extra: Extra, top: FolderReader) -> Manifest:
     """Return the manifest with what the server reads beside it, or instead of it, if anything."""
     inside = [top.below(name) for name in fnmatch.filter(top.folders, extra.folder)]
@@ -159,6 +174,8 @@ def _with_extra(manifest: Manifest, extra: Extra, top: FolderReader) -> Manifest
     if not (inside or here) or not extra.applies(top.config, top.terms.load_format):
         return manifest
     known = manifest.weights
+    if not known and not extra.instead:
+        return manifest  # without the others, the server does not start
     if extra.instead:
         emptied = (
             replace(folder, weights=(), index=None, incomplete=()) for folder in manifest.folders

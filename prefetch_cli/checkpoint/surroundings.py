@@ -108,7 +108,8 @@ def about_unread(shown: str, manifest: Manifest, unread: Unread) -> Iterator[str
     yield (
         f"{printable(shown)}: left out {more}{counted(len(unread.paths), 'weight file')} "
         f"({format_size(unread.size_bytes)}) in {listing([f'{name}/' for name in folders])}, which "
-        f"nothing names for {reader}; --also {printable(also)} warms them too"
+        f"nothing names for {reader}; --also {printable(also)} warms "
+        f"{'it' if len(folders) == 1 else 'the first'} too"
     )
 
 

@@ -179,6 +179,9 @@ def test_vllm_reads_small_heads_behind_the_weights(
     config(tmp_path, architectures=[architecture])
     assert read_by(tmp_path, Server.VLLM) == [*shards(2), *heads]
     assert read_by(tmp_path, Server.TRANSFORMERS) == shards(2)
+    # They do not stand alone.
+    options = {"server": Server.VLLM, "load_format": LoadFormat.MISTRAL}
+    assert "expected weight files" in refusal(tmp_path, **options).message
 
 
 def test_vllm_reads_two_folders_of_cosmos_and_nothing_else(tmp_path: Path) -> None:
@@ -210,6 +213,21 @@ def test_a_config_that_cannot_be_used_says_nothing(content: bytes) -> None:
 
 
 # Formats
+
+
+@pytest.mark.parametrize("server", [Server.VLLM, Server.SGLANG])
+def test_npcache_reads_the_arrays_that_it_has_made(tmp_path: Path, server: Server) -> None:
+    write(tmp_path, ["a.bin", "b.bin", "optimizer.bin"])
+    write(tmp_path / "np", ["layer.10", "layer.2", "left"])
+    options = {"server": server, "load_format": LoadFormat.NPCACHE}
+    assert names(resolved(tmp_path, **options), tmp_path, weight=True) == ["a.bin", "b.bin"]
+    (tmp_path / "np" / "weight_names.json").write_text('["layer.10", "layer.2"]')
+    found = names(resolved(tmp_path, **options), tmp_path, weight=True)
+    assert found == ["np/layer.10", "np/layer.2"]
+    for hostile in ('["../../etc/passwd"]', "{", "[1]"):
+        (tmp_path / "np" / "weight_names.json").write_text(hostile)
+        assert "np/weight_names.json: expected " in refusal(tmp_path, **options).message
+    assert names(resolved(tmp_path, server=server), tmp_path, weight=True) == ["a.bin", "b.bin"]
 
 
 @pytest.mark.parametrize("staged", [False, True])
@@ -292,7 +310,7 @@ def test_weights_in_folders_that_nothing_names_are_told_of(tmp_path: Path) -> No
     quoted = f"'{tmp_path}/it'\"'\"'s here'"
     assert line == (
         f"{tmp_path}: left out 2 weight files (182 bytes) in it's here/, original/, which nothing "
-        f"names for vllm; --also {quoted} warms them too"
+        f"names for vllm; --also {quoted} warms the first too"
     )
     assert resolved(tmp_path, exclude=("it's here/*", "original/*")).warnings == ()
 
