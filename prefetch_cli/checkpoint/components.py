@@ -50,7 +50,13 @@ def _is_here(top: FolderReader, component: Component) -> bool:
     """Return whether diffusers finds a component here, of which it knows another place."""
     if not component.folder:
         return any(name.endswith(selection.WEIGHT_SUFFIXES) for name in top.names)
-    return os.path.isdir(os.path.join(top.path, component.folder))
+    path = os.path.join(top.path, component.folder)
+    if not os.path.isdir(path):
+        return False
+    names = top.below(component.folder).names
+    return not component.has_weights or any(
+        name.endswith(selection.WEIGHT_SUFFIXES) for name in names
+    )
 
 
 def _is_at_top(top: FolderReader, component: Component) -> bool:

@@ -12,11 +12,12 @@ from typing import BinaryIO
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import listing, printable
-from prefetch_cli.base.words import LoadFormat
+from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint import gguf, layouts, metadata, selection
 from prefetch_cli.checkpoint.companions import companions, has_companions
 from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES, examine
+from prefetch_cli.checkpoint.families import DIFFUSERS_WEIGHTS
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.checkpoint.index import Index, parse_index
 from prefetch_cli.checkpoint.layouts import Component
@@ -220,6 +221,21 @@ class FolderReader:
         path = printable(shlex.quote(os.path.join(self.path, whole[0])))
         return f"the index names none of the files here, it may be stale: give {path} itself"
 
+    @functools.cached_property
+    def is_component(self) -> bool:
+        """Whether diffusers or sentence-transformers read this folder by their own names.
+
+        diffusers reads a folder with a model of its own, a ControlNet, like that of a component.
+        """
+        return (
+            bool(self.name)
+            or self.terms.rules.server is Server.DIFFUSERS
+            or (
+                not self.terms.server_known
+                and any(name.startswith(DIFFUSERS_WEIGHTS) for name in self.names)
+            )
+        )
+
     def _select(self, load_format: LoadFormat) -> Selection:
         return selection.select(
             self.names,
@@ -227,7 +243,7 @@ class FolderReader:
             self.terms.rules,
             self.want,
             self.read_index,
-            component=bool(self.name),
+            component=self.is_component,
         )
 
     def _layouts(self) -> list[str]:

@@ -55,6 +55,8 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
             manifest = _without_single_files(manifest, layout)
         if not terms.server_known:
             manifest = replace(manifest, server=Server.DIFFUSERS)
+    elif top.is_component and not terms.server_known:
+        manifest = replace(manifest, server=Server.DIFFUSERS)
     elif manifest.load_format in _READERS and not terms.server_known:
         manifest = replace(manifest, server=_READERS[manifest.load_format])
     if terms.load_format is LoadFormat.NPCACHE:

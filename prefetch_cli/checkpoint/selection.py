@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint.families import plain_families, variant_families
+from prefetch_cli.checkpoint.families import plain_families, variant_families, variant_of
 from prefetch_cli.checkpoint.index import Index
 from prefetch_cli.checkpoint.names import (
     in_natural_order,
@@ -35,17 +35,8 @@ WEIGHT_SUFFIXES = (
 _SIDE_GLOBS = ("*.json", "tokenizer*", "*.model", "*.tiktoken", "*.txt", "*.jinja", "*.py")
 _SIDE = re.compile("|".join(map(fnmatch.translate, _SIDE_GLOBS)))
 
-# `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors` and, older,
-# `model-00001-of-00002.fp16.safetensors` are variants of `model.safetensors`, and
-# `model.safetensors.index.fp16.json` and, older, `model.safetensors.fp16.index.json` their indexes.
-_VARIANT = re.compile(
-    r"(?:model|pytorch_model|diffusion_pytorch_model)(?:"
-    r"(?:-[0-9]+-of-[0-9]+)?\.([A-Za-z0-9_]+)(?:-[0-9]+-of-[0-9]+)?\.(?:safetensors|bin)(?:\.index\.json)?"
-    r"|\.(?:safetensors|bin)(?:\.index\.([A-Za-z0-9_]+)|\.([A-Za-z0-9_]+)\.index)\.json)"
-)
-
-# The other formats name one kind of file.
-_WHOLE_FORMATS = {LoadFormat.AUTO, LoadFormat.HF}
+# The other formats are for whole checkpoints.
+_COMPONENT_FORMATS = {LoadFormat.AUTO, LoadFormat.HF, LoadFormat.SAFETENSORS}
 
 Want = Callable[[str], bool]
 ReadIndex = Callable[[str], Index | None]
@@ -126,28 +117,35 @@ def select(
     variants (`fp16`) count only if there is nothing else, and the index may have any name.
     `load_format` is not ALL, which takes every file. Raises what `read_index` raises.
     """
-    if component and load_format in _WHOLE_FORMATS:
-        return _select_component(names, rules, want, read_index)
+    if component and load_format in _COMPONENT_FORMATS:
+        return _select_component(names, load_format, rules, want, read_index)
     if component:
-        names = _without_variants(names)
+        names = _without_variants(list(filter(want, names)))
     folder = _Candidates(names, want, functools.cache(read_index), component=component)
     return _selected(folder, rules.of_format(load_format), load_format, rules.order)
 
 
 def _select_component(
-    names: Collection[str], rules: Rules, want: Want, read_index: ReadIndex
+    names: Collection[str],
+    load_format: LoadFormat,
+    rules: Rules,
+    want: Want,
+    read_index: ReadIndex,
 ) -> Selection:
     """Return the weight files of a component: the plain ones, else those of all variants."""
     variants: dict[str, list[str]] = {"": []}
     for name in sorted(names):
-        variants.setdefault(_variant(name), []).append(name)
+        variants.setdefault(variant_of(name), []).append(name)
     read = functools.cache(read_index)
     others = (*rules.of_format(LoadFormat.HF), *rules.of_format(LoadFormat.ONNX))
+    resolved = LoadFormat.HF if load_format is LoadFormat.AUTO else load_format
     chosen = []
     for variant, own in variants.items():
         folder = _Candidates(own, want, read, component=True)
         families = variant_families(variant) if variant else plain_families(others)
-        chosen.append(_selected(folder, families, LoadFormat.HF, rules.order))
+        if load_format is LoadFormat.SAFETENSORS:
+            families = tuple(filter(_is_of_safetensors, families))
+        chosen.append(_selected(folder, families, resolved, rules.order))
     plain, *rest = chosen
     # An index is often downloaded even when its weights are not.
     if not set(plain.weights).isdisjoint(names):
@@ -157,7 +155,7 @@ def _select_component(
         return next((one for one in chosen if one.weights), plain)
     weights = (name for one in there for name in one.weights)
     index = there[0].index if len(there) == 1 else None
-    return Selection(LoadFormat.HF, in_order(weights, rules.order), index)
+    return Selection(resolved, in_order(weights, rules.order), index)
 
 
 def _selected(
@@ -265,6 +263,10 @@ class _Candidates:
         return found.pop() if len(found) == 1 else None
 
 
+def _is_of_safetensors(family: Family) -> bool:
+    return any(".safetensors" in name for name in (*family.patterns, family.index or ""))
+
+
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -280,15 +282,9 @@ def _without_consolidated(found: list[str], family: Family, *, has_index: bool) 
     return found
 
 
-def _variant(name: str) -> str:
-    """Return the variant that a file of weights, or an index, is of; empty for a plain one."""
-    found = _VARIANT.fullmatch(name)
-    return next(filter(None, found.groups())) if found else ""
-
-
 def _without_variants(names: Collection[str]) -> Collection[str]:
     """Return the names that are not variants, or all if the only weights are variants."""
-    plain = [name for name in names if not _variant(name)]
+    plain = [name for name in names if not variant_of(name)]
     return plain if any(map(_may_be_weight, plain)) else names
 
 

@@ -123,6 +123,30 @@ def test_an_index_that_came_without_its_shards_leaves_the_variant(tmp_path: Path
     assert f"transformer/{PLAIN[0]} (not there)" in refusal(tmp_path).message
 
 
+def test_a_format_that_is_asked_for_keeps_to_the_names_of_components(tmp_path: Path) -> None:
+    two_precisions(tmp_path)
+    write(tmp_path, ["text_encoder/pytorch_model.bin"])
+    half = [
+        *(f"transformer/{name}" for name in FP16),
+        *("vae/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16.safetensors"),
+    ]
+    only = LoadFormat.SAFETENSORS
+    assert weights(tmp_path, load_format=only) == weights(tmp_path)
+    assert weights(tmp_path, load_format=only, include=("*.fp16.*",)) == half
+    assert weights(tmp_path, load_format=LoadFormat.NPCACHE) == ["text_encoder/pytorch_model.bin"]
+
+
+@pytest.mark.parametrize("server", [Server.AUTO, Server.DIFFUSERS])
+def test_a_folder_with_one_model_of_diffusers(tmp_path: Path, server: Server) -> None:
+    write(tmp_path, [*PLAIN, *FP16, "diffusion_pytorch_model.bin", "config.json"])
+    index(tmp_path, INDEX.format(""), PLAIN)
+    found = resolved(tmp_path, server=server)
+    assert names(found, tmp_path, weight=True) == PLAIN
+    assert found.sources[0].server is Server.DIFFUSERS
+    assert weights(tmp_path, server=server, include=("*.fp16.*",)) == FP16
+    assert len(weights(tmp_path, server=Server.VLLM)) == 4  # by its own rules
+
+
 def test_diffusers_takes_the_index_and_transformers_the_single_file(tmp_path: Path) -> None:
     encoder = shards(2)
     pipeline(
@@ -263,6 +287,7 @@ def test_the_components_of_a_modular_pipeline(tmp_path: Path) -> None:
         guider={"pretrained_model_name_or_path": None, "subfolder": None},
     )
     write(tmp_path, ["unet/config.json", "unet/diffusion_pytorch_model.safetensors"])
+    write(tmp_path, ["vae/config.json"])
     found = resolved(tmp_path)
     assert names(found, tmp_path, weight=True) == ["unet/diffusion_pytorch_model.safetensors"]
     assert told(found) == [
