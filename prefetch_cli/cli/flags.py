@@ -127,7 +127,8 @@ FLAGS = (
             "A * also matches /. Files left out do not count as missing, and an index none of "
             "whose files are wanted does not count: `--include '*.fp16.*'` takes that variant of "
             "every component of a diffusers pipeline. A component of which nothing is left is "
-            "missing, unless each `--include` begins with another folder, or an `--exclude` names its own. "
+            "missing, unless each `--include` begins with another folder, or an `--exclude` names "
+            "its own. "
             "It can be combined with `--exclude`."
         ),
     ),
