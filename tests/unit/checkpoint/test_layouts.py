@@ -631,7 +631,7 @@ def test_a_damaged_model_ends_the_search(at: int, damage: bytes) -> None:
 
 def test_a_model_nested_without_end_costs_nothing() -> None:
     content = b""
-    for _ in range(200):  # a graph in an attribute of a node of a graph
+    for _ in range(2000):  # a graph in an attribute of a node of a graph
         content = field(1, field(5, field(6, content), field(1, b"location")))
     assert search(field(7, content)) == []
 
