@@ -37,8 +37,8 @@ DESCRIPTION = (
     "them page by page from a network file system. "
     "After reading, the command opens the files again and measures how much stayed.",
     "`CHECKPOINT` is a directory; a weight file (.safetensors, .gguf, .bin, .pt, .pth); an index "
-    "file (*.index.json); or a repo id, like org/name, in the local cache of Hugging Face or "
-    "ModelScope. "
+    "file (*.index.json); a repo id, like org/name, in the local cache of Hugging Face or "
+    "ModelScope; or, with `--hub ollama`, the name of a model of Ollama. "
     "A path that exists wins over a repo id. "
     "One part of a split GGUF means all its parts; one shard of an indexed set means only that "
     "file. "
@@ -121,9 +121,19 @@ ENVIRONMENT = {
     "HF_HOME": "Hugging Face's directory. Default: $XDG_CACHE_HOME/huggingface.",
     "XDG_CACHE_HOME": "The user's cache directory. Default: ~/.cache.",
     "HOME": "What ~ stands for.",
-    "VLLM_USE_MODELSCOPE": "`true` looks repo ids up in ModelScope's cache, as vLLM does.",
-    "SGLANG_USE_MODELSCOPE": "`true` or `1` does so for `--server sglang`.",
+    "VLLM_USE_MODELSCOPE": (
+        "`true` or `1` looks repo ids up in ModelScope's cache, for vLLM and where the server is "
+        "not known."
+    ),
+    "SGLANG_USE_MODELSCOPE": "`true`, `1`, `yes` or `y` does so for `--server sglang`.",
     "MODELSCOPE_CACHE": "ModelScope's cache. Default: ~/.cache/modelscope.",
+    "OLLAMA_MODELS": (
+        "Ollama's store. Default: ~/.ollama/models, then that of the systemd service."
+    ),
+    "VLLM_MODEL_REDIRECT_PATH": (
+        "A file that leads from a model's name to what vLLM opens in its place, as a JSON object "
+        "or as lines of two words; for vLLM and where the server is not known."
+    ),
     "LOCAL_RANK, LOCAL_WORLD_SIZE, LOCAL_SIZE": "`--rank auto` under torchrun and DeepSpeed.",
     "OMPI_COMM_WORLD_LOCAL_RANK, OMPI_COMM_WORLD_LOCAL_SIZE": "`--rank auto` under Open MPI.",
     "MPI_LOCALRANKID, MPI_LOCALNRANKS": "`--rank auto` under MPICH and Intel MPI.",
@@ -144,6 +154,9 @@ ENVIRONMENT = {
 FILES = {
     "~/.cache/huggingface/hub": "Where repo ids are looked up.",
     "~/.cache/modelscope": "Where ModelScope's repo ids are looked up.",
+    "~/.ollama/models, /usr/share/ollama/.ollama/models": (
+        "Where Ollama's models are looked up; the second is that of the systemd service's user."
+    ),
     "/proc/self/mountinfo": "Types and options of file systems.",
     "/proc/meminfo": "The host's available memory.",
     "/proc/self/cgroup, /sys/fs/cgroup": "The memory limits of every cgroup above the process.",
@@ -197,10 +210,12 @@ DIAGNOSTICS = (
         "3",
         "A shard listed in the index is missing, or a weight file is a Git LFS pointer, is empty, "
         "has fewer bytes than its header promises (safetensors, GGUF), begins with zeros, or is a "
-        "zip file without its end (.bin, .pt, .pth, .npz). A name like model-00001-of-00003 "
+        "zip file without its end (.bin, .pt, .pth, .npz), or a blob has another size than "
+        "Ollama's manifest says. A name like model-00001-of-00003 "
         "promises the others if at least one of them is there. A component that a layout file "
-        "names and that has no weights, or none that the globs leave in, is missing too. Finish "
-        "the download, or give `--allow-incomplete`.",
+        "names and that has no weights, or none that the globs leave in, is missing too. The hint "
+        "names downloads that have not ended, and another snapshot that has the files. Finish the "
+        "download, or give `--allow-incomplete`.",
     ),
     Diagnostic(
         "its name promises more files, but there are none, and no index: warmed as it is",

@@ -51,10 +51,11 @@ class LoadFormat(enum.Enum):
 
 
 class Hub(enum.Enum):
-    """Whose cache a repo id is looked up in."""
+    """Whose local store a repo id or a model's name is looked up in."""
 
     HUGGINGFACE = "huggingface"
     MODELSCOPE = "modelscope"
+    OLLAMA = "ollama"
 
 
 class Split(enum.Enum):

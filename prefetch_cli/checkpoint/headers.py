@@ -25,7 +25,7 @@ _HEADER_MOST_BYTES = 100_000_000
 _OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*([0-9]{1,20})\s*,\s*([0-9]{1,20})\s*\]')
 _OVERLAP_BYTES = 256  # longer than any match of _OFFSETS
 
-_GGUF_MAGIC = b"GGUF"
+GGUF_MAGIC = b"GGUF"
 _GGUF_VERSIONS = (2, 3)  # version 1 had 32-bit lengths, and no file of it is left
 _GGUF_ALIGNMENT = 32
 _MOST_ITEMS = 4_000_000  # keys, texts and tensors: the largest vocabularies have half a million
@@ -55,6 +55,8 @@ def what_is_missing(path: str, size_bytes: int, first: bytes, read: Read) -> str
     `first` is its first page. Raises OSError.
     """
     suffix = os.path.splitext(path)[1]
+    if first.startswith(GGUF_MAGIC):
+        suffix = ".gguf"  # whatever its name: Ollama's and the hubs' blobs have no suffix
     if suffix not in _PROMISES and suffix not in _ZIPPED:
         return None
     if size_bytes == 0:
@@ -162,7 +164,7 @@ def _gguf(first: bytes, read: Read) -> int:
     """
     walk = _Walk(first, read)
     try:
-        if walk.take(4) != _GGUF_MAGIC or walk.number(4) not in _GGUF_VERSIONS:
+        if walk.take(4) != GGUF_MAGIC or walk.number(4) not in _GGUF_VERSIONS:
             return 0
         tensors, keys = walk.number(8), walk.number(8)
         walk.count(keys)
@@ -176,7 +178,7 @@ def _gguf(first: bytes, read: Read) -> int:
         walk.count(tensors)
         largest = max((_end_of_tensor(walk) for _ in range(tensors)), default=0)
     except EOFError:
-        return walk.offset if first.startswith(_GGUF_MAGIC) else 0
+        return walk.offset if first.startswith(GGUF_MAGIC) else 0
     except (OverflowError, KeyError):
         return 0
     return -(-walk.offset // alignment) * alignment + largest

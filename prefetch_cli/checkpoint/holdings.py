@@ -10,7 +10,7 @@ from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
-from prefetch_cli.checkpoint import selection
+from prefetch_cli.checkpoint import selection, snapshots
 from prefetch_cli.checkpoint.folder import FolderReader
 from prefetch_cli.checkpoint.layouts import MODULAR_LAYOUT
 from prefetch_cli.checkpoint.names import natural_path_key
@@ -38,6 +38,8 @@ def no_weights(top: FolderReader, monitor: Monitor, repos: Sequence[str] = ()) -
         hint = "check --load-format, --include and --exclude; --load-format all takes every one"
     elif repos:
         hint = f"{MODULAR_LAYOUT} takes the components from {listing(repos)}: give that instead"
+    elif cause := snapshots.elsewhere(top.path, ()):
+        hint = cause
     elif "snapshots" in top.folders:
         hint = "this is a folder of a hub cache: give its repo id, or a path in its snapshots/"
     else:

@@ -1,6 +1,7 @@
 """What a loader reads of one checkpoint, as paths, and the terms on which it is looked for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint.files import Incomplete, Skipped
@@ -45,6 +46,8 @@ class Manifest:
     folders: tuple[Folder, ...]  # `root` first
     warnings: tuple[str, ...] = ()
     failed: tuple[Skipped, ...] = ()  # folders that cannot be listed
+    # In bytes: those that a manifest of Ollama promises.
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def load_format(self) -> LoadFormat:

@@ -6,18 +6,19 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
-from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint import folders, hub, selection
-from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.base.words import Hub, LoadFormat, Server
+from prefetch_cli.checkpoint import blobs, folders, hub, selection, snapshots
+from prefetch_cli.checkpoint.examine import examine, is_gguf
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.hub_cache import Snapshot
 from prefetch_cli.checkpoint.manifest import Manifest, Terms
+from prefetch_cli.checkpoint.redirect import redirected
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import rules_of
@@ -34,7 +35,8 @@ _FORMAT_OF_A_FILE = {
     ".onnx": LoadFormat.ONNX,
 }
 _MOST_REASONS = 5
-_ALLOW = "finish the download, or give --allow-incomplete to warm what is there"
+_ALLOW = "give --allow-incomplete to warm what is there"
+_HINT = f"finish the download, or {_ALLOW}"
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,12 @@ class Source:
     """One argument, and what it was resolved to."""
 
     argument: str
-    kind: str  # "directory", "file", "huggingface" or "modelscope"
+    kind: str  # "directory", "file", "huggingface", "modelscope" or "ollama"
     path: str
     revision: str | None  # the commit if a hub's cache records it
     load_format: LoadFormat  # resolved
     server: Server | None  # by whose rules; None for a single file
+    redirect: str | None = None  # what VLLM_MODEL_REDIRECT_PATH leads to, in place of the argument
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def _locate(
     reference: Reference, request: Request, environ: Mapping[str, str], monitor: Monitor
 ) -> tuple[Source, Manifest]:
     """Return what a reference stands for, and the paths that its loader reads."""
-    argument = reference.argument
+    redirect = redirected(reference.argument, request.server, environ)
+    argument = reference.argument if redirect is None else redirect
     if _URI.match(argument):
         raise CheckpointError(
             f"{printable(argument)}: expected a path or a repo id, found an object store's URI",
@@ -90,7 +94,7 @@ def _locate(
     with monitor.waiting(argument):
         existing = _existing(argument)
         if existing is None:
-            snapshot = _cached(reference, request, environ)
+            snapshot = _cached(replace(reference, argument=argument), request, environ)
             kind, path, revision = snapshot.hub.value, snapshot.path, snapshot.revision
         else:
             path, mode = existing
@@ -104,9 +108,12 @@ def _locate(
         )
         if kind == "file":
             manifest = _of_file(path, mode, terms, monitor)
+        elif kind == Hub.OLLAMA.value:
+            manifest = blobs.of_manifest(path, terms)
         else:
             manifest = folders.of_folder(path, terms, monitor)
-    source = Source(argument, kind, path, revision, manifest.load_format, manifest.server)
+    load_format, server = manifest.load_format, manifest.server
+    source = Source(reference.argument, kind, path, revision, load_format, server, redirect)
     return source, manifest
 
 
@@ -148,15 +155,17 @@ def _absolute(argument: str) -> str:
 def _cached(reference: Reference, request: Request, environ: Mapping[str, str]) -> Snapshot:
     """Return the snapshot of a repo id."""
     argument = reference.argument
-    if not hub.is_repo_id(argument):
+    chosen = hub.chosen_hub(request.hub, request.server, environ)
+    if not hub.is_name(argument, chosen):
+        cause = hub.elsewhere(argument, hub=chosen, cache_dir=request.cache_dir, environ=environ)
         raise CheckpointError(
             f"{printable(argument) or repr(argument)}: expected a file, a directory or a repo id "
             "in the local cache, found no such path",
-            "check the path",
+            cause or "check the path",
         )
     return hub.find_snapshot(
         argument,
-        hub=hub.chosen_hub(request.hub, request.server, environ),
+        hub=chosen,
         revision=reference.revision,
         cache_dir=request.cache_dir,
         environ=environ,
@@ -174,7 +183,9 @@ def _of_file(path: str, mode: int, terms: Terms, monitor: Monitor) -> Manifest:
     if path.endswith(selection.INDEX_SUFFIX):
         manifest = folders.of_index(path, terms, monitor)
     else:
-        load_format = _FORMAT_OF_A_FILE.get(os.path.splitext(path)[1], LoadFormat.ALL)
+        load_format = _FORMAT_OF_A_FILE.get(os.path.splitext(path)[1])
+        if load_format is None:
+            load_format = LoadFormat.GGUF if is_gguf(path) else LoadFormat.ALL
         manifest = folders.of_file(path, load_format, terms, monitor)
     if not manifest.weights:
         raise CheckpointError(
@@ -206,7 +217,11 @@ def _examined(
     if incomplete:
         problem = f"{shown}: {_incomplete(manifest.root, incomplete)}"
         if not request.allow_incomplete:
-            raise CheckpointError(problem, manifest.hint or _ALLOW)
+            # Whether another snapshot has more of a folder that is there is not known.
+            files_missing = [one for one in incomplete if one not in manifest.incomplete]
+            cause = files_missing and _cause(manifest.root, files_missing, monitor)
+            cause = cause or manifest.hint
+            raise CheckpointError(problem, f"{cause}; or {_ALLOW}" if cause else _HINT)
         warnings.append(problem)
     weightless = not manifest.weights and not incomplete  # a format without weights
     if not weightless and not failed and not any(file.weight for file in files):
@@ -241,10 +256,18 @@ def _findings(
                 path,
                 weight=path in weights,
                 unfinished=path in unfinished,
+                promised_bytes=manifest.sizes.get(path),
                 real_folder=real_folder,
             )
 
     return map_threads(look, list(dict.fromkeys((*others, *manifest.weights))), threads)
+
+
+def _cause(root: str, incomplete: Sequence[Incomplete], monitor: Monitor) -> str | None:
+    """Return in words why files are not there, None where that is not known."""
+    below = os.path.join(root, "")
+    with monitor.waiting(root):
+        return snapshots.elsewhere(root, [one.path.removeprefix(below) for one in incomplete])
 
 
 def _incomplete(root: str, incomplete: Sequence[Incomplete]) -> str:

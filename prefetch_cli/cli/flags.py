@@ -167,8 +167,14 @@ FLAGS = (
         value=one_of(Hub, "HUB"),
         help=f"Hub whose local cache holds the repo id: {listed(Hub)}.",
         details=(
-            "The default is modelscope if `VLLM_USE_MODELSCOPE` is true, else huggingface. "
-            "A path that exists is never taken for a repo id."
+            "The default is what the server would use: for vllm, modelscope if "
+            "`VLLM_USE_MODELSCOPE` is true; for sglang, modelscope if `SGLANG_USE_MODELSCOPE` is; "
+            "for ollama, ollama; else huggingface. "
+            "With `ollama`, CHECKPOINT is NAME or NAME:TAG as in `ollama list`: tiny, tiny:1b, "
+            "user/tiny:1b, hf.co/org/tiny:Q4_K_M. Upper and lower case are the same, and the tag "
+            "is latest by default. The blobs of the model, its adapters, draft model and projector "
+            "are read, in that order. "
+            "A path that exists is never taken for a repo id or a name."
         ),
     ),
     Flag(
@@ -176,7 +182,10 @@ FLAGS = (
         group="Checkpoint",
         value=Value("REV"),
         help="Branch, tag or commit of a repo id; by default its main branch.",
-        details="A commit may be abbreviated as long as it is unique.",
+        details=(
+            "A commit may be abbreviated as long as it is unique. "
+            "A model of Ollama has its tag in its name instead."
+        ),
     ),
     Flag(
         names=("--cache-dir",),

@@ -34,7 +34,8 @@ def facts(outcome: Outcome) -> Iterator[Line]:
     for source in _sources(wanted):
         revision = f" at {source.revision[:12]}" if source.revision else ""
         rule = f" (as {source.server.value} reads it)" if source.server else ""
-        yield "checkpoint", f"{source.argument}{revision}{rule}"
+        redirect = f", redirected to {source.redirect}" if source.redirect else ""
+        yield "checkpoint", f"{source.argument}{revision}{rule}{redirect}"
     yield "size", _size(wanted)
     for found, files, size_bytes in wanted.by_filesystem:
         kind = "network" if found.network else "local"

@@ -15,8 +15,10 @@ from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint import companions, gguf, hub, index, layouts, selection
+from prefetch_cli.checkpoint import blobs, companions, gguf, hub, index, layouts, selection
 from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.manifest import Terms
+from prefetch_cli.checkpoint.redirect import redirected
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.checkpoint.selection import Filters
@@ -64,6 +66,20 @@ _GGUF = b"".join(
         bytes(256),
     )
 )
+_OLLAMA = json.dumps(
+    {
+        "config": {"digest": f"sha256:{0:064x}", "size": 10},
+        "layers": [
+            {
+                "mediaType": f"application/vnd.ollama.image.{kind}",
+                "digest": f"sha256:{number:064x}",
+                "size": 100 * number,
+            }
+            for number, kind in enumerate(("model", "projector", "tensor; name=a", "params"))
+        ],
+        "manifests": [{"runner": "mlx", "digest": f"sha256:{1:064x}", "layers": []}],
+    }
+).encode()
 _MOUNTS = (
     b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
     b"30 22 0:26 / /mnt/a\\040b ro,noatime - nfs4 server:/export rw,vers=4.2,rsize=1048576\n"
@@ -104,6 +120,8 @@ def targets() -> list[Target]:
         Target("zip", (b"PK\3\4PK\5\6" + bytes(18),), partial(_header, name="model.pt")),
         Target("onnx", (_ONNX, b"__0_0.distcp__11_2.distcp"), _companions),
         Target("ref", (b"0123456789abcdef0123456789abcdef01234567", b"main\n", b"refs/pr/1"), _ref),
+        Target("ollama", (_OLLAMA,), _ollama),
+        Target("redirects", (b'{"org/name": "/m"}', b"org/name /m\na b c\n"), _redirects),
         Target("mounts", (_MOUNTS,), _mounts),
         Target("cgroups", (b"4:memory:/job/step\n0::/job\n", b"0::/../..\n"), _cgroups),
         Target("limit", (b"max\n", b"9223372036854771712\n", b"1048576"), _limit),
@@ -193,6 +211,33 @@ def _ref(folder: Path) -> Run:
             except PrefetchError:
                 continue
             assert os.path.realpath(found.path).startswith(f"{os.path.realpath(repo)}/snapshots/")
+
+    return run
+
+
+def _ollama(folder: Path) -> Run:
+    path = folder / "manifests" / "host" / "user" / "model" / "tag"
+    path.parent.mkdir(parents=True)
+    terms = Terms("model:tag", LoadFormat.AUTO, rules_of(Server.OLLAMA), True, Filters())
+
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        found = blobs.of_manifest(str(path), terms)
+        for each in (*found.weights, *found.folders[0].side, *found.sizes):
+            assert os.path.dirname(os.path.normpath(each)) == str(folder / "blobs")
+        assert all(text.isprintable() for text in found.warnings)
+        assert all(0 <= size_bytes < 2**63 for size_bytes in found.sizes.values())
+
+    return run
+
+
+def _redirects(folder: Path) -> Run:
+    path = folder / "redirects"
+
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        environ = {"VLLM_MODEL_REDIRECT_PATH": str(path)}
+        assert redirected("org/name", Server.VLLM, environ) != ""
 
     return run
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from prefetch_cli.checkpoint import headers
-from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.examine import examine, is_gguf
 from prefetch_cli.checkpoint.files import File, Incomplete
 from tests.helpers.command import run
 
@@ -85,6 +85,25 @@ def test_a_gguf_that_is_cut_anywhere_is_incomplete(
     path = write_gguf(tmp_path_factory.getbasetemp() / "any.gguf", texts=200)
     os.truncate(path, data.draw(st.integers(4, unpadded_end(path) - 1)))
     assert reason(path) is not None
+
+
+@pytest.mark.parametrize("name", ["sha256-0123", "m", "m.bin", "m.safetensors", "m.gguf.old"])
+def test_what_begins_with_gguf_is_one_whatever_its_name(tmp_path: Path, name: str) -> None:
+    path = write_gguf(tmp_path / name)
+    assert is_gguf(str(path))
+    end = unpadded_end(path)
+    os.truncate(path, end)
+    assert reason(path) is None
+    os.truncate(path, end - 1)
+    assert "its header promises" in (reason(path) or "")
+
+
+def test_what_is_no_gguf_or_cannot_be_read_is_none(tmp_path: Path) -> None:
+    for name, content in (("a", b""), ("b", b"GGU"), ("c", b" GGUF")):
+        (tmp_path / name).write_bytes(content)
+        assert not is_gguf(str(tmp_path / name))
+    assert not is_gguf(str(tmp_path))
+    assert not is_gguf(str(tmp_path / "absent"))
 
 
 def test_the_sizes_of_blocks_are_those_of_gguf() -> None:

@@ -188,7 +188,10 @@ def test_a_component_that_the_globs_leave_nothing_of_is_missing(tmp_path: Path) 
         "found 1 file missing or cut short: vae/ (the globs leave none of its weights in: "
         "diffusion_pytorch_model.safetensors)"
     )
-    assert error.hint == "--exclude 'vae/*' leaves it out, --include 'vae/*' takes what it has"
+    assert error.hint == (
+        "--exclude 'vae/*' leaves it out, --include 'vae/*' takes what it has; or give "
+        "--allow-incomplete to warm what is there"
+    )
     others = [*(f"transformer/{name}" for name in FP16), "text_encoder/model.fp16.safetensors"]
     assert weights(tmp_path, include=("*.fp16.*",), exclude=("vae/*",)) == others
     assert weights(tmp_path, include=("*.fp16.*", "vae/*")) == [
@@ -708,7 +711,7 @@ def test_a_stale_index_beside_a_whole_file(tmp_path: Path) -> None:
     assert "2 files missing or cut short" in error.message
     assert error.hint == (
         "the index names none of the files here, it may be stale: give "
-        f"{tmp_path}/model.safetensors itself"
+        f"{tmp_path}/model.safetensors itself; or give --allow-incomplete to warm what is there"
     )
     assert weights(tmp_path, server=Server.TRANSFORMERS) == ["model.safetensors"]
     assert names(resolved(tmp_path / "model.safetensors"), tmp_path) == ["model.safetensors"]
