@@ -98,9 +98,11 @@ def test_help_man_page_and_readme_have_the_same_options(readme: str, man_page: s
 
 def test_no_document_names_a_flag_that_is_not_there(readme: str) -> None:
     known = flags_of_command() | {"--"}
-    others = {  # of pip, make bench-vm, sbatch, srun, docker, numactl and the servers
+    others = {  # of pip, make test-peers, bench-vm, sbatch, srun, docker, numactl and the servers
+        "--directories",
         "--entrypoint",
         "--exclusive",
+        "--first-seed",
         "--gpus",
         "--headless",
         "--init",
