@@ -239,9 +239,23 @@ DIAGNOSTICS = (
         "3",
         "A shard listed in the index is missing, or a weight file is a Git LFS pointer, is empty, "
         "has fewer bytes than its header promises (safetensors, GGUF), begins with zeros, or is a "
-        "zip file without its end (.bin, .pt, .pth), or a blob has another size than Ollama's "
-        "manifest says. The hint names downloads that have not ended, and another snapshot that "
-        "has the files. Finish the download, or give `--allow-incomplete`.",
+        "zip file without its end (.bin, .pt, .pth, .npz), or a blob has another size than "
+        "Ollama's manifest says. A name like model-00001-of-00003 "
+        "promises the others if at least one of them is there. A component that a layout file "
+        "names and that has no weights, or none that the globs leave in, is missing too. The hint "
+        "names downloads that have not ended, and another snapshot that has the files. Finish the "
+        "download, or give `--allow-incomplete`.",
+    ),
+    Diagnostic(
+        "its name promises more files, but there are none, and no index: warmed as it is",
+        "0",
+        "It may be a whole model under a numbered name, or all that came of a download.",
+    ),
+    Diagnostic(
+        "{FILE} takes components from {REPO}",
+        "0",
+        "A modular pipeline of diffusers loads them from other repos. Give each as another "
+        "CHECKPOINT.",
     ),
     Diagnostic(
         "expected one GGUF model, found {N}: {NAMES}",

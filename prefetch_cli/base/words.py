@@ -43,6 +43,10 @@ class LoadFormat(enum.Enum):
     TENSORIZER = "tensorizer"
     DUMMY = "dummy"
     IPC_CACHE = "ipc_cache"
+    DCP = "dcp"  # this and the next three are no words of vLLM's
+    ENGINE = "engine"
+    ONNX = "onnx"
+    NPZ = "npz"
     ALL = "all"
 
 

@@ -72,8 +72,8 @@ def is_gguf(path: str) -> bool:
     False where it cannot be read.
     """
     try:
-        with _glance(path) as glance:
-            return glance.read(0, PAGE_BYTES).startswith(headers.GGUF_MAGIC)
+        with glance(path) as looked:
+            return looked.read(0, PAGE_BYTES).startswith(headers.GGUF_MAGIC)
     except OSError:
         return False
 
@@ -86,8 +86,8 @@ def gguf_type(path: str) -> str | None:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
-        with _glance(path) as glance:
-            return headers.gguf_type(glance.read(0, PAGE_BYTES), glance.read)
+        with glance(path) as looked:
+            return headers.gguf_type(looked.read(0, PAGE_BYTES), looked.read)
     except OSError:
         return None
 
@@ -134,21 +134,22 @@ def _looked_into(file: File) -> File | Incomplete:
     may_be_pointer = 0 < file.size_bytes < _POINTER_MOST_BYTES
     if not file.weight and not may_be_pointer:
         return file
-    with _glance(file.path) as glance:
-        first = glance.read(0, PAGE_BYTES)
+    with glance(file.path) as looked:
+        first = looked.read(0, PAGE_BYTES)
         if first.startswith(_POINTER_START):
             return Incomplete(file.path, _POINTER, None)
         if not file.weight:
             return file
-        reason = headers.what_is_missing(file.path, file.size_bytes, first, glance.read)
+        reason = headers.what_is_missing(file.path, file.size_bytes, first, looked.read)
     return file if reason is None else Incomplete(file.path, reason, file)
 
 
-class _Glance:
+class Glance:
     """Reads an open file and leaves the page cache as it was."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.size_bytes = os.fstat(descriptor).st_size
         self._method = pagecache.exact_method(descriptor)
         pagecache.read_only_what_is_asked(descriptor)
 
@@ -175,9 +176,10 @@ class _Glance:
 
 
 @contextmanager
-def _glance(path: str) -> Iterator[_Glance]:
+def glance(path: str) -> Iterator[Glance]:
+    """Yield a regular file, opened to look into; raises OSError."""
     descriptor = open_to_read(path)
     try:
-        yield _Glance(descriptor)
+        yield Glance(descriptor)
     finally:
         os.close(descriptor)

@@ -257,4 +257,4 @@ def _without_end(size_bytes: int, first: bytes, read: Read) -> str | None:
 
 
 _PROMISES: dict[str, Callable[[bytes, Read], int]] = {".safetensors": _safetensors, ".gguf": _gguf}
-_ZIPPED = {".bin", ".pt", ".pth"}
+_ZIPPED = {".bin", ".pt", ".pth", ".npz"}

@@ -27,6 +27,7 @@ _FORMAT_OF_A_FILE = {
     ".bin": LoadFormat.NPCACHE,
     ".pt": LoadFormat.PT,
     ".pth": LoadFormat.PT,
+    ".onnx": LoadFormat.ONNX,
 }
 
 
@@ -202,7 +203,7 @@ def _of_file(path: str, mode: int, terms: Terms, monitor: Monitor) -> Manifest:
         load_format = _FORMAT_OF_A_FILE.get(os.path.splitext(path)[1])
         if load_format is None:
             load_format = LoadFormat.GGUF if is_gguf(path) else LoadFormat.ALL
-        manifest = folders.of_file(path, load_format, terms)
+        manifest = folders.of_file(path, load_format, terms, monitor)
     if not manifest.weights:
         raise CheckpointError(
             f"{shown}: expected weight files, found none that the globs leave in",

@@ -63,7 +63,7 @@ def _examined(
     and if no weight is left to read.
     """
     shown = printable(source.argument)
-    found = _findings(manifest, request, monitor, threads)
+    found = [*manifest.incomplete, *_findings(manifest, request, monitor, threads)]
     incomplete = [one for one in found if isinstance(one, Incomplete)]
     skipped = [one for one in found if isinstance(one, Skipped)]
     present = (one.file if isinstance(one, Incomplete) else one for one in found)
@@ -76,7 +76,10 @@ def _examined(
     if incomplete:
         problem = f"{shown}: {_incomplete(manifest.root, incomplete)}"
         if not request.allow_incomplete:
-            cause = _cause(manifest.root, incomplete, monitor)
+            # Whether another snapshot has more of a folder that is there is not known.
+            files_missing = [one for one in incomplete if one not in manifest.incomplete]
+            cause = files_missing and _cause(manifest.root, files_missing, monitor)
+            cause = cause or manifest.hint
             raise CheckpointError(problem, f"{cause}; or {_ALLOW}" if cause else _HINT)
         warnings.append(problem)
     weightless = not manifest.weights and not incomplete  # a format without weights

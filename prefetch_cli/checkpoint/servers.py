@@ -61,6 +61,7 @@ class Family:
     never: tuple[str, ...] = ()  # globs
     only_with: str | None = None  # a glob: it counts only where that is, too
     not_with: str | None = None
+    beside: tuple[str, ...] = ()  # globs: read along with the others, no weights where they are not
 
 
 _SAFETENSORS_FORMATS = frozenset(
@@ -141,6 +142,11 @@ _SHARDED = Family(
 )
 _ANY_SAFETENSORS = Family(LoadFormat.HF, ("*.safetensors",))
 _TENSORS = Family(LoadFormat.TENSORIZER, ("*.tensors",))
+# torch.distributed.checkpoint and Megatron: what is not sharded is in common.pt.
+_DCP = Family(LoadFormat.DCP, ("*.distcp",), beside=(".metadata", "common.pt"))
+_ENGINE = Family(LoadFormat.ENGINE, ("*.engine", "*.plan"))
+_ONNX = Family(LoadFormat.ONNX, ("*.onnx",), beside=("*.onnx_data*", "*.onnx.data*"))
+_NPZ = Family(LoadFormat.NPZ, ("*.npz",))
 _HF = (_SAFETENSORS, _BIN, _PT)
 
 _FORMATS: Mapping[LoadFormat, tuple[Family, ...]] = {
@@ -158,6 +164,10 @@ _FORMATS: Mapping[LoadFormat, tuple[Family, ...]] = {
     LoadFormat.RUNAI_STREAMER_SHARDED: (_SHARDED,),
     LoadFormat.SHARDED_STATE: (_SHARDED,),
     LoadFormat.TENSORIZER: (_TENSORS,),
+    LoadFormat.DCP: (_DCP,),
+    LoadFormat.ENGINE: (_ENGINE,),
+    LoadFormat.ONNX: (_ONNX,),
+    LoadFormat.NPZ: (_NPZ,),
     LoadFormat.DUMMY: (),
     LoadFormat.IPC_CACHE: (),
 }
@@ -200,8 +210,10 @@ _COSMOS = ("Cosmos3ForConditionalGeneration", "Cosmos3EdgeForConditionalGenerati
 _RULES = (
     Rules(
         Server.VLLM,
-        # consolidated* wins wherever there is any; GGUF by its plugin.
-        (_MISTRAL, *_HF, _GGUF),
+        # consolidated* wins wherever there is any; GGUF by its plugin. The others are no formats of
+        # vLLM's: they are what a folder holds that is not for it. Beside *.distcp a common.pt is
+        # the least part.
+        (_MISTRAL, _SAFETENSORS, _BIN, _DCP, _PT, _GGUF, _ENGINE, _ONNX, _NPZ),
         extras=(
             Extra(
                 ("MoonshotKimiaForCausalLM", "KimiAudioForConditionalGeneration"),
@@ -262,6 +274,7 @@ _RULES = (
             ),
             _BIN,
             _PTH,
+            _ENGINE,
         ),
     ),
     Rules(

@@ -101,7 +101,8 @@ FLAGS = (
         help="Which weight files count, by vLLM's names and the server's rules.",
         details=(
             "`auto` takes consolidated*.safetensors if there are any, else *.safetensors, else "
-            "*.bin, else *.pt, else *.gguf. "
+            "*.bin, else *.distcp, else *.pt, else *.gguf, else *.engine and *.plan, else "
+            "*.onnx with the files that they name, else *.npz. "
             "If there is a model.safetensors.index.json, only the safetensors files that it names "
             "count. "
             "`hf` is the same without consolidated files and GGUF, and so is `bitsandbytes`; "
@@ -109,6 +110,8 @@ FLAGS = (
             "`fastsafetensors` and `instanttensor` are as `safetensors`, `modelexpress` as `auto`; "
             "`runai_streamer` takes *.safetensors whatever an index says, `sharded_state` and "
             "`runai_streamer_sharded` model-rank-*-part-*.safetensors, `tensorizer` *.tensors; "
+            "`dcp` (*.distcp, with .metadata and common.pt), `engine`, `onnx` and `npz` are no "
+            "names of vLLM's; "
             "`dummy` and `ipc_cache` read no weights; `all` takes every file below the directory. "
             f"That is {listed(LoadFormat)}, in any case. "
             "Several GGUF models are ambiguous: choose one by its quantisation, as in "
@@ -124,7 +127,11 @@ FLAGS = (
         repeatable=True,
         help="Read only files whose path below the checkpoint matches; repeatable.",
         details=(
-            "A * also matches /. Files left out do not count as missing. "
+            "A * also matches /. Files left out do not count as missing, and an index none of "
+            "whose files are wanted does not count: `--include '*.fp16.*'` takes that variant of "
+            "every component of a diffusers pipeline. A component of which nothing is left is "
+            "missing, unless each `--include` begins with another folder, or an `--exclude` names "
+            "its own. "
             "If a glob has a / and the directory itself has no weights that the globs leave in, "
             "the folders below are looked into, and each that has some counts as a checkpoint of "
             "its own: fp8/*, Q4_K_M/*. "
@@ -137,7 +144,9 @@ FLAGS = (
         value=Value("GLOB"),
         repeatable=True,
         help="Leave out files whose path below the checkpoint matches; repeatable.",
-        details="It wins over `--include`.",
+        details=(
+            "It wins over `--include`. `--exclude 'vae/*'` leaves out a component of a pipeline."
+        ),
     ),
     Flag(
         names=("--weights-only",),

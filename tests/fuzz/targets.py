@@ -15,7 +15,7 @@ from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint import blobs, gguf, hub, index, layouts, selection
+from prefetch_cli.checkpoint import blobs, companions, gguf, hub, index, layouts, selection
 from prefetch_cli.checkpoint.examine import examine, gguf_type
 from prefetch_cli.checkpoint.manifest import Terms
 from prefetch_cli.checkpoint.redirect import redirected
@@ -30,6 +30,8 @@ from prefetch_cli.plan import ranks
 
 Run = Callable[[bytes], None]
 
+# An ONNX model with one tensor in w.bin: graph, initializer, external_data, key and value.
+_ONNX = b"\x08\x08:\x19*\x17j\x15\n\x08location\x12\x09w.weights"
 _INDEX = json.dumps(
     {
         "metadata": {"total_size": 4_000_000_000},
@@ -117,6 +119,7 @@ def targets() -> list[Target]:
         ),
         Target("gguf", (_GGUF, b"GGUF\3\0\0\0"), partial(_header, name="model.gguf")),
         Target("zip", (b"PK\3\4PK\5\6" + bytes(18),), partial(_header, name="model.pt")),
+        Target("onnx", (_ONNX, b"__0_0.distcp__11_2.distcp"), _companions),
         Target("ref", (b"0123456789abcdef0123456789abcdef01234567", b"main\n", b"refs/pr/1"), _ref),
         Target("ollama", (_OLLAMA,), _ollama),
         Target("redirects", (b'{"org/name": "/m"}', b"org/name /m\na b c\n"), _redirects),
@@ -151,13 +154,26 @@ def _index(_folder: Path) -> Run:
 
 def _layout(_folder: Path) -> Run:
     def run(content: bytes) -> None:
-        for layout in (layouts.DIFFUSERS_LAYOUT, layouts.SENTENCE_TRANSFORMERS_LAYOUT):
+        layouts.is_old_router(content)
+        for layout in (*layouts.OF_WHOLE_MODELS, layouts.ROUTER_LAYOUT):
             try:
-                found = layouts.component_folders(f"/m/{layout}", content)
+                found = layouts.components(f"/m/{layout}", content)
             except PrefetchError:
                 continue
-            for name in found:
-                assert _is_below("/m", name), name
+            for one in found:
+                assert not one.folder or _is_below("/m", one.folder), one
+
+    return run
+
+
+def _companions(_folder: Path) -> Run:
+    def run(content: bytes) -> None:
+        def read(offset: int, size_bytes: int) -> bytes:
+            return content[offset : offset + size_bytes]
+
+        companions.external_data(len(content), read)
+        for name in companions.shards_in(len(content), read):
+            assert _is_below("/m", name), name
 
     return run
 

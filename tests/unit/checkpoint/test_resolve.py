@@ -287,7 +287,7 @@ def test_a_warning_comes_once(tmp_path: Path) -> None:
 
 def test_one_bad_checkpoint_of_several_is_named(tmp_path: Path) -> None:
     good = write(tmp_path / "good", ["model.safetensors"])
-    bad = write(tmp_path / "bad", shards(2)[:1])
+    bad = write(tmp_path / "bad", shards(3)[:2])
     assert refusal(good, bad).message.startswith(f"{bad}: ")
 
 
@@ -470,7 +470,7 @@ def test_a_single_file_is_read_where_the_components_have_no_weights(tmp_path: Pa
 def test_globs_reach_into_components(tmp_path: Path) -> None:
     diffusers(tmp_path)
     assert weights(tmp_path, include=("vae/*",)) == DIFFUSERS_WEIGHTS[2:3]
-    assert weights(tmp_path, exclude=("unet/*", "*fp16*")) == DIFFUSERS_WEIGHTS[2:3]
+    assert weights(tmp_path, exclude=("unet/*", "text_encoder/*")) == DIFFUSERS_WEIGHTS[2:3]
     assert weights(tmp_path, include=("vae/*.fp16.*",)) == [
         "vae/diffusion_pytorch_model.fp16.safetensors"
     ]
@@ -591,10 +591,10 @@ def test_an_index_without_a_single_shard(tmp_path: Path) -> None:
 
 
 def test_many_missing_shards_are_counted(tmp_path: Path) -> None:
-    write(tmp_path, shards(2000)[:1])
+    write(tmp_path, shards(2000)[:2])
     message = refusal(tmp_path).message
-    assert "found 1,999 files missing or cut short: model-00002-of-02000" in message
-    assert message.endswith(" and 1,994 more")
+    assert "found 1,998 files missing or cut short: model-00003-of-02000" in message
+    assert message.endswith(" and 1,993 more")
 
 
 def test_shards_that_are_cut_short(tmp_path: Path) -> None:
@@ -957,8 +957,8 @@ def test_an_empty_directory(tmp_path: Path) -> None:
 def test_a_directory_without_weights(tmp_path: Path) -> None:
     write(tmp_path, ["config.json", "README.md", "deep/model.safetensors"])
     assert refusal(tmp_path).message == (
-        f"{tmp_path}: expected weight files for --load-format auto, found 2 other files and "
-        "1 folder"
+        f"{tmp_path}: expected weight files for --load-format auto, found 1 .md, 1 .json "
+        "and 1 folder"
     )
     write(tmp_path, ["a.pth"])
     error = refusal(tmp_path, load_format=LoadFormat.PT)
@@ -972,7 +972,7 @@ def test_a_directory_without_weights(tmp_path: Path) -> None:
 def test_the_folder_of_a_repo_in_a_cache(tmp_path: Path) -> None:
     repo = cached(tmp_path, ["model.safetensors"]).parents[1]
     error = refusal(repo)
-    assert "found 0 other files and 3 folders" in error.message
+    assert "found no files and 3 folders" in error.message
     assert error.hint is not None
     assert "give its repo id" in error.hint
 
