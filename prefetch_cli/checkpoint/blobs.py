@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint.hub_cache import unreadable
 from prefetch_cli.checkpoint.manifest import Folder, Manifest, Terms
 from prefetch_cli.checkpoint.metadata import parsed, shown
 from prefetch_cli.checkpoint.scanner import Json, Scanner, TooLargeError
+from prefetch_cli.hubs.hub_cache import unreadable
 from prefetch_cli.linux.files import read_head
 
 _LIST = "application/vnd.ollama.manifest.list.v2+json"

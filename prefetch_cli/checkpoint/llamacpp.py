@@ -5,25 +5,19 @@ Face's; builds of before 2026 kept `org_name_FILE.gguf` in ~/.cache/llama.cpp.
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint import gguf, hub
-from prefetch_cli.checkpoint.hub_cache import names_in
+from prefetch_cli.checkpoint import gguf, subfolders
+from prefetch_cli.checkpoint.contents import contents_of
 from prefetch_cli.checkpoint.manifest import Folder, Manifest, Terms
-from prefetch_cli.checkpoint.names import NUMBERED
 from prefetch_cli.checkpoint.request import Pick, Reference
-
-_DEFAULT_QUANTISATIONS = ("Q4_K_M", "Q8_0")
-_PROJECTOR = "mmproj"
-_NO_MODELS = (_PROJECTOR, "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
-_QUANTISATION = re.compile(r"[-.]([A-Z0-9_]+)$", re.IGNORECASE)
-_DIGITS = re.compile(r"[0-9]+")
-
+from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.hubs import hub
+from prefetch_cli.hubs.hub_cache import names_in
 
 Place = tuple[str, str, str | None, Manifest]  # its kind, its path, its commit, its files
 
@@ -50,11 +44,11 @@ def locate(
             raise
         return found
     with monitor.waiting(snapshot.path):
-        files = _files_below(snapshot.path)
-    names = chosen(list(filter(terms.filters.want, files)), quantisation, pick)
+        files = _files_below(snapshot.path, terms.filters, monitor)
+    names = chosen(files, quantisation, pick)
     if not names:
         wanted = pick.file or quantisation or "a model"
-        models = [name for name in files if name.endswith(".gguf")]
+        models = [name for name in files if name.endswith(gguf.SUFFIX)]
         raise CheckpointError(
             f"{printable(reference.argument)}: expected {printable(wanted)} in "
             f"{printable(snapshot.path)}, found {listing(models) or 'no GGUF file'}",
@@ -65,63 +59,18 @@ def locate(
 
 
 def chosen(names: Sequence[str], quantisation: str, pick: Pick) -> list[str]:
-    """Return those of the sorted paths of a repo that llama.cpp reads: model, then projector."""
-    model = _model(names, quantisation, pick)
+    """Return those of the paths of a repo that llama.cpp reads: model, then projector."""
+    files = [name for name in names if name.endswith(gguf.SUFFIX)]
+    if pick.file is None:
+        model = gguf.llama_cpp_choice(gguf.models(files).values(), quantisation or None)
+    else:
+        wanted = pick.file.lower()
+        model = next((name for name in names if name.lower() == wanted), None)
     if model is None:
         return []
-    folder, name = os.path.split(model)
-    found = [os.path.join(folder, part) for part in gguf.parts(name)]
-    projector = _projector(names, model) if pick.projector else None
+    found = gguf.parts(model)
+    projector = gguf.projector(filter(gguf.is_projector, files), model) if pick.projector else None
     return found if projector is None else [*found, projector]
-
-
-def _model(names: Sequence[str], quantisation: str, pick: Pick) -> str | None:
-    if pick.file is not None:
-        wanted = pick.file.lower()
-        return next((name for name in names if name.lower() == wanted), None)
-    models = [name for name in names if _is_model(name)]
-    for one in (quantisation,) if quantisation else _DEFAULT_QUANTISATIONS:
-        pattern = re.compile(re.escape(one) + "[.-]", re.IGNORECASE)
-        for name in models:
-            if pattern.search(name):
-                return name
-    return models[0] if models and not quantisation else None
-
-
-def _is_model(name: str) -> bool:
-    last = os.path.basename(name)
-    part = NUMBERED.fullmatch(last)
-    is_first = part is None or int(part["number"]) == 1
-    return last.endswith(".gguf") and is_first and not any(word in last for word in _NO_MODELS)
-
-
-def _projector(names: Sequence[str], model: str) -> str | None:
-    """Return the projector nearest to the model: the deepest folder, then the closest bits."""
-    folder = os.path.dirname(model)
-    near = [
-        name
-        for name in names
-        if name.endswith(".gguf")
-        and _PROJECTOR in name
-        and os.path.join(folder, "").startswith(_folder(name))
-    ]
-    bits = _bits(model)
-    return min(near, key=lambda name: (-len(_folder(name)), abs(_bits(name) - bits)), default=None)
-
-
-def _folder(name: str) -> str:
-    """Return the folder of a name with its slash; empty for the top."""
-    folder = os.path.dirname(name)
-    return f"{folder}/" if folder else ""
-
-
-def _bits(name: str) -> int:
-    """Return the bits of a weight as the name says, 0 if it does not."""
-    stem = os.path.basename(name).removesuffix(".gguf")
-    part = NUMBERED.fullmatch(os.path.basename(name))
-    quantisation = _QUANTISATION.search(part["base"].rstrip("-") if part else stem)
-    digits = _DIGITS.search(quantisation[1]) if quantisation else None
-    return int(digits[0][:4]) if digits else 0
 
 
 def _in_old_cache(
@@ -141,10 +90,12 @@ def _in_old_cache(
     return "directory", cache, None, _manifest(cache, [prefix + name for name in found])
 
 
-def _files_below(root: str) -> list[str]:
-    """Return the sorted paths of the files below a folder; links to folders are not followed."""
-    paths = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
-    return sorted(os.path.relpath(path, root) for path in paths)
+def _files_below(root: str, filters: Filters, monitor: Monitor) -> list[str]:
+    """Return the paths of the wanted files of a repo, in its folders too, within bounds."""
+    here = contents_of(root, root)
+    inside = subfolders.below(root, here.folders, filters, monitor).files
+    below = [os.path.join(folder, name) for folder, names in inside.items() for name in names]
+    return sorted(filter(filters.want, (*here.files, *below)))
 
 
 def _manifest(root: str, names: Sequence[str]) -> Manifest:

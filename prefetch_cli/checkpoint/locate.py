@@ -11,13 +11,14 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint import blobs, folders, hub, llamacpp, quantisations, selection
+from prefetch_cli.checkpoint import blobs, folders, llamacpp, quantisations, selection
 from prefetch_cli.checkpoint.examine import is_gguf
-from prefetch_cli.checkpoint.hub_cache import Snapshot
 from prefetch_cli.checkpoint.manifest import Manifest, Terms
 from prefetch_cli.checkpoint.redirect import redirected
 from prefetch_cli.checkpoint.request import Reference, Request, Role
 from prefetch_cli.checkpoint.servers import rules_of
+from prefetch_cli.hubs import hub
+from prefetch_cli.hubs.hub_cache import Snapshot
 from prefetch_cli.linux.files import file_type
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -66,7 +67,7 @@ def locate(
         if existing is None:
             argument, existing, quantisation = _quantised(argument, request, environ)
         if existing is None:
-            snapshot = _cached(replace(reference, argument=argument), request, environ)
+            snapshot = _cached(argument, reference, request, environ)
             kind, path, revision = snapshot.hub.value, snapshot.path, snapshot.revision
         else:
             path, mode = existing
@@ -168,9 +169,10 @@ def _absolute(argument: str) -> str:
     return os.path.join(os.path.realpath(folder), name)
 
 
-def _cached(reference: Reference, request: Request, environ: Mapping[str, str]) -> Snapshot:
-    """Return the snapshot of a repo id."""
-    argument = reference.argument
+def _cached(
+    argument: str, reference: Reference, request: Request, environ: Mapping[str, str]
+) -> Snapshot:
+    """Return the snapshot of a repo id, which stands for the reference."""
     chosen = hub.chosen_hub(request.hub, request.server, environ)
     cache_dir = reference.cache_dir or request.cache_dir
     if not hub.is_name(argument, chosen):
@@ -180,13 +182,21 @@ def _cached(reference: Reference, request: Request, environ: Mapping[str, str]) 
             "in the local cache, found no such path",
             cause or "check the path",
         )
-    return hub.find_snapshot(
-        argument,
-        hub=chosen,
-        revision=reference.revision,
-        cache_dir=cache_dir,
-        environ=environ,
-    )
+    try:
+        return hub.find_snapshot(
+            argument,
+            hub=chosen,
+            revision=reference.revision,
+            cache_dir=cache_dir,
+            environ=environ,
+        )
+    except CheckpointError as error:
+        # What looks like a quantisation may be a tag of Ollama's.
+        given = reference.argument
+        cause = hub.elsewhere(given, hub=chosen, cache_dir=cache_dir, environ=environ)
+        if ":" not in given or cause is None:
+            raise
+        raise CheckpointError(error.message, cause) from None
 
 
 def _of_file(path: str, mode: int, terms: Terms, monitor: Monitor) -> Manifest:

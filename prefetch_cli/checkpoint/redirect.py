@@ -11,9 +11,9 @@ from typing import Any
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Server
-from prefetch_cli.checkpoint.hub_cache import unreadable
 from prefetch_cli.checkpoint.metadata import MOST_BYTES, bounded_json
 from prefetch_cli.checkpoint.scanner import TooLargeError
+from prefetch_cli.hubs.hub_cache import unreadable
 from prefetch_cli.linux.files import read_head
 
 

@@ -10,11 +10,11 @@ from prefetch_cli.base.words import (
     ProgressMode,
     Verbosity,
 )
-from prefetch_cli.checkpoint.commands import Inferred, completed, infer
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.rules import Values
+from prefetch_cli.commands.infer import Inferred, completed, infer
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.process.beside import Terms

@@ -15,7 +15,7 @@ from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint import blobs, companions, gguf, hub, index, layouts, selection
+from prefetch_cli.checkpoint import blobs, companions, gguf, index, layouts, selection
 from prefetch_cli.checkpoint.examine import examine, gguf_type
 from prefetch_cli.checkpoint.manifest import Terms
 from prefetch_cli.checkpoint.redirect import redirected
@@ -23,6 +23,7 @@ from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import rules_of
+from prefetch_cli.hubs import hub
 from prefetch_cli.libraries import distributions
 from prefetch_cli.libraries.distributions import Interpreter
 from prefetch_cli.linux import memory, mounts, readahead

@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
-from prefetch_cli.checkpoint.arguments import read
-from prefetch_cli.checkpoint.commands import infer
-from prefetch_cli.checkpoint.syntaxes import STARTS, Meaning, Syntax, Takes
+from prefetch_cli.commands.arguments import read
+from prefetch_cli.commands.infer import infer
+from prefetch_cli.commands.syntaxes import STARTS, Meaning, Syntax, Takes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

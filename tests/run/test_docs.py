@@ -16,9 +16,9 @@ from man import content, generate
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import ExitCode, interrupted_exit_code
 from prefetch_cli.base.words import Overrule
-from prefetch_cli.checkpoint.syntaxes import STARTS
 from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.main import command
+from prefetch_cli.commands.syntaxes import STARTS
 from prefetch_cli.plan import ranks
 from prefetch_cli.plan.decision import Facts, Reason, Verdict, budget, decide
 from tests.helpers.command import ROOT

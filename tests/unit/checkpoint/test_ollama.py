@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from prefetch_cli.base.errors import CheckpointError, ExitCode
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint import ollama
 from prefetch_cli.checkpoint.locate import Source
-from prefetch_cli.checkpoint.ollama import parse_name
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import Checkpoint, resolve
 from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.hubs import ollama
+from prefetch_cli.hubs.ollama import parse_name
 from tests.helpers.hub_caches import (
     OLLAMA_KIND,
     blobs_of,

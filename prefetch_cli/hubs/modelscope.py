@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import Hub
-from prefetch_cli.checkpoint.hub_cache import COMMIT, Query, Snapshot, names_in
+from prefetch_cli.hubs.hub_cache import COMMIT, Query, Snapshot, names_in
 from prefetch_cli.linux.files import read_head
 
 _VERSION = re.compile(r"Revision:(.+),CreatedAt:")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from prefetch_cli.checkpoint import shell
+from prefetch_cli.commands import shell
 
 _MOST_LAUNCHERS = 16  # in front of one server
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=", re.ASCII)

@@ -9,10 +9,10 @@ from typing import Any
 
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint.arguments import Named, parsed, read
-from prefetch_cli.checkpoint.launchers import Launch, unwrap
 from prefetch_cli.checkpoint.request import Pick, Reference, Request, Role
-from prefetch_cli.checkpoint.syntaxes import STARTS, Meaning, Start, Syntax
+from prefetch_cli.commands.arguments import Named, parsed, read
+from prefetch_cli.commands.launchers import Launch, unwrap
+from prefetch_cli.commands.syntaxes import STARTS, Meaning, Start, Syntax
 
 # Speculation without a model of its own, by vLLM's config/speculative.py.
 _NO_DRAFTS = frozenset(("ngram", "[ngram]", "ngram_gpu", "suffix", "extract_hidden_states"))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint.commands import Inferred, completed, infer
 from prefetch_cli.checkpoint.request import Pick, Reference, Request, Role
 from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.commands.infer import Inferred, completed, infer
 
 HOME = {"HOME": "/home/me"}
 

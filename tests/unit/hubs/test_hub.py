@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import CheckpointError, ExitCode
 from prefetch_cli.base.words import Hub, Server
-from prefetch_cli.checkpoint.hub import chosen_hub, find_snapshot, is_repo_id
-from prefetch_cli.checkpoint.hub_cache import Snapshot
+from prefetch_cli.hubs.hub import chosen_hub, find_snapshot, is_repo_id
+from prefetch_cli.hubs.hub_cache import Snapshot
 from tests.helpers.hub_caches import (
     Download,
     FakeHub,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import Hub
-from prefetch_cli.checkpoint.hub_cache import (
+from prefetch_cli.hubs.hub_cache import (
     COMMIT,
     Query,
     Snapshot,

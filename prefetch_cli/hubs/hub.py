@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.base.errors import CheckpointError
-from prefetch_cli.base.text import printable
+from prefetch_cli.base.text import printable, stays_below
 from prefetch_cli.base.words import Hub, Server
-from prefetch_cli.checkpoint import huggingface, modelscope, ollama
-from prefetch_cli.checkpoint.files import stays_below
-from prefetch_cli.checkpoint.hub_cache import (
+from prefetch_cli.hubs import huggingface, modelscope, ollama
+from prefetch_cli.hubs.hub_cache import (
     CACHE_NAMES,
     Query,
     Snapshot,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefetch_cli.checkpoint.syntaxes import Meaning, Option, Syntax, Takes
+from prefetch_cli.commands.syntaxes import Meaning, Option, Syntax, Takes
 
 
 @dataclass

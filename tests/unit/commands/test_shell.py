@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from prefetch_cli.checkpoint.shell import NotSimpleError, split
+from prefetch_cli.commands.shell import NotSimpleError, split
 
 ENVIRON = {"A": "org/name", "EMPTY": "", "TWO": "a b", "GLOB": "/*", "PATH": "/usr/bin:/bin"}
 PIECES = (
