@@ -57,6 +57,8 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
             manifest = _without_single_files(manifest, layout)
         if not terms.server_known:
             manifest = replace(manifest, server=Server.DIFFUSERS)
+    elif has_weights and not manifest.folders[0].weights and not terms.server_known:
+        manifest = replace(manifest, server=Server.SENTENCE_TRANSFORMERS)
     elif top.is_component and not terms.server_known:
         manifest = replace(manifest, server=Server.DIFFUSERS)
     elif manifest.load_format in _READERS and not terms.server_known:
