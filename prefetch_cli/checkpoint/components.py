@@ -29,12 +29,15 @@ class Components:
 
     folders: tuple[Folder, ...] = ()
     has_some_at_top: bool = False  # a component with weights lies in the layout's own folder
+    needs_weights_at_top: bool = False  # the first module of sentence-transformers lies there
     repos: tuple[str, ...] = ()  # that hold those which are not here
 
 
 def components_of(top: FolderReader) -> Components:
     """Return what a loader reads of the components that layout files in a folder name."""
-    named = top.components()
+    found = top.components()
+    roots = [one for one in found if one.is_module and not one.folder]
+    named = [one for one in found if one not in roots]
     elsewhere = [one for one in named if one.origin is not None and not _is_here(top, one)]
     at_top = [one for one in named if _is_at_top(top, one)]
     here = [one for one in named if one not in elsewhere and one not in at_top]
@@ -42,8 +45,15 @@ def components_of(top: FolderReader) -> Components:
     return Components(
         folders=tuple(folder for one in here for folder in _folders(top, one, set())),
         has_some_at_top=any(one.has_weights for one in at_top),
+        needs_weights_at_top=any(one.has_weights for one in roots),
         repos=tuple(dict.fromkeys(repos)),
     )
+
+
+def lacking(top: FolderReader) -> Folder:
+    """Return the folder of a model whose first module should have weights there, and has none."""
+    component = Component("", has_weights=True, is_module=True)
+    return _without_weights(top, top.selected(), component)
 
 
 def _is_here(top: FolderReader, component: Component) -> bool:
@@ -75,6 +85,8 @@ def _folders(reader: FolderReader, component: Component, seen: set[str]) -> Iter
     path = os.path.join(reader.path, component.folder)
     below = posixpath.join(reader.name, component.folder)
     if not os.path.isdir(path):
+        if component.may_be_absent:
+            return
         # With a slash at the end, the path cannot be a file.
         absent = () if reader.terms.filters.leaves_out(below, ()) else (os.path.join(path, ""),)
         yield Folder(LoadFormat.HF, (), (), absent=absent)

@@ -6,11 +6,14 @@ utils/hub_utils.py), transformers 5.24 (modeling_utils.py) and sentence-transfor
 """
 
 import re
+from collections.abc import Sequence
 
 from prefetch_cli.base.words import LoadFormat
+from prefetch_cli.checkpoint.names import NUMBERED
 from prefetch_cli.checkpoint.servers import Family
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
+_NAMES_WITH_INDEX = (DIFFUSERS_WEIGHTS, "model", "pytorch_model")
 
 # `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors` and, older,
 # `model-00001-of-00002.fp16.safetensors` are variants of `model.safetensors`, and
@@ -26,6 +29,15 @@ def variant_of(name: str) -> str:
     """Return the variant that a file of weights, or an index, is of; empty for a plain one."""
     found = _VARIANT.fullmatch(name)
     return next(filter(None, found.groups())) if found else ""
+
+
+def index_missed(weights: Sequence[str]) -> list[str]:
+    """Return the index without which no library finds these shards of a component, if any."""
+    part = NUMBERED.fullmatch(weights[0]) if weights else None
+    base = part["base"].rstrip("-") if part else ""
+    if part is None or base not in _NAMES_WITH_INDEX or variant_of(weights[0]):
+        return []
+    return [f"{base}{part['rest']}.index.json"]
 
 
 def plain_families(others: tuple[Family, ...]) -> tuple[Family, ...]:

@@ -19,7 +19,7 @@ from prefetch_cli.checkpoint.companions import companions, has_companions
 from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
 from prefetch_cli.checkpoint.contents import contents_of
 from prefetch_cli.checkpoint.examine import examine
-from prefetch_cli.checkpoint.families import DIFFUSERS_WEIGHTS
+from prefetch_cli.checkpoint.families import DIFFUSERS_WEIGHTS, index_missed
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.checkpoint.index import Index, parse_index
 from prefetch_cli.checkpoint.layouts import Component
@@ -134,6 +134,8 @@ class FolderReader:
             selected = self._select(LoadFormat.ONNX)
         if selected.load_format is LoadFormat.GGUF or self.terms.quantisation is not None:
             selected = self._one_gguf() or selected
+        if self.is_component and selected.index is None:
+            self._unusable += index_missed(selected.weights)
         named = list(filter(self.want, self._named_by(selected.weights)))
         if named:
             in_order = selection.in_order({*selected.weights, *named}, self.terms.rules.order)

@@ -12,7 +12,7 @@ from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint import gguf, layouts, quantisations, selection, surroundings
 from prefetch_cli.checkpoint.companions import companions
-from prefetch_cli.checkpoint.components import Components, components_of
+from prefetch_cli.checkpoint.components import Components, components_of, lacking
 from prefetch_cli.checkpoint.examine import is_unfinished
 from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.checkpoint.folder import FolderReader
@@ -45,6 +45,8 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
     top = FolderReader(root, "", terms, monitor)
     components = Components() if quantisations.is_asked(terms) else components_of(top)
     manifest = Manifest(root, terms.rules.server, (top.selected(), *components.folders))
+    if components.needs_weights_at_top and not manifest.folders[0].weights:
+        manifest = replace(manifest, folders=(lacking(top), *components.folders))
     if not _has_any(manifest):
         manifest = replace(manifest, folders=top.selected_below() or manifest.folders)
     layout = next((name for name in layouts.OF_PIPELINES if name in top.names), None)
@@ -173,7 +175,7 @@ def _with_np_cache(manifest: Manifest, top: FolderReader) -> Manifest:
     """Return the manifest with the arrays that vLLM and SGLang have once made of the weights."""
     if _NP_FOLDER not in top.folders or not manifest.weights:
         return manifest
-    arrays = top.below(_NP_FOLDER).np_arrays()
+    arrays = top.below(_NP_FOLDER, component=False).np_arrays()
     if arrays is None:
         return manifest
     emptied = (replace(folder, weights=(), index=None) for folder in manifest.folders)
@@ -183,7 +185,9 @@ def _with_np_cache(manifest: Manifest, top: FolderReader) -> Manifest:
 
 def _with_extra(manifest: Manifest, extra: Extra, top: FolderReader) -> Manifest:
     """Return the manifest with what the server reads beside it, or instead of it, if anything."""
-    inside = [top.below(name) for name in fnmatch.filter(top.folders, extra.folder)]
+    inside = [
+        top.below(name, component=False) for name in fnmatch.filter(top.folders, extra.folder)
+    ]
     here = [] if extra.folder else top.matching(extra.pattern)
     # config.json is read only where it matters.
     if not (inside or here) or not extra.applies(top.config, top.terms.load_format):

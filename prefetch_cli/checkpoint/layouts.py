@@ -26,7 +26,8 @@ OLD_ROUTER_LAYOUT = "config.json"
 OF_PIPELINES = (DIFFUSERS_LAYOUT, MODULAR_LAYOUT)
 OF_WHOLE_MODELS = (*OF_PIPELINES, SENTENCE_TRANSFORMERS_LAYOUT)
 
-# sentence-transformers writes no file for these modules, and git keeps no empty folder.
+# Older releases of sentence-transformers write no file for these modules, and git keeps no empty
+# folder.
 _MODULES_WITHOUT_FILES = ("Normalize", "Identity")
 # Modules that always load weights of their own; what a custom one loads is not known.
 _MODULES_WITH_WEIGHTS = {
@@ -55,11 +56,13 @@ class Component:
     has_weights: bool = False  # its class always does; else they are read where they are
     origin: Origin | None = None  # where it comes from if it is not here; None: it must be here
     is_module: bool = False  # of sentence-transformers, which may have modules in it again
+    may_be_absent: bool = False
 
 
 def components(path: str, content: bytes) -> list[Component]:
-    """Return the components that the layout file at `path` names, except its own folder, each once.
+    """Return the components that the layout file at `path` names, each once.
 
+    One without a folder lies beside the file, or is the whole of another repo.
     Raises CheckpointError if it is not JSON, or names a folder outside its own.
     """
     document = parsed(path, lambda: bounded_json(content))
@@ -122,12 +125,9 @@ def _of_modules(path: str, document: object) -> _Found:
             f"{printable(path)}: expected a list of modules, found {shown(document)}", AGAIN
         )
     for module in document:
-        if (
-            isinstance(module, dict)
-            and module.get("path", "") not in ("", ".")
-            and not str(module.get("type")).endswith(_MODULES_WITHOUT_FILES)
-        ):
-            yield module["path"], _module(module.get("type"))
+        if isinstance(module, dict):
+            folder = module.get("path", "")
+            yield "" if folder == "." else folder, _module(module.get("type"))
 
 
 def _of_router(path: str, document: object) -> _Found:
@@ -138,8 +138,7 @@ def _of_router(path: str, document: object) -> _Found:
             f"{printable(path)}: expected an object `types`, found {shown(types)}", AGAIN
         )
     for folder, kind in types.items():
-        if not str(kind).endswith(_MODULES_WITHOUT_FILES):
-            yield folder, _module(kind)
+        yield folder, _module(kind)
 
 
 def _items(path: str, document: object) -> Iterator[tuple[str, object]]:
@@ -157,7 +156,9 @@ def _is_model(library: object, kind: object) -> bool:
 def _module(kind: object) -> Component:
     package, _, name = str(kind).rpartition(".")
     has_weights = package.startswith("sentence_transformers.") and name in _MODULES_WITH_WEIGHTS
-    return Component("", has_weights, is_module=True)
+    return Component(
+        "", has_weights, is_module=True, may_be_absent=name.endswith(_MODULES_WITHOUT_FILES)
+    )
 
 
 _COMPONENTS: Mapping[str, Callable[[str, object], _Found]] = {

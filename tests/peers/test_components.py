@@ -6,10 +6,6 @@ from tests.peers import components, diffusers, sentence_transformers
 from tests.peers.comparison import compared, require_agreement
 from tests.peers.conftest import Made, Maker
 
-_BY_LIBRARY = pytest.mark.xfail(
-    reason="components are chosen by one rule, not by that of their library (or Router)"
-)
-
 
 @pytest.fixture(scope="module")
 def pipelines(make: Maker) -> list[Made]:
@@ -23,14 +19,12 @@ def modules(make: Maker) -> list[Made]:
     return make(components.named_modules(), components.modules)
 
 
-@_BY_LIBRARY
 def test_we_warm_what_diffusers_opens_in_its_order(pipelines: list[Made]) -> None:
     cases = compared(pipelines, "diffusers", "auto", diffusers.outcome)
     assert any(case.theirs.refusal is None for case in cases)
     require_agreement(cases)
 
 
-@_BY_LIBRARY
 def test_we_warm_what_sentence_transformers_opens(modules: list[Made]) -> None:
     cases = compared(modules, "sentence-transformers", "auto", sentence_transformers.outcome)
     assert any(case.theirs.refusal is None for case in cases)

@@ -6,7 +6,6 @@ from functools import partial
 
 # Why a server opens a file that is not warmed, or the other way round.
 CARD = "the model card, for its metadata: a few kB that no other server opens"
-NORMALIZE = "the configuration of a module without weights, below 100 bytes"
 TEMPLATES = "chat templates beside the usual one: a few hundred bytes in a folder of their own"
 UNUSED_INDEX = "read to decide; whoever has no whole file beside it reads it"
 REF = "40 bytes that say which snapshot to load; read to find it"
@@ -36,9 +35,7 @@ class Case:
 
 _transformers = partial(Case, "transformers")
 _sentences = partial(Case, "sentence-transformers", opened_only={"README.md": CARD})
-_normalized = partial(
-    _sentences, opened_only={"3_Normalize/config.json": NORMALIZE, "README.md": CARD}
-)
+_normalized = partial(_sentences, opened_only={"README.md": CARD})
 _diffusers = partial(Case, "diffusers")
 _HALF = {"variant": "fp16"}
 _TAKE_HALF = ("--include", "*.json", "--include", "*fp16*")
@@ -82,7 +79,7 @@ LIBRARY_CASES = (
     _normalized("sentences_pickled"),
     _normalized("sentences_exported"),
     _sentences("sentences_static"),
-    _sentences("router", opened_only={"1_Normalize/config.json": NORMALIZE, "README.md": CARD}),
+    _sentences("router", opened_only={"README.md": CARD}),
     _sentences("sparse", library="sparse-encoder"),
     _sentences("cross_encoder", library="cross-encoder"),
     _diffusers("pipeline"),

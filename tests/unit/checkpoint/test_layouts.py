@@ -748,3 +748,30 @@ def test_a_lone_part_of_a_split_gguf_is_incomplete(tmp_path: Path) -> None:
         "2 files missing or cut short: m-00002-of-00003.gguf (not there)"
         in refusal(tmp_path).message
     )
+
+
+def test_shards_of_a_component_need_their_index(tmp_path: Path) -> None:
+    names = [f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    (tmp_path / "model_index.json").write_text('{"vae": ["diffusers", "X"]}')
+    write(tmp_path / "vae", [*names, "config.json"])
+    message = refusal(tmp_path).message
+    assert "vae/diffusion_pytorch_model.safetensors.index.json (not there)" in message
+    write(tmp_path / "vae", [], index={"diffusion_pytorch_model.safetensors.index.json": names})
+    assert weights(tmp_path) == [f"vae/{name}" for name in names]
+
+
+def test_the_first_module_of_sentence_transformers_needs_weights(tmp_path: Path) -> None:
+    kind = "sentence_transformers.models."
+    modules = [
+        {"path": "", "type": kind + "Transformer"},
+        {"path": "2_Dense", "type": kind + "Dense"},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    write(tmp_path, ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])
+    write(tmp_path, ["config.json"])
+    write(tmp_path / "2_Dense", ["model.safetensors", "config.json"])
+    server = Server.SENTENCE_TRANSFORMERS
+    assert "1 file missing" in refusal(tmp_path, server=server).message
+    write(tmp_path, ["model.safetensors"])
+    expected = ["model.safetensors", "2_Dense/model.safetensors"]
+    assert names(resolved(tmp_path, server=server), tmp_path, weight=True) == expected

@@ -650,7 +650,7 @@ def test_the_modules_of_sentence_transformers() -> None:
             {"idx": 6, "name": "6"},
             "no module",
         ]
-    ) == ["1_Pooling", "deep/2_Dense"]
+    ) == ["", "1_Pooling", "deep/2_Dense", "3_Normalize"]
 
 
 @pytest.mark.parametrize(
