@@ -14,7 +14,7 @@ from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.locate import Source, locate
 from prefetch_cli.checkpoint.manifest import Manifest
-from prefetch_cli.checkpoint.request import Request
+from prefetch_cli.checkpoint.request import Request, Role
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.linux.threads import map_threads
 
@@ -39,15 +39,24 @@ def resolve(
     argument names nothing, or nothing complete and unambiguous.
     """
     parts = []
+    notes = list(request.notes)
     environ = environ if request.environ is None else request.environ
+    model = next((one for one in request.references if one.role is Role.MODEL), None)
     for reference in request.references:
-        source, manifest = locate(reference, request, environ, monitor)
+        try:
+            source, manifest = locate(reference, request, environ, monitor)
+        except CheckpointError as error:
+            # The server may fetch what its command names beside the model.
+            if reference is model or not reference.inferred:
+                raise
+            notes.append(f"{error.message}; left out, since COMMAND names it beside its model")
+            continue
         parts.append(_examined(source, manifest, request, monitor, threads))
     return Checkpoint(
         files=each_once(file for part in parts for file in part.files),
         failed=tuple(dict.fromkeys(one for part in parts for one in part.failed)),
         warnings=tuple(
-            dict.fromkeys((*request.notes, *(text for part in parts for text in part.warnings)))
+            dict.fromkeys((*notes, *(text for part in parts for text in part.warnings)))
         ),
         names=tuple(reference.argument for reference in request.references),
         sources=tuple(source for part in parts for source in part.sources),

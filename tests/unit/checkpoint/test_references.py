@@ -108,3 +108,18 @@ def test_notes_are_the_first_warnings(tmp_path: Path) -> None:
     found = resolved(Reference(str(tmp_path)), notes=("noted",))
     assert found.warnings[0] == "noted"
     assert resolved(notes=("noted",)).warnings == ("noted",)
+
+
+def test_what_command_names_beside_its_model_may_be_fetched_by_the_server(tmp_path: Path) -> None:
+    built = checkpoints.write_sharded(str(tmp_path / "m"), shard_bytes=[100, 100])
+    model = Reference(built.directory, inferred=True)
+    draft = Reference("org/draft", inferred=True)
+    tokenizer = Reference("org/tokenizer", role=Role.TOKENIZER, inferred=True)
+    found = resolved(tokenizer, model, draft)
+    assert [source.argument for source in found.sources] == [built.directory]
+    assert [line.partition(":")[0] for line in found.warnings] == ["org/tokenizer", "org/draft"]
+    assert found.warnings[0].endswith("left out, since COMMAND names it beside its model")
+    # The model itself, and what the user names, must be there.
+    for references in ((tokenizer, draft), (model, replace(draft, inferred=False))):
+        with pytest.raises(CheckpointError, match="org/draft: expected"):
+            resolved(*references)
