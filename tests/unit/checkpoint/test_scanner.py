@@ -227,7 +227,9 @@ def test_a_hostile_index_costs_little_memory_and_time(kind: str, tmp_path: Path)
     (folder / "model.safetensors.index.json").write_bytes(HOSTILE[kind]())
     usage = measured([sys.executable, "-m", "prefetch_cli", "--dry-run", str(folder)])
     assert usage.exit_code == 3
-    assert usage.stderr.splitlines()[-1].startswith("prefetch-cli: error: ")
-    assert usage.stderr.count("\n") == 1
+    # A busy machine may take so long that the run says what it waits for.
+    waits = "prefetch-cli: nothing has arrived for "
+    (line,) = (line for line in usage.stderr.splitlines() if not line.startswith(waits))
+    assert line.startswith("prefetch-cli: error: ")
     assert usage.peak_rss_bytes < MOST_BYTES
     assert usage.cpu_seconds < 20  # usually 1 to 2 s
