@@ -1,5 +1,6 @@
 """The names in one folder, by what they lead to."""
 
+import itertools
 import os
 from dataclasses import dataclass
 
@@ -20,30 +21,35 @@ class Contents:
 
 def contents_of(path: str, shown: str) -> Contents:
     """Return the names in a folder; raises CheckpointError if it cannot be listed."""
-    files: set[str] = set()
-    specials: list[str] = []
-    folders: list[str] = []
-    unfinished: list[str] = []
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                # Links to component folders have no suffix. Asking where every link leads would
-                # take a round trip for each file of a hub's snapshot.
-                linked = "." not in entry.name and os.path.isdir(entry.path)
-                if linked or entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.name)
-                    continue
-                name, suffix = os.path.splitext(entry.name)
-                if suffix in UNFINISHED_SUFFIXES:
-                    unfinished.append(name)
-                    files.add(name)
-                    continue
-                files.add(entry.name)
-                if not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
-                    specials.append(entry.name)
+        return listed(path)
     except OSError as error:
         raise CheckpointError(
             f"{printable(shown)}: expected a directory that can be listed, found: {error.strerror}",
             "check its permissions and its mount",
         ) from None
+
+
+def listed(path: str, most: int | None = None) -> Contents:
+    """Return the names in a folder, the first `most` of them if that is given; raises OSError."""
+    files: set[str] = set()
+    specials: list[str] = []
+    folders: list[str] = []
+    unfinished: list[str] = []
+    with os.scandir(path) as entries:
+        for entry in itertools.islice(entries, most):
+            # Links to component folders have no suffix. Asking where every link leads would take a
+            # round trip for each file of a hub's snapshot.
+            linked = "." not in entry.name and os.path.isdir(entry.path)
+            if linked or entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+                continue
+            name, suffix = os.path.splitext(entry.name)
+            if suffix in UNFINISHED_SUFFIXES:
+                unfinished.append(name)
+                files.add(name)
+                continue
+            files.add(entry.name)
+            if not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
+                specials.append(entry.name)
     return Contents(*(tuple(sorted(names)) for names in (files, specials, folders, unfinished)))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES
+from prefetch_cli.checkpoint.contents import listed
 from prefetch_cli.checkpoint.names import is_hidden, natural_path_key
 from prefetch_cli.checkpoint.selection import Filters
 
@@ -59,14 +59,15 @@ def below(root: str, folders: Iterable[str], filters: Filters, monitor: Monitor)
         path = os.path.join(root, folder)
         try:
             with monitor.waiting(path):
-                names, partial, deeper = _names(path, _MOST_ENTRIES - entries)
+                found = listed(path, _MOST_ENTRIES - entries)
         except OSError:
             unlisted.append(folder)
             continue
-        entries += len(names) + len(deeper)
-        files[folder] = names
-        unfinished += [posixpath.join(folder, name) for name in partial]
+        entries += len(found.files) + len(found.folders)
+        files[folder] = found.files
+        unfinished += [posixpath.join(folder, name) for name in found.unfinished]
         if folder.count("/") + 1 < depth:
+            deeper = sorted(found.folders, key=natural_path_key)
             pending += [posixpath.join(folder, name) for name in deeper]
     ordered = {folder: files[folder] for folder in sorted(files, key=natural_path_key)}
     return Below(ordered, tuple(unfinished), tuple(unlisted))
@@ -76,26 +77,3 @@ def _may_hold(folder: str, starts: Iterable[str]) -> bool:
     """Return whether a path below this folder can begin with one of these texts."""
     inside = f"{folder}/"
     return any(start.startswith(inside) or inside.startswith(start) for start in starts)
-
-
-def _names(path: str, most: int) -> tuple[tuple[str, ...], list[str], list[str]]:
-    """Return the names of files, those of unfinished ones, and folders; raises OSError."""
-    files: set[str] = set()
-    unfinished: list[str] = []
-    folders: list[str] = []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if len(files) + len(folders) >= most:
-                break
-            # As in the checkpoint itself: not every link of a snapshot is asked where it leads.
-            linked = "." not in entry.name and os.path.isdir(entry.path)
-            if linked or entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
-                continue
-            name, suffix = os.path.splitext(entry.name)
-            if suffix in UNFINISHED_SUFFIXES:
-                unfinished.append(name)
-                files.add(name)
-            else:
-                files.add(entry.name)
-    return tuple(sorted(files)), unfinished, sorted(folders, key=natural_path_key)
