@@ -98,6 +98,7 @@ DECISIONS = (
     Row("network, does not fit", "nothing", Verdict.SKIP, Reason.NETWORK_TOO_BIG, warns=True),
     Row("network, does not fit", "--partial", Verdict.PARTIAL, Reason.PARTIAL),
     Row("network, does not fit", "--force", Verdict.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
+    Row("local, fits, and slow by a trial", "nothing", Verdict.PREFETCH, Reason.LOCAL_SLOW),
     Row("local, fits", "nothing", Verdict.SKIP, Reason.LOCAL_FITS),
     Row("local, fits", "--force", Verdict.PREFETCH, Reason.FORCED),
     Row("local, does not fit", "nothing", Verdict.SKIP, Reason.LOCAL_TOO_BIG),

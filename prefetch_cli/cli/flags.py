@@ -384,6 +384,19 @@ FLAGS = (
         details="The exit code is 0 whatever the decision.",
     ),
     Flag(
+        names=("--trial",),
+        group="Actions",
+        needs=("--dry-run",),
+        option="trial",
+        help="With --dry-run: measure the storage for a second, and forecast the time.",
+        details=(
+            "Reads at most 64 MiB of what is cold: half by page faults in order, as a loader that "
+            "maps the files, half as a run would. They stay warm. "
+            "Without `--dry-run` that is done where it decides: at least 1 GiB is cold on a local "
+            "file system and fits."
+        ),
+    ),
+    Flag(
         names=("--check",),
         group="Actions",
         excludes=("--evict", COMMAND),

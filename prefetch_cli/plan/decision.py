@@ -7,6 +7,11 @@ from prefetch_cli.base import amounts
 from prefetch_cli.base.words import Overrule
 
 _ENOUGH_RESIDENT = 0.99
+# A loader alone is slow if it takes so many times as long as warming, and so much longer.
+_SLOW_FACTOR = 2
+_SLOW_SECONDS = 30.0
+# Less is soon read by anyone: no storage is tried for it.
+_LEAST_COLD_BYTES = 1024 * 1024 * 1024
 
 
 class Verdict(enum.Enum):
@@ -27,6 +32,7 @@ class Reason(enum.Enum):
     NETWORK_FITS = "network-fits"
     NETWORK_TOO_BIG = "network-too-big"
     LOCAL_FITS = "local-fits"
+    LOCAL_SLOW = "local-slow"
     LOCAL_TOO_BIG = "local-too-big"
     FORCED = "forced"
     FORCED_TOO_BIG = "forced-too-big"
@@ -57,6 +63,20 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """How long reading what is cold will take, by rates that were measured."""
+
+    warm_seconds: float
+    loader_seconds: float  # by a loader alone
+
+    @property
+    def loader_is_slow(self) -> bool:
+        """Whether warming pays, although the storage counts as local."""
+        longer = self.loader_seconds - self.warm_seconds
+        return longer >= _SLOW_SECONDS and self.loader_seconds >= _SLOW_FACTOR * self.warm_seconds
+
+
+@dataclass(frozen=True)
 class Facts:
     """The facts that decide."""
 
@@ -66,6 +86,12 @@ class Facts:
     in_memory: bool  # all files are on in-memory file systems
     bypasses_cache: bool  # all files are on mounts whose options say so
     network: bool  # at least one file is on a network file system
+    forecast: Forecast | None = None  # None: the storage was not tried
+
+    @property
+    def cold_bytes(self) -> int:
+        """What of the share is not known to be resident."""
+        return self.share_bytes - (self.resident_bytes or 0)
 
 
 @dataclass(frozen=True)
@@ -115,16 +141,34 @@ def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
     return _decide_too_big(facts, budget, overrule)
 
 
+def awaits_trial(decision: Decision, facts: Facts) -> bool:
+    """Return whether rates could change this decision, and enough is cold to measure them."""
+    return decision.reason is Reason.LOCAL_FITS and facts.cold_bytes >= _LEAST_COLD_BYTES
+
+
+def forecast_in_words(forecast: Forecast) -> str:
+    """Return the forecast as a phrase."""
+    warm = amounts.format_duration(forecast.warm_seconds)
+    loader = amounts.format_duration(forecast.loader_seconds)
+    return f"about {warm} to warm; a loader alone about {loader}"
+
+
 def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
     fits = f"{amounts.format_size(facts.total_bytes)} fit into {_budget_in_words(budget)}"
     if facts.network:
         return _prefetch(Reason.NETWORK_FITS, f"network file system, and {fits}")
     if Overrule.FORCE in overrule:
         return _prefetch(Reason.FORCED, f"local file system, forced; {fits}")
+    if facts.forecast is None:
+        return _skip(
+            Reason.LOCAL_FITS, f"local file system, and {fits}: give --force to read it anyway"
+        )
+    measured = f"measured: {forecast_in_words(facts.forecast)}"
+    if facts.forecast.loader_is_slow:
+        return _prefetch(Reason.LOCAL_SLOW, f"local file system, but slow, {measured}; {fits}")
     return _skip(
         Reason.LOCAL_FITS,
-        f"local file system, where a loader's own reads are fast; {fits}: "
-        "give --force to read it anyway",
+        f"local file system, {measured}; {fits}: give --force to read it anyway",
     )
 
 

@@ -22,7 +22,6 @@ from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Plan, Target
 
 MOST_BYTES = 64 * 1024 * 1024
-LEAST_COLD_BYTES = 1024 * 1024 * 1024  # less is soon read by anyone
 
 _PIECE_BYTES = 4 * 1024 * 1024
 _FAULT_BYTES = 64 * 1024  # at a time: between these, the clock is looked at
@@ -68,14 +67,19 @@ def pieces(extents: Sequence[Extent], most_bytes: int) -> list[Extent]:
 
 
 def measure(
-    plan: Plan, targets: Sequence[Target], most_bytes: int, stop: Stop, monitor: Monitor
+    plan: Plan,
+    targets: Sequence[Target],
+    stop: Stop,
+    monitor: Monitor,
+    *,
+    most_bytes: int = MOST_BYTES,
 ) -> Trial | None:
     """Return the two rates on this storage, None where they cannot be measured.
 
     Takes about a second at most, even where the storage does not answer: then a thread is left
     behind.
     """
-    chosen = pieces(plan.extents, min(most_bytes, MOST_BYTES))
+    chosen = pieces(plan.extents, most_bytes)
     theirs, ours = chosen[::2], chosen[1::2]
     if not ours:
         return None

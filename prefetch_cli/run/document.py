@@ -10,7 +10,7 @@ from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.run.outcome import History, Outcome, exit_code
 from prefetch_cli.run.parts import BESIDE
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
+from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Tried, Wanted
 
 SCHEMA_VERSION = 1
 
@@ -45,6 +45,7 @@ def document(outcome: Outcome) -> Json:
         "plan": _plan(checkpoint),
         "result": _result(outcome, checkpoint),
         "residency": _residency(checkpoint),
+        "forecast": _forecast(checkpoint),
         **beside,
         "warnings": list(outcome.warnings),
     }
@@ -182,6 +183,17 @@ def _residency(part: History) -> Json | None:
         "after_bytes": None if proven is None else proven.survey.resident_bytes,
         "total_bytes": surveys[-1].total_bytes,
         "method": method.value,
+    }
+
+
+def _forecast(part: History) -> Json | None:
+    tried = part.get(Tried)
+    if tried is None:
+        return None
+    return {
+        "warm_seconds": round(tried.forecast.warm_seconds, 1),
+        "loader_seconds": round(tried.forecast.loader_seconds, 1),
+        "sampled_bytes": tried.trial.sampled_bytes,
     }
 
 

@@ -23,6 +23,7 @@ class Options:
     threads: int
     block_size_bytes: int
     engine: Engine
+    trial: bool  # of the storage, in a dry run too
     max_bytes_per_second: int | None
     background: bool
     beside_command: bool

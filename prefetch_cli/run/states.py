@@ -1,4 +1,4 @@
-"""The states of a part: wanted -> looked -> decided -> read or evicted -> proven.
+"""The states of a part: wanted -> looked (-> tried) -> decided -> read or evicted -> proven.
 
 Each is a whole value, published as soon as it is known, and never filled in later.
 """
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from prefetch_cli.checkpoint.files import Found
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.memory import Memory
-from prefetch_cli.plan.decision import Budget, Decision
+from prefetch_cli.plan.decision import Budget, Decision, Forecast
 from prefetch_cli.plan.share import Share
 from prefetch_cli.reading.plan import Plan, ReadResult
+from prefetch_cli.reading.trial import Trial
 from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.parts import Kind
@@ -65,6 +66,14 @@ class Looked(State):
     """How much of the share is resident before anything is done."""
 
     survey: Survey
+
+
+@dataclass(frozen=True)
+class Tried(State):
+    """What a trial of the storage says."""
+
+    trial: Trial
+    forecast: Forecast
 
 
 @dataclass(frozen=True)

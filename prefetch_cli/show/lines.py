@@ -12,12 +12,12 @@ from prefetch_cli.base.words import Action
 from prefetch_cli.checkpoint.locate import Source
 from prefetch_cli.checkpoint.request import Role
 from prefetch_cli.checkpoint.resolve import Checkpoint
-from prefetch_cli.plan.decision import NOTHING_MEANT
+from prefetch_cli.plan.decision import NOTHING_MEANT, forecast_in_words
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.outcome import History, Outcome
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
+from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Tried, Wanted
 
 _MOST_NAMES = 3  # names of a part; the rest is counted
 
@@ -48,6 +48,8 @@ def facts(outcome: Outcome) -> Iterator[Line]:
         yield "share", _share(wanted)
     if looked := part.get(Looked):
         yield "resident", _resident(looked.survey)
+    if tried := part.get(Tried):
+        yield "forecast", forecast_in_words(tried.forecast)
     if decided := part.get(Decided):
         decision = decided.decision
         yield "decision", f"{decision.action.value}: {decision.message}"
@@ -147,6 +149,10 @@ def summary(outcome: Outcome) -> Iterator[Line]:
         return  # only other parts were wanted
     if read is not None and decided is not None:
         yield "read", _result(outcome, decided.plan, read.result)
+        if (tried := part.get(Tried)) and read.result.complete:
+            forecast = format_duration(tried.forecast.warm_seconds)
+            took = format_duration(read.result.elapsed_seconds)
+            yield "forecast", f"about {forecast} to warm; it took {took}"
     elif evicted is not None:
         took = format_duration(evicted.eviction.elapsed_seconds)
         ending = _ending(outcome, complete=True)

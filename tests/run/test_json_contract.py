@@ -50,6 +50,9 @@ def several(schema: Schema) -> Schema:
     return {"type": "array", "items": schema}
 
 
+FORECAST = either(record(warm_seconds=NUMBER, loader_seconds=NUMBER, sampled_bytes=COUNT), NULL)
+
+
 def document(action: str, **changed: Schema) -> Schema:
     """Return a whole document's schema; the `changed` keys differ by action and decision."""
     keys: dict[str, Schema] = {
@@ -102,6 +105,7 @@ def document(action: str, **changed: Schema) -> Schema:
         "plan": NULL,
         "result": NULL,
         "residency": RESIDENCY,
+        "forecast": FORECAST,
         "libraries": NULL,
         "warnings": several(TEXT),
     }
@@ -124,6 +128,7 @@ SKIP_REASONS = (
     "no-page-cache",
     "network-too-big",
     "local-fits",
+    "local-slow",
     "local-too-big",
 )
 ENGINE = words(*(engine.value for engine in Engine))

@@ -67,6 +67,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         threads=8,
         block_size_bytes=16 * MIB,
         engine=Engine.AUTO,
+        trial=False,
         max_bytes_per_second=None,
         background=False,
         beside_command=False,

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefetch_cli.base.words import Overrule
-from prefetch_cli.plan.decision import Budget, Facts, Reason, Verdict, budget, decide
+from prefetch_cli.plan.decision import (
+    Budget,
+    Facts,
+    Forecast,
+    Reason,
+    Verdict,
+    awaits_trial,
+    budget,
+    decide,
+)
 
 GIB = 1024**3
 FACTS = Facts(
@@ -226,3 +235,55 @@ def test_no_flag_overrules_nothing() -> None:
     assert not NONE
     assert FORCE not in NONE
     assert PARTIAL not in NONE
+
+
+LARGE = replace(FACTS, total_bytes=GIB, share_bytes=GIB, resident_bytes=None, network=False)
+ROOMY = replace(BUDGET, size_bytes=2 * GIB, available_bytes=4 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("warm_seconds", "loader_seconds", "reason"),
+    [
+        (40, 660, Reason.LOCAL_SLOW),
+        (30, 60, Reason.LOCAL_SLOW),
+        (30, 59.9, Reason.LOCAL_FITS),  # less than twice as long
+        (14.9, 44.8, Reason.LOCAL_FITS),  # less than 30 s longer
+        (0, 30, Reason.LOCAL_SLOW),
+        (100, 10, Reason.LOCAL_FITS),
+    ],
+)
+def test_a_local_file_system_is_slow_by_its_forecast(
+    warm_seconds: float, loader_seconds: float, reason: Reason
+) -> None:
+    facts = replace(LARGE, forecast=Forecast(warm_seconds, loader_seconds))
+    decision = decide(facts, ROOMY, NONE)
+    assert decision.reason is reason
+    assert decision.action is (Verdict.PREFETCH if reason is Reason.LOCAL_SLOW else Verdict.SKIP)
+    assert "a loader alone about" in decision.message
+    assert decide(facts, ROOMY, FORCE).reason is Reason.FORCED
+    assert decide(replace(facts, network=True), ROOMY, NONE).reason is Reason.NETWORK_FITS
+
+
+def test_nothing_is_called_fast_that_was_not_measured() -> None:
+    decision = decide(LARGE, ROOMY, NONE)
+    assert decision.reason is Reason.LOCAL_FITS
+    assert "fast" not in decision.message
+    assert "a loader alone" not in decision.message
+
+
+@pytest.mark.parametrize(
+    ("facts", "overrule", "expected"),
+    [
+        (LARGE, NONE, True),
+        (LARGE, PARTIAL, True),
+        (LARGE, FORCE, False),
+        (replace(LARGE, network=True), NONE, False),
+        (replace(LARGE, resident_bytes=1), NONE, False),  # less than 1 GiB is cold
+        (replace(LARGE, in_memory=True), NONE, False),
+        (replace(LARGE, bypasses_cache=True), NONE, False),
+    ],
+)
+def test_the_storage_is_tried_only_where_that_decides(
+    facts: Facts, overrule: Overrule, expected: bool
+) -> None:
+    assert awaits_trial(decide(facts, ROOMY, overrule), facts) is expected

@@ -68,7 +68,7 @@ def tried(path: str, *, far: bool = False, most_bytes: int = MOST_BYTES) -> Tria
     )
     medium = Medium(far=far, step_bytes=128 * 1024, reads_ahead_little=False)
     began = time.monotonic()
-    found = measure(plan, [Target(path, medium)], most_bytes, Stop(), Monitor())
+    found = measure(plan, [Target(path, medium)], Stop(), Monitor(), most_bytes=most_bytes)
     assert time.monotonic() - began < LONGEST_SECONDS
     return found
 

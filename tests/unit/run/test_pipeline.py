@@ -70,6 +70,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
         threads=2,
         block_size_bytes=MIB,
         engine=Engine.READ,
+        trial=False,
         max_bytes_per_second=None,
         background=False,
         beside_command=False,
