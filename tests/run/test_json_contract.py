@@ -120,7 +120,7 @@ RESIDENCY = record(
     method=METHOD,
 )
 FAILED = several(record(path=WORD, error=WORD))
-READ_REASONS = ("network-fits", "forced", "forced-too-big", "partial")
+READ_REASONS = ("network-fits", "local-slow", "forced", "forced-too-big", "partial")
 SKIP_REASONS = (
     "empty-share",
     "in-memory-filesystem",
@@ -128,7 +128,6 @@ SKIP_REASONS = (
     "no-page-cache",
     "network-too-big",
     "local-fits",
-    "local-slow",
     "local-too-big",
 )
 ENGINE = words(*(engine.value for engine in Engine))
