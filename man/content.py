@@ -59,8 +59,8 @@ DESCRIPTION = (
 DECISION_RULES = (
     "A checkpoint fits if its size is at most `--ram-threshold` of the available memory and at "
     "most `--max-bytes`. "
-    "It counts as network if any of its files is on a network file system; files in memory do not "
-    "count towards its size. "
+    "It counts as network if any of its files is on a network file system, or on a block device "
+    "behind a network; files in memory do not count towards its size. "
     "The first matching row wins; its reason is `decision.reason` in the JSON document."
 )
 
@@ -147,7 +147,9 @@ FILES = {
     "/proc/self/mountinfo": "Types and options of file systems.",
     "/proc/meminfo": "The host's available memory.",
     "/proc/self/cgroup, /sys/fs/cgroup": "The memory limits of every cgroup above the process.",
-    "/sys/class/bdi, /sys/dev/block": "The kernel's read-ahead.",
+    "/proc/PID/mountinfo": "The same for a path that leads into another mount namespace.",
+    "/sys/class/bdi": "The kernel's read-ahead.",
+    "/sys/dev/block": "What block devices lie on, and the kernel's read-ahead.",
 }
 
 MORE_EXAMPLES = (

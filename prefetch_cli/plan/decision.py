@@ -33,6 +33,20 @@ class Reason(enum.Enum):
     PARTIAL = "partial"
 
 
+class Storage(enum.Enum):
+    """What a checkpoint lies on, in words; of several, the farthest."""
+
+    NETWORK = "network file system"
+    NETWORK_DEVICE = "network block device"
+    LOCAL = "local file system"
+    UNKNOWN = "unknown file system"
+
+    @property
+    def network(self) -> bool:
+        """Whether its bytes come over a network."""
+        return self in {Storage.NETWORK, Storage.NETWORK_DEVICE}
+
+
 # Reasons to read nothing on any rank, so a file that cannot be read is no failure.
 NOTHING_MEANT = frozenset(
     {
@@ -65,7 +79,7 @@ class Facts:
     resident_bytes: int | None  # of the share, by an exact method; None where none can tell
     in_memory: bool  # all files are on in-memory file systems
     bypasses_cache: bool  # all files are on mounts whose options say so
-    network: bool  # at least one file is on a network file system
+    storage: Storage
 
 
 @dataclass(frozen=True)
@@ -117,22 +131,21 @@ def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
 
 def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
     fits = f"{amounts.format_size(facts.total_bytes)} fit into {_budget_in_words(budget)}"
-    if facts.network:
-        return _prefetch(Reason.NETWORK_FITS, f"network file system, and {fits}")
+    where = facts.storage.value
+    if facts.storage.network:
+        return _prefetch(Reason.NETWORK_FITS, f"{where}, and {fits}")
     if Overrule.FORCE in overrule:
-        return _prefetch(Reason.FORCED, f"local file system, forced; {fits}")
-    return _skip(
-        Reason.LOCAL_FITS,
-        f"local file system, where a loader's own reads are fast; {fits}: "
-        "give --force to read it anyway",
-    )
+        return _prefetch(Reason.FORCED, f"{where}, forced; {fits}")
+    why = "where a loader's own reads are fast"
+    if facts.storage is Storage.UNKNOWN:
+        why = "so it counts as a local one"
+    return _skip(Reason.LOCAL_FITS, f"{where}, {why}; {fits}: give --force to read it anyway")
 
 
 def _decide_too_big(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
-    where = "network" if facts.network else "local"
     total = amounts.format_size(facts.total_bytes)
-    too_big = f"{where} file system, but {total} do not fit into {_budget_in_words(budget)}"
-    if Overrule.PARTIAL in overrule and (facts.network or Overrule.FORCE in overrule):
+    too_big = f"{facts.storage.value}, but {total} do not fit into {_budget_in_words(budget)}"
+    if Overrule.PARTIAL in overrule and (facts.storage.network or Overrule.FORCE in overrule):
         return Decision(
             Verdict.PARTIAL,
             Reason.PARTIAL,
@@ -142,7 +155,7 @@ def _decide_too_big(facts: Facts, budget: Budget, overrule: Overrule) -> Decisio
         )
     if Overrule.FORCE in overrule:
         return _force_too_big(too_big, facts, budget)
-    if facts.network:
+    if facts.storage.network:
         return _skip(
             Reason.NETWORK_TOO_BIG,
             f"{too_big}: give --partial to read what fits, --force to read all, "

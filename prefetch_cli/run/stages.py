@@ -12,7 +12,7 @@ from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.readahead import read_step_bytes, reads_ahead_little
 from prefetch_cli.plan import decision
-from prefetch_cli.plan.decision import NOTHING_MEANT, Decision, Facts, Verdict
+from prefetch_cli.plan.decision import NOTHING_MEANT, Decision, Facts, Storage, Verdict
 from prefetch_cli.plan.extents import Extent, head, whole, within
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.plan.share import partition
@@ -45,7 +45,7 @@ def want(
     return Wanted(
         kind=part.kind,
         found=replace(found, files=files),
-        filesystems=mounts.inspect([file.real_path for file in files], monitor),
+        filesystems=mounts.inspect([file.path for file in files], monitor),
         memory=available,
         budget=decision.budget(
             available.available_bytes,
@@ -80,7 +80,7 @@ def decide(part: Part, wanted: Wanted, looked: Looked) -> Decision:
         resident_bytes=looked.survey.exact_bytes,
         in_memory=on_storage.keys().isdisjoint(extent.file for extent in wanted.share.extents),
         bypasses_cache=all(one.bypasses_cache for one in on_storage.values()),
-        network=any(one.network for one in on_storage.values()),
+        storage=_storage(on_storage.values()),
     )
     return decision.decide(facts, wanted.budget, part.overrule)
 
@@ -221,6 +221,17 @@ def _survey(wanted: Wanted, monitor: Monitor, *, reads_in_flight: bool = False) 
     return survey.survey(
         files, extents, threads=wanted.threads, monitor=monitor, reads_in_flight=reads_in_flight
     )
+
+
+def _storage(filesystems: Collection[FileSystem]) -> Storage:
+    """Return the farthest of what the file systems lie on."""
+    if any(one.network_type for one in filesystems):
+        return Storage.NETWORK
+    if any(one.network_device for one in filesystems):
+        return Storage.NETWORK_DEVICE
+    if filesystems and not any(one.known for one in filesystems):
+        return Storage.UNKNOWN
+    return Storage.LOCAL
 
 
 def medium(found: FileSystem) -> Medium:

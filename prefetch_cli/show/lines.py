@@ -10,6 +10,8 @@ from prefetch_cli.base.progress import Progress, Wait
 from prefetch_cli.base.text import counted
 from prefetch_cli.base.words import Action
 from prefetch_cli.checkpoint.resolve import Checkpoint, Source
+from prefetch_cli.linux.blockdev import Kind
+from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.plan.decision import NOTHING_MEANT
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.residency.evict import Eviction
@@ -37,10 +39,8 @@ def facts(outcome: Outcome) -> Iterator[Line]:
         yield "checkpoint", f"{source.argument}{revision}{rule}"
     yield "size", _size(wanted)
     for found, files, size_bytes in wanted.by_filesystem:
-        kind = "network" if found.network else "local"
-        kind = "in memory" if found.in_memory else kind
         share = "" if files == len(wanted.found.files) else f", {format_size(size_bytes)} of it"
-        yield "file system", f"{found.type} ({kind}) at {found.mount_point}{share}"
+        yield "file system", f"{_named(found)} ({_distance(found)}) at {found.mount_point}{share}"
     yield "memory", _memory(wanted)
     if wanted.share.world_size > 1:
         yield "share", _share(wanted)
@@ -51,6 +51,25 @@ def facts(outcome: Outcome) -> Iterator[Line]:
         yield "decision", f"{decision.action.value}: {decision.message}"
         if outcome.action is Action.DRY_RUN:
             yield "plan", _plan(decided.plan)
+
+
+def _named(found: FileSystem) -> str:
+    """Return the type of a file system, and what it lies on."""
+    if found.below is not None:
+        return f"{found.type} over {_named(found.below)}"
+    return found.type if found.block is None else f"{found.type} on {found.block.name}"
+
+
+def _distance(found: FileSystem) -> str:
+    if found.in_memory:
+        return "in memory"
+    if found.network_type:
+        return "network"
+    if found.network_device:
+        return "network block device"
+    if found.storage is not None and found.storage.kind is Kind.MEMORY:
+        return "block device in memory"
+    return "local" if found.known else "counts as local"
 
 
 def _sources(wanted: Wanted) -> tuple[Source, ...]:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefetch_cli.base.words import Overrule
-from prefetch_cli.plan.decision import Budget, Facts, Reason, Verdict, budget, decide
+from prefetch_cli.plan.decision import (
+    Budget,
+    Facts,
+    Reason,
+    Storage,
+    Verdict,
+    budget,
+    decide,
+)
 
 GIB = 1024**3
 FACTS = Facts(
@@ -17,13 +25,17 @@ FACTS = Facts(
     resident_bytes=0,
     in_memory=False,
     bypasses_cache=False,
-    network=True,
+    storage=Storage.NETWORK,
 )
 BUDGET = budget(100 * GIB, "host", 90.0, None)
 SMALL = budget(10 * GIB, "/sys/fs/cgroup/job", 90.0, None)
 NONE, FORCE, PARTIAL = Overrule.NONE, Overrule.FORCE, Overrule.PARTIAL
 
-local = replace(FACTS, network=False)
+local = replace(FACTS, storage=Storage.LOCAL)
+
+
+def by_network(network: bool) -> Storage:
+    return Storage.NETWORK if network else Storage.LOCAL
 
 
 @pytest.mark.parametrize(
@@ -55,7 +67,9 @@ def test_each_row(
     reason: Reason,
     warning: bool,
 ) -> None:
-    decision = decide(replace(FACTS, network=network), BUDGET if fits else SMALL, overrule)
+    decision = decide(
+        replace(FACTS, storage=by_network(network)), BUDGET if fits else SMALL, overrule
+    )
     assert (decision.action, decision.reason, decision.warning) == (action, reason, warning)
     limit = SMALL.size_bytes if action is Verdict.PARTIAL else None
     assert decision.limit_bytes == limit
@@ -75,7 +89,7 @@ STATES: dict[Reason, dict[str, Any]] = {
 def test_where_reading_gains_nothing_it_is_skipped_under_force_too(
     reason: Reason, overrule: Overrule, network: bool
 ) -> None:
-    facts = replace(FACTS, network=network, **STATES[reason])
+    facts = replace(FACTS, storage=by_network(network), **STATES[reason])
     decision = decide(facts, BUDGET, overrule)
     assert (decision.action, decision.reason) == (Verdict.SKIP, reason)
 
@@ -115,7 +129,7 @@ def test_it_fits_up_to_the_last_byte_of_the_budget() -> None:
 @pytest.mark.parametrize("network", [True, False])
 def test_max_bytes_is_never_passed(overrule: Overrule, network: bool) -> None:
     capped = budget(100 * GIB, "host", 90.0, GIB)
-    decision = decide(replace(FACTS, network=network), capped, overrule)
+    decision = decide(replace(FACTS, storage=by_network(network)), capped, overrule)
     assert decision.action is Verdict.SKIP or decision.limit_bytes == GIB
     assert capped.limited_by == "max-bytes"
 
@@ -162,7 +176,7 @@ def test_each_message_names_the_sizes_the_percentage_and_the_flag_to_try(
         resident_bytes=st.none() | st.integers(0, 2**50),
         in_memory=st.booleans(),
         bypasses_cache=st.booleans(),
-        network=st.booleans(),
+        storage=st.sampled_from(Storage),
     ),
     st.integers(0, 2**50),
     st.floats(1, 100),
@@ -203,7 +217,7 @@ def test_what_is_too_big_is_said_with_what_bounds_it(
     network: bool, limited_by: str, most: int, overrule: Overrule, message: str
 ) -> None:
     capped = budget(10 * GIB, limited_by, 50.0, most * GIB)
-    decision = decide(replace(FACTS, network=network), capped, overrule)
+    decision = decide(replace(FACTS, storage=by_network(network)), capped, overrule)
     where = "network" if network else "local"
     assert decision.message == f"{where} file system, but 10 GiB do not fit into {message}"
     assert decision.warning is (overrule is FORCE)
@@ -220,6 +234,30 @@ def test_max_bytes_that_hold_it_all_bound_nothing_that_is_forced(most: int) -> N
 def test_what_bounds_the_budget_is_the_lesser_of_the_two() -> None:
     assert budget(100, "host", 100.0, 100).limited_by == "host"
     assert budget(100, "host", 100.0, 99).limited_by == "max-bytes"
+
+
+@pytest.mark.parametrize(
+    ("storage", "fits", "begins"),
+    [
+        (Storage.NETWORK, True, "network file system, and 10 GiB fit"),
+        (Storage.NETWORK_DEVICE, True, "network block device, and 10 GiB fit"),
+        (Storage.LOCAL, True, "local file system, where a loader's own reads are fast; 10 GiB fit"),
+        (Storage.UNKNOWN, True, "unknown file system, so it counts as a local one; 10 GiB fit"),
+        (Storage.NETWORK, False, "network file system, but 10 GiB do not fit"),
+        (Storage.NETWORK_DEVICE, False, "network block device, but 10 GiB do not fit"),
+        (Storage.LOCAL, False, "local file system, but 10 GiB do not fit"),
+        (Storage.UNKNOWN, False, "unknown file system, but 10 GiB do not fit"),
+    ],
+)
+def test_the_sentence_says_what_the_checkpoint_lies_on(
+    storage: Storage, fits: bool, begins: str
+) -> None:
+    decision = decide(replace(FACTS, storage=storage), BUDGET if fits else SMALL, NONE)
+    assert decision.message.startswith(begins)
+    network = "network-fits" if fits else "network-too-big"
+    local = "local-fits" if fits else "local-too-big"
+    assert decision.reason.value == (network if storage.network else local)
+    assert storage.network is storage.value.startswith("network")
 
 
 def test_no_flag_overrules_nothing() -> None:
