@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from prefetch_cli.base import amounts
 from prefetch_cli.base.words import Overrule
 
+DEFAULT_PERCENT = 90.0
+# Where the GPU has no memory of its own: it then needs as much again, for the same weights.
+SHARED_PERCENT = 40.0
 _ENOUGH_RESIDENT = 0.99
 
 
@@ -68,6 +71,7 @@ class Budget:
     threshold_percent: float
     limited_by: str  # "host", the path of a cgroup, or "max-bytes"
     max_bytes: int | None
+    shared_with: str | None = None  # the hardware whose GPU is why the threshold is low
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,24 @@ class Decision:
 
 
 def budget(
-    available_bytes: int, limited_by: str, threshold_percent: float, max_bytes: int | None
+    available_bytes: int,
+    limited_by: str,
+    threshold_percent: float | None,
+    max_bytes: int | None,
+    shared_with_gpu: str | None = None,
 ) -> Budget:
-    """Return how many bytes a checkpoint may take, and what limits them."""
+    """Return how many bytes a checkpoint may take, and what limits them.
+
+    Where no threshold is given it is 90 % of what is available, or 40 % where the GPU has no memory
+    of its own, on the hardware that is named.
+    """
+    shared_with = None if threshold_percent is not None else shared_with_gpu
+    if threshold_percent is None:
+        threshold_percent = DEFAULT_PERCENT if shared_with is None else SHARED_PERCENT
     size = int(available_bytes * threshold_percent / 100)
     if max_bytes is not None and max_bytes < size:
         size, limited_by = max_bytes, "max-bytes"
-    return Budget(size, available_bytes, threshold_percent, limited_by, max_bytes)
+    return Budget(size, available_bytes, threshold_percent, limited_by, max_bytes, shared_with)
 
 
 def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
@@ -194,7 +209,8 @@ def _budget_in_words(budget: Budget) -> str:
     if budget.limited_by == "max-bytes":
         return f"the {size} of --max-bytes"
     available = amounts.format_size(budget.available_bytes)
-    return f"{size}, {budget.threshold_percent:g} % of {available} available"
+    too = "" if budget.shared_with is None else ", which the GPU uses too"
+    return f"{size}, {budget.threshold_percent:g} % of {available} available{too}"
 
 
 def _prefetch(reason: Reason, message: str) -> Decision:

@@ -52,6 +52,7 @@ def want(
             available.limited_by,
             options.ram_threshold_percent,
             options.max_bytes,
+            available.shared_with_gpu,
         ),
         share=partition(
             [file.size_bytes for file in files],

@@ -88,6 +88,8 @@ def _memory(wanted: Wanted) -> str:
     memory, budget = wanted.memory, wanted.budget
     bound = "the host" if memory.limited_by == "host" else f"the cgroup {memory.limited_by}"
     limit = f"{budget.threshold_percent:g} %"
+    if budget.shared_with is not None:
+        limit += f", because the GPU of {budget.shared_with} uses the same memory"
     if budget.limited_by == "max-bytes":
         limit = "--max-bytes"
     return (

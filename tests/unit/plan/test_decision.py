@@ -260,6 +260,26 @@ def test_the_sentence_says_what_the_checkpoint_lies_on(
     assert storage.network is storage.value.startswith("network")
 
 
+@pytest.mark.parametrize(
+    ("given", "shared_with", "percent", "because"),
+    [
+        (None, None, 90, None),
+        (None, "NVIDIA GB10", 40, "NVIDIA GB10"),
+        (90.0, "NVIDIA GB10", 90, None),
+        (40.0, "NVIDIA GB10", 40, None),
+        (55.5, None, 55.5, None),
+    ],
+)
+def test_the_threshold_is_lower_where_the_gpu_uses_the_same_memory_and_none_is_given(
+    given: float | None, shared_with: str | None, percent: float, because: str | None
+) -> None:
+    found = budget(100 * GIB, "host", given, None, shared_with)
+    assert (found.threshold_percent, found.shared_with) == (percent, because)
+    assert found.size_bytes == int(GIB * percent)
+    reason = decide(replace(FACTS, total_bytes=200 * GIB), found, NONE).message
+    assert ("which the GPU uses too" in reason) is (because is not None)
+
+
 def test_no_flag_overrules_nothing() -> None:
     assert not NONE
     assert FORCE not in NONE
