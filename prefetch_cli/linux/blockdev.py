@@ -39,8 +39,7 @@ _AZURE_REMOTE = re.compile(
     r"|f8b3781a-1e82-4818-a1c3-63d806ec15bb/.*/[0-9]+:[0-9]+:[0-9]+:0"  # generation 2
     r"|f8b3781[b-d]-1e82-4818-a1c3-63d806ec15bb)/"  # disks for data
 )
-_DEEPEST = 8  # devices below each other
-_MOST_BELOW = 64  # devices in all
+_MOST_BELOW = 64  # devices, on whatever level
 _SECTOR_BYTES = 512  # in sysfs, whatever the device's own are
 
 
@@ -106,10 +105,10 @@ def _tops(node: str, sys_root: str) -> Iterator[str]:
 
 def _bottoms(tops: list[str]) -> Iterator[str]:
     """Yield the sysfs folders of the disks that devices lie on in the end."""
-    pending = [(top, 0) for top in tops]
+    pending = list(tops)
     seen: set[str] = set()
     while pending and len(seen) < _MOST_BELOW:
-        path, depth = pending.pop(0)
+        path = pending.pop(0)
         if os.path.exists(os.path.join(path, "partition")):
             path = os.path.dirname(path)
         if path in seen:
@@ -117,10 +116,9 @@ def _bottoms(tops: list[str]) -> Iterator[str]:
         seen.add(path)
         slaves = os.path.join(path, "slaves")
         below = [] if _stem(path) in _NETWORK_NAMES else _names_in(slaves)
-        if not below or depth == _DEEPEST:
+        if not below:
             yield path
-            continue
-        pending += [(os.path.realpath(os.path.join(slaves, name)), depth + 1) for name in below]
+        pending += [os.path.realpath(os.path.join(slaves, name)) for name in below]
 
 
 def _described(path: str, kind_of_file: KindOfFile) -> BlockDevice:
