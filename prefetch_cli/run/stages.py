@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
-from prefetch_cli.base.words import Split
+from prefetch_cli.base.words import Action, Split
 from prefetch_cli.checkpoint.files import File, each_once
-from prefetch_cli.linux import memory, mounts
+from prefetch_cli.linux import advice, lustre, memory, mounts
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.readahead import read_step_bytes, reads_ahead_little
@@ -41,11 +41,12 @@ def want(
         threads *= _SMALL_FILES_FACTOR
     found = part.find(threads)
     files = each_once(found.files, known=known)
+    filesystems = mounts.inspect([file.path for file in files], monitor)
     available = memory.measure()
     return Wanted(
         kind=part.kind,
         found=replace(found, files=files),
-        filesystems=mounts.inspect([file.path for file in files], monitor),
+        filesystems=filesystems,
         memory=available,
         budget=decision.budget(
             available.available_bytes,
@@ -53,6 +54,7 @@ def want(
             options.ram_threshold_percent,
             options.max_bytes,
             available.shared_with_gpu,
+            _most_cached_bytes(filesystems),
         ),
         share=partition(
             [file.size_bytes for file in files],
@@ -64,7 +66,36 @@ def want(
         ),
         launcher=rank.launcher,
         threads=threads,
+        advice=_advice(files, filesystems, options),
     )
+
+
+def _most_cached_bytes(filesystems: Sequence[FileSystem]) -> int | None:
+    """Return how much the client of the one file system keeps that holds all files."""
+    different = set(filesystems)
+    return lustre.max_cached_bytes(different.pop()) if len(different) == 1 else None
+
+
+def _advice(
+    files: Sequence[File], filesystems: Sequence[FileSystem], options: Options
+) -> tuple[str, ...]:
+    """Return what would make reading these mounts faster, if they are to be read."""
+    if options.action not in {Action.PREFETCH, Action.DRY_RUN}:
+        return ()
+    lines = (
+        line
+        for one in dict.fromkeys(filesystems)
+        for line in advice.advise(
+            one,
+            (
+                (file.path, file.size_bytes)
+                for file, other in zip(files, filesystems, strict=True)
+                if other == one
+            ),
+            options.block_size_bytes,
+        )
+    )
+    return tuple(lines)
 
 
 def look(wanted: Wanted, monitor: Monitor) -> Looked:

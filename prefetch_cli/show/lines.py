@@ -92,6 +92,8 @@ def _memory(wanted: Wanted) -> str:
         limit += f", because the GPU of {budget.shared_with} uses the same memory"
     if budget.limited_by == "max-bytes":
         limit = "--max-bytes"
+    elif budget.limited_by == "lustre":
+        limit = "Lustre's max_cached_mb"
     return (
         f"{format_size(memory.available_bytes)} available, bound by {bound}; "
         f"budget {format_size(budget.size_bytes)} ({limit})"

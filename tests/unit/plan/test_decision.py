@@ -280,6 +280,27 @@ def test_the_threshold_is_lower_where_the_gpu_uses_the_same_memory_and_none_is_g
     assert ("which the GPU uses too" in reason) is (because is not None)
 
 
+@pytest.mark.parametrize(
+    ("most_cached", "most", "limited_by", "size", "words"),
+    [
+        (200, None, "host", 90, "90 % of 100 GiB available"),
+        (90, None, "host", 90, "90 % of 100 GiB available"),
+        (8, None, "lustre", 8, "8 GiB that Lustre's client keeps (llite.*.max_cached_mb)"),
+        (8, 4, "max-bytes", 4, "the 4 GiB of --max-bytes"),
+        (8, 9, "lustre", 8, "8 GiB that Lustre's client keeps"),
+    ],
+)
+def test_what_a_client_keeps_bounds_the_budget(
+    most_cached: int, most: int | None, limited_by: str, size: int, words: str
+) -> None:
+    found = budget(
+        100 * GIB, "host", 90, None if most is None else most * GIB, None, most_cached * GIB
+    )
+    assert (found.limited_by, found.size_bytes) == (limited_by, size * GIB)
+    message = decide(replace(FACTS, total_bytes=95 * GIB), found, NONE).message
+    assert words in message
+
+
 def test_no_flag_overrules_nothing() -> None:
     assert not NONE
     assert FORCE not in NONE
