@@ -20,7 +20,8 @@ _FAR_SECONDS = 0.005
 _FEWEST_CALLS = 5
 _MOST_BYTES = 4 << 20  # of mountstats
 _SHORT_CALLS = frozenset({"GETATTR", "LOOKUP", "ACCESS"})
-_CALL = re.compile(r"^\s*([A-Z_]+): ([0-9]+) ([0-9]+) [0-9]+ [0-9]+ [0-9]+ [0-9]+ ([0-9]+) [0-9]+")
+# Calls, transmissions, time-outs, bytes sent and received; ms in the queue, until the answer.
+_CALL = re.compile(r"^\s*([A-Z_]+): [0-9]+ ([0-9]{1,18})(?: [0-9]+){4} ([0-9]{1,18}) ")
 _LARGE_FILE = 1 << 30
 _MOST_FILES = 8  # of a file system that are asked how they are striped
 
@@ -72,8 +73,8 @@ def round_trip_seconds(mount_point: str, mountstats: str) -> float | None:
         if line.startswith(("device ", "no device ")):
             ours = f" mounted on {_escaped(mount_point)} with fstype nfs" in line
         elif ours and (match := _CALL.match(line)) and match[1] in _SHORT_CALLS:
-            calls += int(match[3])
-            milliseconds += int(match[4])
+            calls += int(match[2])
+            milliseconds += int(match[3])
     return milliseconds / calls / 1000 if calls >= _FEWEST_CALLS else None
 
 

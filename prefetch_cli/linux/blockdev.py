@@ -97,6 +97,8 @@ def _tops(node: str, sys_root: str) -> Iterator[str]:
         return
     # A container has no nodes of the host's disks.
     name = os.path.basename(node)
+    if name in {"", ".", ".."}:
+        return
     yield os.path.join(sys_root, "class/block", name)
     for path in glob.iglob(os.path.join(glob.escape(sys_root), "class/block/dm-*")):
         if _text(path, "dm/name") == name:

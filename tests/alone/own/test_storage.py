@@ -253,12 +253,24 @@ def test_the_real_programs(
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Iterator[int]:
-    """The pid of a process in a namespace of its own, with a tmpfs on tmp_path/mnt."""
-    (tmp_path / "mnt").mkdir()
-    script = (
-        "mount -t tmpfs elsewhere mnt && mkdir mnt/deep && echo x > mnt/deep/x && cd mnt && "
-        "echo ready && read _"
-    )
+    """The pid of a process in a namespace of its own, with mounts on tmp_path/mnt and .../over.
+
+    Its parent is in the same namespace, and has the lower number.
+    """
+    for name in ("mnt", "over", "low"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "low/x").touch()
+    script = """
+        set -e
+        mount -t tmpfs elsewhere mnt
+        mkdir mnt/deep; echo x > mnt/deep/x
+        mount -t overlay overlay over -o "lowerdir=$PWD/low:$PWD/mnt"
+        cd mnt
+        sleep 60 &
+        trap "kill $!" EXIT
+        echo $!
+        read _
+    """
     process = subprocess.Popen(
         ["unshare", NAMESPACE, "sh", "-c", script],
         cwd=tmp_path,
@@ -270,9 +282,10 @@ def stranger(tmp_path: Path) -> Iterator[int]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        if process.stdout.readline() != "ready\n":
+        child = process.stdout.readline().strip()
+        if not child:
             pytest.skip("needs the right to make a mount namespace")
-        yield process.pid
+        yield int(child)
     finally:
         process.stdin.close()
         process.stdout.close()
@@ -301,6 +314,14 @@ def test_a_path_into_another_namespace(tmp_path: Path, stranger: int, way: str) 
     if way in {"root", "task", "cwd"}:
         assert found.mount_point == f"/proc/{stranger}/root{tmp_path}/mnt"
     assert beside.type != "tmpfs" or not beside.mount_point.startswith("/proc/")
+
+
+def test_an_overlay_of_another_namespace_is_the_layer_that_can_be_seen(
+    tmp_path: Path, stranger: int
+) -> None:
+    low, high = inspect([f"/proc/{stranger}/root{tmp_path}/over/{one}" for one in ("x", "deep/x")])
+    assert low.type == here(tmp_path).type
+    assert (high.type, high.mount_point) == ("overlay", f"/proc/{stranger}/root{tmp_path}/over")
 
 
 def test_a_namespace_that_nobody_may_see_is_unknown(

@@ -160,6 +160,8 @@ def test_a_loop_device_whose_file_lies_on_itself_ends(tmp_path: Path) -> None:
         ("nbd0", None),
         ("server:/dev/nbd0", None),  # NFS
         ("/dev/", None),
+        ("/dev/nowhere/", None),
+        ("/dev/nowhere/..", None),
         ("", None),
     ],
 )
