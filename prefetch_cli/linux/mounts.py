@@ -13,7 +13,7 @@ from prefetch_cli.linux import layers, mountinfo
 from prefetch_cli.linux.blockdev import BlockDevice, Kind, device_below
 from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
 from prefetch_cli.linux.mountinfo import Mount
-from prefetch_cli.linux.namespaces import Elsewhere, is_magic, placed
+from prefetch_cli.linux.namespaces import Elsewhere, Place, beside, is_magic, placed
 
 _OVERLAY_DEPTH = 2  # FILESYSTEM_MAX_STACK_DEPTH, include/linux/fs.h
 _DEEPEST = 8  # FUSE mounts and loop devices on top of each other
@@ -50,6 +50,10 @@ class MountTable:
         """
         mount = self._mount_of(real_path)
         return UNKNOWN if mount is None else self.of_mount(mount, real_path)
+
+    def is_point(self, real_path: str) -> bool:
+        """Return whether something is mounted right there."""
+        return real_path in self._by_point
 
     def with_id(self, mount_id: int) -> Mount | None:
         """Return the mount that the kernel knows by a number, None if this table lacks it."""
@@ -161,9 +165,10 @@ class _Finder:
         self._table = MountTable.read()
         self._elsewhere = Elsewhere()
         self._missed: set[int] = set()
+        self._folders: dict[str, Place | None] = {}
 
     def find(self, path: str) -> FileSystem:
-        place = placed(path)
+        place = self._beside(path) or placed(path)
         if place is None:
             return UNKNOWN if is_magic(path) else self._table.of(os.path.realpath(path))
         if not self._table.with_id(place.mount_id) and place.mount_id not in self._missed:
@@ -176,3 +181,12 @@ class _Finder:
         if foreign is None:
             return UNKNOWN
         return self._table.of_mount(foreign.mount, foreign.root + place.real_path)
+
+    def _beside(self, path: str) -> Place | None:
+        """Return where a file lies by its folder, which saves most of the work for many files."""
+        folder = os.path.dirname(path)
+        if folder not in self._folders:
+            self._folders[folder] = placed(folder)
+        known = self._folders[folder]
+        place = None if known is None else beside(known, path)
+        return None if place is None or self._table.is_point(place.real_path) else place

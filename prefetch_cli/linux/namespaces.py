@@ -6,6 +6,7 @@ path that is put together from what links say is then one of this namespace, and
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,10 +22,14 @@ _MOST_NAMESPACES = 256  # whose mounts are looked through
 
 @dataclass(frozen=True)
 class Place:
-    """What a path leads to: the kernel's number of the mount, and the path in its namespace."""
+    """What a path leads to: the kernel's number of the mount, and the path in its namespace.
+
+    `device` is the file's st_dev, which btrfs and overlay give in their own way.
+    """
 
     mount_id: int
     real_path: str
+    device: int
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,28 @@ def placed(path: str) -> Place | None:
         with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
             match = _MOUNT_ID.search(file.read(4096))
         real_path = os.readlink(f"/proc/self/fd/{descriptor}")
+        device = os.fstat(descriptor).st_dev
     except (OSError, ValueError):
         return None
     finally:
         os.close(descriptor)
-    return Place(int(match[1]), real_path) if match else None
+    return Place(int(match[1]), real_path, device) if match else None
+
+
+def beside(folder: Place, path: str) -> Place | None:
+    """Return where a file lies in a folder that was placed, None where that must be asked.
+
+    It lies on the folder's mount unless it is a link or has another device. Only a file of the same
+    file system that is mounted over this one has neither: the caller must know the mount points.
+    """
+    name = os.path.basename(path)
+    try:
+        status = os.lstat(path)
+    except (OSError, ValueError):
+        return None
+    if name in {"", ".", ".."} or stat.S_ISLNK(status.st_mode) or status.st_dev != folder.device:
+        return None
+    return Place(folder.mount_id, os.path.join(folder.real_path, name), folder.device)
 
 
 def is_magic(path: str) -> bool:

@@ -922,6 +922,7 @@ def test_what_a_look_up_waits_for_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "open", spied("open"))
     inspect(["/over/x", str(tmp_path / "auto/y/z")], monitor)
     over, auto = "/over/x", str(tmp_path / "auto/y")
-    asked = [("open", over), ("lexists", over), ("open", f"{auto}/z")]
+    folder_and_file = [("open", over), ("open", over)]
+    asked = [*folder_and_file, ("lexists", over), ("open", f"{auto}/z"), ("open", f"{auto}/z")]
     assert awaited == [*asked, ("open", auto), *asked]
     assert monitor.snapshot().longest_wait is None

@@ -263,7 +263,8 @@ def stranger(tmp_path: Path) -> Iterator[int]:
     script = """
         set -e
         mount -t tmpfs elsewhere mnt
-        mkdir mnt/deep; echo x > mnt/deep/x
+        mkdir mnt/deep; echo x > mnt/deep/x; touch mnt/deep/bound
+        mount --bind low/x mnt/deep/bound
         mount -t overlay overlay over -o "lowerdir=$PWD/low:$PWD/mnt"
         cd mnt
         sleep 60 &
@@ -324,6 +325,12 @@ def test_an_overlay_of_another_namespace_is_the_layer_that_can_be_seen(
     assert (high.type, high.mount_point) == ("overlay", f"/proc/{stranger}/root{tmp_path}/over")
 
 
+def test_a_file_that_is_mounted_in_another_namespace(tmp_path: Path, stranger: int) -> None:
+    folder = f"/proc/{stranger}/root{tmp_path}/mnt/deep"
+    found = inspect([f"{folder}/x", f"{folder}/bound"])
+    assert [one.type for one in found] == ["tmpfs", here(tmp_path).type]
+
+
 def test_a_namespace_that_nobody_may_see_is_unknown(
     tmp_path: Path, stranger: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,3 +363,27 @@ def test_what_was_mounted_after_the_table_was_read_is_found(
     [found, again] = inspect([str(tmp_path), str(tmp_path)])
     assert found == again != UNKNOWN
     assert not tables
+
+
+def test_files_of_one_folder_are_told_apart(tmp_path: Path) -> None:
+    """A file by its folder: links, mount points and other devices are asked one by one."""
+    found = inspect_among_mounts(
+        """
+        mkdir mem there view
+        mount --bind there view
+        mount -t tmpfs mem mem
+        touch plain bound same mem/x
+        ln -s mem/x link
+        mount --bind mem/x bound
+        mount --bind plain same
+        """,
+        tmp_path,
+        *("plain", "link", "bound", "same", "mem/.", "mem/..", "view/.."),
+    )
+    types = [one["type"] for one in found]
+    disk = here(tmp_path).type
+    assert types == [disk, "tmpfs", "tmpfs", disk, "tmpfs", disk, disk]
+    points = [os.path.relpath(one["mount_point"], tmp_path) for one in found]
+    assert points[1:5] == ["mem", "bound", "same", "mem"]
+    assert points[0] == points[5] == points[6]
+    assert points[0] not in {"same", "view"}
