@@ -12,6 +12,7 @@ MAN_PAGES := man1/prefetch-cli.1 man5/prefetch-cli-json.5 \
 BENCH ?=
 FUZZ ?=
 MUTANTS ?=
+PEERS ?=
 PYTHONS ?=
 SOAK ?=
 VM ?=
@@ -48,9 +49,17 @@ test-pythons: ## Run the tests on every Python here, 3.10 or later; PYTHONS='--b
 test-vm: $(STAMP) ## Run the tests on real mounts, in a virtual machine; VM='-k 6.12' chooses
 	$(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadscope --durations 12 $(VM)
 
+.PHONY: test-peers
+test-peers: $(STAMP) ## Compare with the servers' own choice of files; PEERS='--directories 5000'
+	$(BIN)/python -m pytest tests/peers --numprocesses 2 --dist loadscope $(PEERS)
+
 .PHONY: test-launchers
 test-launchers: $(STAMP) ## Run the tests under Slurm, Open MPI and MPICH, as root
 	$(BIN)/python -m pytest tests/launchers --numprocesses 0
+
+.PHONY: test-servers
+test-servers: $(STAMP) ## Run real servers on small models: they open what is warmed, and nothing else
+	$(BIN)/python -m pytest tests/servers --numprocesses 0
 
 .PHONY: bench
 bench: $(STAMP) ## Measure beside the peers; CHECKPOINT=/models/x: which flags suit it; BENCH='--help'

@@ -37,8 +37,12 @@ DESCRIPTION = (
     "them page by page from a network file system. "
     "After reading, the command opens the files again and measures how much stayed.",
     "`CHECKPOINT` is a directory; a weight file (.safetensors, .gguf, .bin, .pt, .pth); an index "
-    "file (*.index.json); or a repo id, like org/name, in the local cache of Hugging Face or "
-    "ModelScope. "
+    "file (*.index.json); a repo id, like org/name, in the local cache of Hugging Face or "
+    "ModelScope; or, with `--hub ollama`, the name of a model of Ollama. "
+    "org/name:QUANT and DIR:QUANT are one quantisation of a GGUF repo or directory, as vLLM, "
+    "llama.cpp and Ollama (hf.co/org/name:QUANT) write it: the model whose file name, or else "
+    "folder, has that word, in any case, with its projector; org/name/FILE.gguf is one by its "
+    "file. "
     "A path that exists wins over a repo id. "
     "One part of a split GGUF means all its parts; one shard of an indexed set means only that "
     "file. "
@@ -54,6 +58,11 @@ DESCRIPTION = (
     "The warming goes on in another process, which writes all its lines to standard error. "
     "That process exits when it is done, and within a second of `COMMAND` ending. "
     "`COMMAND` runs even if the decision is to skip or the warming fails.",
+    "Without a `CHECKPOINT`, it is what `COMMAND` says that it reads, if that is a server which "
+    "the command knows: `vllm serve`, `sglang serve`, `trtllm-serve`, "
+    "`text-generation-launcher`, `transformers serve` or `llama-server`; see "
+    "prefetch-cli-recipes(7). What was found is printed. "
+    "A `CHECKPOINT` that is given wins; `COMMAND` then only says by whose rules it is read.",
 )
 
 DECISION_RULES = (
@@ -121,9 +130,25 @@ ENVIRONMENT = {
     "HF_HOME": "Hugging Face's directory. Default: $XDG_CACHE_HOME/huggingface.",
     "XDG_CACHE_HOME": "The user's cache directory. Default: ~/.cache.",
     "HOME": "What ~ stands for.",
-    "VLLM_USE_MODELSCOPE": "`true` looks repo ids up in ModelScope's cache, as vLLM does.",
-    "SGLANG_USE_MODELSCOPE": "`true` or `1` does so for `--server sglang`.",
+    "VLLM_USE_MODELSCOPE": (
+        "`true` or `1` looks repo ids up in ModelScope's cache, for vLLM and where the server is "
+        "not known."
+    ),
+    "SGLANG_USE_MODELSCOPE": "`true`, `1`, `yes` or `y` does so for `--server sglang`.",
     "MODELSCOPE_CACHE": "ModelScope's cache. Default: ~/.cache/modelscope.",
+    "LLAMA_CACHE": "llama.cpp's cache, for `llama-server -hf`; before the variables above.",
+    "LLAMA_ARG_MODEL, LLAMA_ARG_HF_REPO, LLAMA_ARG_HF_FILE, LLAMA_ARG_MMPROJ": (
+        "What llama-server reads, where COMMAND's words do not say it."
+    ),
+    "LLAMA_ARG_SPEC_DRAFT_MODEL, LLAMA_ARG_SPEC_DRAFT_HF_REPO": "Its draft model, likewise.",
+    "MODEL_ID, REVISION, LORA_ADAPTERS": "The same for text-generation-launcher.",
+    "OLLAMA_MODELS": (
+        "Ollama's store. Default: ~/.ollama/models, then that of the systemd service."
+    ),
+    "VLLM_MODEL_REDIRECT_PATH": (
+        "A file that leads from a model's name to what vLLM opens in its place, as a JSON object "
+        "or as lines of two words; for vLLM and where the server is not known."
+    ),
     "LOCAL_RANK, LOCAL_WORLD_SIZE, LOCAL_SIZE": "`--rank auto` under torchrun and DeepSpeed.",
     "OMPI_COMM_WORLD_LOCAL_RANK, OMPI_COMM_WORLD_LOCAL_SIZE": "`--rank auto` under Open MPI.",
     "MPI_LOCALRANKID, MPI_LOCALNRANKS": "`--rank auto` under MPICH and Intel MPI.",
@@ -144,10 +169,16 @@ ENVIRONMENT = {
 FILES = {
     "~/.cache/huggingface/hub": "Where repo ids are looked up.",
     "~/.cache/modelscope": "Where ModelScope's repo ids are looked up.",
+    "~/.ollama/models, /usr/share/ollama/.ollama/models": (
+        "Where Ollama's models are looked up; the second is that of the systemd service's user."
+    ),
     "/proc/self/mountinfo": "Types and options of file systems.",
+    "/proc/PID/mountinfo": "The same for a path that leads into another mount namespace.",
     "/proc/meminfo": "The host's available memory.",
     "/proc/self/cgroup, /sys/fs/cgroup": "The memory limits of every cgroup above the process.",
-    "/proc/PID/mountinfo": "The same for a path that leads into another mount namespace.",
+    "/proc/self/mountstats": "How long NFS servers took to answer.",
+    "/proc/fs/lustre, /sys/fs/lustre": "What Lustre's client keeps and how far it reads ahead.",
+    "/sys/class/dmi, /sys/bus/pci, /proc/device-tree": "Whether the GPU has memory of its own.",
     "/sys/class/bdi": "The kernel's read-ahead.",
     "/sys/dev/block": "What block devices lie on, and the kernel's read-ahead.",
 }
@@ -157,13 +188,27 @@ MORE_EXAMPLES = (
     ("Read as much as fits, for at most 5 minutes", "{} --partial --time-limit 5m /models/R1"),
     ("A model on a slow local disk", "{} --force /scratch/Llama-3.1-8B"),
     ("Target and draft model, in that order", "{} /models/Llama-3.1-70B /models/draft-1B"),
+    ("One quantisation of a GGUF repo", "{} unsloth/DeepSeek-R1-GGUF:UD-Q2_K_XL"),
     ("One model out of a directory of GGUF files", "{} --include '*Q4_K_M*' /models/gguf"),
+    ("One of two precisions in folders", "{} --include 'fp8/*' /models/R1"),
     ("How much is resident", "{} --check /models/Llama-3.1-70B"),
-    ("While the server starts", "{} /models/R1 -- vllm serve /models/R1"),
+    ("While the server starts", "{} -- vllm serve /models/R1"),
     ("Give the memory back", "{} --evict /models/Llama-3.1-70B"),
 )
 
 DIAGNOSTICS = (
+    Diagnostic(
+        "expected CHECKPOINT, or a COMMAND that names it, found {WHAT}",
+        "2",
+        "There is no CHECKPOINT, and COMMAND is no server that the command knows, or its words do "
+        "not say for sure what it reads. Give CHECKPOINT in front of `--`.",
+    ),
+    Diagnostic(
+        "COMMAND's options in {FILE} are not read",
+        "0",
+        "A server's YAML file may name a load format, a revision or further models. "
+        "Give CHECKPOINT and these options.",
+    ),
     Diagnostic(
         "nothing has arrived for {TIME}: waiting {TIME} for {PATH} at offset {N}",
         "while it waits",
@@ -199,8 +244,36 @@ DIAGNOSTICS = (
         "3",
         "A shard listed in the index is missing, or a weight file is a Git LFS pointer, is empty, "
         "has fewer bytes than its header promises (safetensors, GGUF), begins with zeros, or is a "
-        "zip file without its end (.bin, .pt, .pth). Finish the download, or give "
-        "`--allow-incomplete`.",
+        "zip file without its end (.bin, .pt, .pth, .npz), or a blob has another size than "
+        "Ollama's manifest says. A name like model-00001-of-00003 "
+        "promises the others if at least one of them is there. A component that a layout file "
+        "names and that has no weights, or none that the globs leave in, is missing too. The hint "
+        "names downloads that have not ended, and another snapshot that has the files. Finish the "
+        "download, or give `--allow-incomplete`.",
+    ),
+    Diagnostic(
+        "its name promises more files, but there are none, and no index: warmed as it is",
+        "0",
+        "It may be a whole model under a numbered name, or all that came of a download.",
+    ),
+    Diagnostic(
+        "{FILE} takes components from {REPO}",
+        "0",
+        "A modular pipeline of diffusers loads them from other repos. Give each as another "
+        "CHECKPOINT.",
+    ),
+    Diagnostic(
+        "expected one GGUF model, found {N}: {NAMES}",
+        "3",
+        "The directory, or its folders, hold several quantisations. Choose one with "
+        "`--include`, or as org/name:QUANT or DIR:QUANT; the message shows both. "
+        "With `--include`, the projector has to be named, too.",
+    ),
+    Diagnostic(
+        "expected a GGUF model, found only {NAMES}",
+        "3",
+        "Projectors, adapters and importance matrices, by `general.type` in their headers or by "
+        "their names, are no models. A file that is named itself is read whatever it is.",
     ),
     Diagnostic(
         "expected {KIND} inside the checkpoint, found {NAME}",

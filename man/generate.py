@@ -119,7 +119,7 @@ def _man_lines(flags: Flags) -> Iterator[str]:
     yield rf"{_escaped(PROGRAM)} \- warm a model checkpoint into the page cache"
     yield ".SH SYNOPSIS"
     yield rf".B {_escaped(PROGRAM)}"
-    yield r"[\fIOPTION\fR]... \fICHECKPOINT\fR... [\-\- \fICOMMAND\fR [\fIARG\fR]...]"
+    yield r"[\fIOPTION\fR]... [\fICHECKPOINT\fR]... [\-\- \fICOMMAND\fR [\fIARG\fR]...]"
     yield ".SH DESCRIPTION"
     yield from _paragraphs(DESCRIPTION)
     yield ".SH OPTIONS"

@@ -13,7 +13,9 @@ from prefetch_cli import __name__ as package
 ORDER = (
     "base",
     "linux",
+    "hubs",
     "checkpoint",
+    "commands",
     "libraries",
     "plan",
     "reading",

@@ -1,6 +1,7 @@
 """Names and text: file systems allow any byte in a name, terminals and text files do not."""
 
 import os
+import posixpath
 from collections.abc import Sequence
 
 
@@ -40,3 +41,17 @@ def listing(names: Sequence[str], *, most: int = 5) -> str:
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: `1 file`, `1,024 files`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def stays_below(name: str) -> bool:
+    """Return whether a name from a file or a flag is a path below the folder it is used in."""
+    try:
+        path = file_name(name)
+    except UnicodeEncodeError:
+        return False
+    return (
+        not name.startswith("/")
+        and ".." not in name.split("/")
+        and posixpath.normpath(name) != "."
+        and "\0" not in path
+    )

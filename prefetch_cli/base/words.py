@@ -43,14 +43,19 @@ class LoadFormat(enum.Enum):
     TENSORIZER = "tensorizer"
     DUMMY = "dummy"
     IPC_CACHE = "ipc_cache"
+    DCP = "dcp"  # this and the next three are no words of vLLM's
+    ENGINE = "engine"
+    ONNX = "onnx"
+    NPZ = "npz"
     ALL = "all"
 
 
 class Hub(enum.Enum):
-    """Whose cache a repo id is looked up in."""
+    """Whose local store a repo id or a model's name is looked up in."""
 
     HUGGINGFACE = "huggingface"
     MODELSCOPE = "modelscope"
+    OLLAMA = "ollama"
 
 
 class Split(enum.Enum):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefetch_cli.checkpoint.files import stays_below
+from prefetch_cli.base.text import stays_below
 from prefetch_cli.checkpoint.metadata import bounded_json
 from prefetch_cli.checkpoint.scanner import TooLargeError
 

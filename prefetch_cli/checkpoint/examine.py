@@ -2,12 +2,14 @@
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from prefetch_cli.base.amounts import format_size
+from prefetch_cli.checkpoint import headers
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
-from prefetch_cli.checkpoint.headers import what_is_missing
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.files import RealFolder, file_type, open_to_read, real_path_of
 from prefetch_cli.linux.pagecache import PAGE_BYTES
@@ -15,6 +17,9 @@ from prefetch_cli.linux.pagecache import PAGE_BYTES
 # Downloaders keep a file with such a suffix beside NAME, or in its place, until it has ended:
 # huggingface_hub, aria2 (its control file), wget and Firefox, Chromium.
 UNFINISHED_SUFFIXES = (".incomplete", ".aria2", ".part", ".crdownload")
+# Ollama's, whose file has its whole length from the start.
+_UNFINISHED_BLOB = re.compile(r"sha256-[0-9a-fA-F]{64}-partial")
+_OLLAMAS_SUFFIX = "-partial"
 
 _UNFINISHED = "its download has not ended"
 _POINTER = "a Git LFS pointer, not the file itself"
@@ -32,11 +37,13 @@ def examine(
     *,
     weight: bool,
     unfinished: bool = False,
+    promised_bytes: int | None = None,
     real_folder: RealFolder = os.path.realpath,
 ) -> Finding:
     """Return the file at `path`, or why it is left out, or what is missing of it.
 
-    It is `unfinished` where that is known already, as from the listing of its folder.
+    It is `unfinished` where that is known already, as from the listing of its folder, and
+    incomplete where it has another size than was promised.
 
     Reads at most the header of a weight file and its last 64 KiB, or the first bytes of what may be
     a Git LFS pointer, and leaves the page cache as it was. Opens regular files only. Pass a cached
@@ -48,12 +55,41 @@ def examine(
         return _unreachable(path, error)
     if isinstance(file, Skipped):
         return file
-    if unfinished or file.real_path.endswith(UNFINISHED_SUFFIXES):
+    name = os.path.basename(file.real_path)
+    if unfinished or name.endswith(UNFINISHED_SUFFIXES) or _UNFINISHED_BLOB.fullmatch(name):
         return Incomplete(path, _UNFINISHED, file)
+    if promised_bytes not in (None, file.size_bytes):
+        return Incomplete(path, _of_another_size(promised_bytes, file.size_bytes), file)
     try:
         return _looked_into(file)
     except OSError:
         return file  # reading it will fail too, and report the error
+
+
+def is_gguf(path: str) -> bool:
+    """Return whether a regular file begins as GGUF does; leaves the page cache as it was.
+
+    False where it cannot be read.
+    """
+    try:
+        with glance(path) as looked:
+            return looked.read(0, PAGE_BYTES).startswith(headers.GGUF_MAGIC)
+    except OSError:
+        return False
+
+
+def gguf_type(path: str) -> str | None:
+    """Return the `general.type` of a GGUF file, None where it has none or cannot be read.
+
+    Leaves the page cache as it was.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with glance(path) as looked:
+            return headers.gguf_type(looked.read(0, PAGE_BYTES), looked.read)
+    except OSError:
+        return None
 
 
 def file_at(path: str, *, weight: bool, real_folder: RealFolder) -> File | Skipped:
@@ -78,9 +114,17 @@ def _unreachable(path: str, error: OSError) -> Skipped | Incomplete:
     return Skipped(path, error.strerror or str(error), failed=True)
 
 
+def _of_another_size(promised_bytes: int, size_bytes: int) -> str:
+    return (
+        f"its manifest promises {format_size(promised_bytes)} ({promised_bytes:,} bytes), "
+        f"it has {format_size(size_bytes)} ({size_bytes:,} bytes)"
+    )
+
+
 def _absence(path: str) -> str:
     is_link = os.path.islink(path)
-    if is_unfinished(os.path.realpath(path) if is_link else path):
+    whole = os.path.realpath(path) if is_link else path
+    if is_unfinished(whole) or os.path.lexists(whole + _OLLAMAS_SUFFIX):
         return _UNFINISHED
     return "a symbolic link to nothing" if is_link else "not there"
 
@@ -90,21 +134,22 @@ def _looked_into(file: File) -> File | Incomplete:
     may_be_pointer = 0 < file.size_bytes < _POINTER_MOST_BYTES
     if not file.weight and not may_be_pointer:
         return file
-    with _glance(file.path) as glance:
-        first = glance.read(0, PAGE_BYTES)
+    with glance(file.path) as looked:
+        first = looked.read(0, PAGE_BYTES)
         if first.startswith(_POINTER_START):
             return Incomplete(file.path, _POINTER, None)
         if not file.weight:
             return file
-        reason = what_is_missing(file.path, file.size_bytes, first, glance.read)
+        reason = headers.what_is_missing(file.path, file.size_bytes, first, looked.read)
     return file if reason is None else Incomplete(file.path, reason, file)
 
 
-class _Glance:
+class Glance:
     """Reads an open file and leaves the page cache as it was."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.size_bytes = os.fstat(descriptor).st_size
         self._method = pagecache.exact_method(descriptor)
         pagecache.read_only_what_is_asked(descriptor)
 
@@ -131,9 +176,10 @@ class _Glance:
 
 
 @contextmanager
-def _glance(path: str) -> Iterator[_Glance]:
+def glance(path: str) -> Iterator[Glance]:
+    """Yield a regular file, opened to look into; raises OSError."""
     descriptor = open_to_read(path)
     try:
-        yield _Glance(descriptor)
+        yield Glance(descriptor)
     finally:
         os.close(descriptor)

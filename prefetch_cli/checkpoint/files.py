@@ -1,10 +1,7 @@
 """Files of a checkpoint or of libraries, as values, and the rule for names that lead to them."""
 
-import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from prefetch_cli.base.text import file_name
 
 
 @dataclass(frozen=True)
@@ -68,17 +65,3 @@ def each_once(files: Iterable[File], *, known: Iterable[File] = ()) -> tuple[Fil
         if file.identity not in before:
             once.setdefault(file.identity, file)
     return tuple(once.values())
-
-
-def stays_below(name: str) -> bool:
-    """Return whether a name from a file or a flag is a path below the folder it is used in."""
-    try:
-        path = file_name(name)
-    except UnicodeEncodeError:
-        return False
-    return (
-        not name.startswith("/")
-        and ".." not in name.split("/")
-        and posixpath.normpath(name) != "."
-        and "\0" not in path
-    )

@@ -2,73 +2,37 @@
 
 import fnmatch
 import functools
-import itertools
 import os
+import posixpath
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import BinaryIO
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.base.text import counted, listing, printable
-from prefetch_cli.base.words import LoadFormat
-from prefetch_cli.checkpoint import gguf, layouts, metadata, selection
+from prefetch_cli.base.text import printable
+from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.checkpoint import layouts, metadata, selection, subfolders
+from prefetch_cli.checkpoint.companions import companions, has_companions
 from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
-from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES, examine
+from prefetch_cli.checkpoint.contents import contents_of
+from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.families import DIFFUSERS_WEIGHTS, index_missed
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.checkpoint.index import Index, parse_index
+from prefetch_cli.checkpoint.layouts import Component
 from prefetch_cli.checkpoint.manifest import Folder, Terms
-from prefetch_cli.checkpoint.names import is_hidden
+from prefetch_cli.checkpoint.names import NUMBERED, is_hidden
+from prefetch_cli.checkpoint.quantisations import Chooser
 from prefetch_cli.checkpoint.selection import Selection
-from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS
+from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS, TORCH_SHARDS
 from prefetch_cli.linux.files import open_to_read
 
 _NP_LIST = "weight_names.json"
 _AS_CONFIG_SAYS = {LoadFormat.AUTO, LoadFormat.HF, LoadFormat.SAFETENSORS}
 _READ_BYTES = 64 * 1024  # of an index at a time
-
-
-@dataclass(frozen=True)
-class _Names:
-    """The sorted names in a folder."""
-
-    files: tuple[str, ...]  # and symbolic links, which may lead to anything
-    specials: tuple[str, ...]  # those of `files` that are FIFOs, sockets or devices
-    folders: tuple[str, ...]
-    unfinished: tuple[str, ...]  # those of `files` whose download has not ended
-
-
-def _list(path: str, shown: str) -> _Names:
-    """Return the names in a folder; raises CheckpointError if it cannot be listed."""
-    files: set[str] = set()
-    specials: list[str] = []
-    folders: list[str] = []
-    unfinished: list[str] = []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                # Links to component folders have no suffix. Asking where every link leads would
-                # take a round trip for each file of a hub's snapshot.
-                linked = "." not in entry.name and os.path.isdir(entry.path)
-                if linked or entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.name)
-                    continue
-                name, suffix = os.path.splitext(entry.name)
-                if suffix in UNFINISHED_SUFFIXES:
-                    unfinished.append(name)
-                    files.add(name)
-                    continue
-                files.add(entry.name)
-                if not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
-                    specials.append(entry.name)
-    except OSError as error:
-        raise CheckpointError(
-            f"{printable(shown)}: expected a directory that can be listed, found: {error.strerror}",
-            "check its permissions and its mount",
-        ) from None
-    return _Names(*(tuple(sorted(names)) for names in (files, specials, folders, unfinished)))
 
 
 class FolderReader:
@@ -80,49 +44,48 @@ class FolderReader:
         below: str,  # the folder's path below `root`; empty: `root` itself
         terms: Terms,
         monitor: Monitor,
+        *,
+        component: bool = False,
     ) -> None:
-        self._path = os.path.join(root, below) if below else root
-        self._below = below
+        self._component = component
+        self._root = root
+        self.path = os.path.join(root, below) if below else root
+        self.name = below
         self.terms = terms
         self._monitor = monitor
-        self._found = _list(self._path, terms.shown)
+        self._found = contents_of(self.path, terms.shown)
         self._unusable: list[str] = []  # index and layout files
         self._indexes: dict[str, Index | None] = {}
         self.names = self._found.files
         self.folders = self._found.folders
+        self.warnings: tuple[str, ...] = ()  # of what was selected
 
     def want(self, name: str) -> bool:
         """Return whether the user's globs keep this file."""
-        return self.terms.filters.want(os.path.join(self._below, name))
+        return self.terms.filters.want(os.path.join(self.name, name))
 
-    def component_names(self) -> list[str]:
-        """Return the folders that layout files name, each once."""
-        named = (layouts.DIFFUSERS_LAYOUT, layouts.SENTENCE_TRANSFORMERS_LAYOUT)
-        found = [
-            layouts.component_folders(os.path.join(self._path, layout), content)
-            for layout in named
-            if layout in self.names and (content := self._read_small(layout)) is not None
-        ]
-        return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+    def components(self) -> list[Component]:
+        """Return the parts of the model that layout files name, each once."""
+        found: dict[str, Component] = {}
+        for name in self._layouts():
+            content = self._read_small(name)
+            if content is not None and (
+                name != layouts.OLD_ROUTER_LAYOUT or layouts.is_old_router(content)
+            ):
+                for one in layouts.components(os.path.join(self.path, name), content):
+                    found.setdefault(one.folder or f"{one.origin}", one)
+        return list(found.values())
 
-    def component(self, name: str) -> Folder:
-        """Return what a loader reads in the component folder of this name."""
-        path = os.path.join(self._path, name)
-        if os.path.isdir(path):
-            return self.below(name).selected()
-        # With a slash at the end, the path cannot be a file.
-        absent = (os.path.join(path, ""),) if self.want(os.path.join(name, "")) else ()
-        return Folder(LoadFormat.HF, (), (), absent=absent)
-
-    def below(self, name: str) -> "FolderReader":
-        """Return the reader of a folder below this one."""
-        terms = replace(self.terms, shown=os.path.join(self._path, name))
-        return FolderReader(self._path, name, terms, self._monitor)
+    def below(self, name: str, *, component: bool = True) -> "FolderReader":
+        """Return the reader of a folder below this one, a component or a checkpoint itself."""
+        terms = replace(self.terms, shown=os.path.join(self.path, name), quantisation=None)
+        below = os.path.join(self.name, name)
+        return FolderReader(self._root, below, terms, self._monitor, component=component)
 
     def matching(self, pattern: str) -> list[str]:
         """Return the paths of the wanted files here whose names match a glob."""
         return [
-            os.path.join(self._path, name)
+            os.path.join(self.path, name)
             for name in fnmatch.filter(self.names, pattern)
             if self.want(name) and not is_hidden(name)
         ]
@@ -141,7 +104,7 @@ class FolderReader:
         content = self._read_small(_NP_LIST) if _NP_LIST in self.names else None
         if content is None:
             return None
-        path = os.path.join(self._path, _NP_LIST)
+        path = os.path.join(self.path, _NP_LIST)
         listed = metadata.parsed(path, lambda: metadata.bounded_json(content))
         names = listed if isinstance(listed, list) else []
         return self._paths(
@@ -157,7 +120,7 @@ class FolderReader:
         if name not in self._indexes:
             with self._opened(name) as file:
                 pieces = iter(lambda: file.read(_READ_BYTES), b"") if file else ()
-                path = os.path.join(self._path, name)
+                path = os.path.join(self.path, name)
                 self._indexes[name] = parse_index(path, pieces) if file else None
         return self._indexes[name]
 
@@ -166,21 +129,51 @@ class FolderReader:
         load_format = self.terms.load_format
         if load_format is LoadFormat.AUTO and self._is_mistral_by_path():
             load_format = LoadFormat.MISTRAL
-        selected = self._named_by_config() or selection.select(
-            self.names,
-            load_format,
-            self.terms.rules,
-            self.want,
-            self.read_index,
-            component=bool(self._below),
-        )
-        if selected.load_format is LoadFormat.GGUF:
-            self._refuse_several(selected)
+        selected = self._named_by_config() or self._select(load_format)
+        if load_format is LoadFormat.AUTO and self._belong_to_onnx(selected.weights):
+            selected = self._select(LoadFormat.ONNX)
+        if selected.load_format is LoadFormat.GGUF or self.terms.quantisation is not None:
+            selected = self._one_gguf() or selected
+        if self.is_component and selected.index is None:
+            self._unusable += index_missed(selected.weights)
+        named = list(filter(self.want, self._named_by(selected.weights)))
+        if named:
+            in_order = selection.in_order({*selected.weights, *named}, self.terms.rules.order)
+            selected = replace(selected, weights=in_order)
         return self.folder(selected)
+
+    def selected_below(self) -> tuple[Folder, ...]:
+        """Return what a loader reads in the folders below this one, where it reads nothing here.
+
+        That is the one GGUF model in them, or else the weights that `--include` globs with a slash
+        name: each folder that holds some counts like a checkpoint of its own. The first of what
+        is returned is this folder.
+        """
+        families = self.terms.rules.of_format(self.terms.load_format)
+        if any(family.load_format is LoadFormat.GGUF for family in families):
+            chosen = self._one_gguf()
+            if chosen is not None:
+                return (self.folder(chosen),)
+        if not any("/" in glob for glob in self.terms.filters.include):
+            return ()
+        found = [
+            self.below(folder, component=False).selected()
+            for folder, names in self._all_below.files.items()
+            if any(
+                name.endswith(selection.WEIGHT_SUFFIXES) and self.want(posixpath.join(folder, name))
+                for name in names
+            )
+        ]
+        if not found:
+            return ()
+        return self.folder(Selection(found[0].load_format, (), None)), *found
 
     def folder(self, selected: Selection) -> Folder:
         """Return the paths of the selected weights and of the other files that go with them."""
         chosen = set(selected.weights)
+        unfinished = self._found.unfinished
+        if selected.load_format is LoadFormat.GGUF and any("/" in name for name in chosen):
+            unfinished += self._all_below.unfinished
         side = selection.side_files(self.names)
         return Folder(
             load_format=selected.load_format,
@@ -188,30 +181,81 @@ class FolderReader:
             weights=self._paths(selected.weights),
             index=selected.index,
             absent=self._paths(self._unusable),
-            unfinished=self._paths(self._found.unfinished),
+            unfinished=self._paths(unfinished),
             specials=self._paths([name for name in self._found.specials if self.want(name)]),
+            lone=self._paths(selected.lone),
+            hint=self._about_stale_index(selected),
         )
 
-    def no_weights(self) -> CheckpointError:
-        """Return the error for a folder without weights for the load format."""
-        shown, folders = printable(self.terms.shown), self._found.folders
-        if not self.names and not folders:
-            return CheckpointError(
-                f"{shown}: expected a checkpoint, found an empty directory",
-                "check the path, and that its file system is mounted",
+    def _named_by(self, weights: Iterable[str]) -> list[str]:
+        """Return the files that some of these name as holding weights."""
+        found = []
+        for name in weights:
+            path = os.path.join(self.path, name)
+            if has_companions(name):
+                with self._monitor.waiting(path), suppress(OSError):  # reading it reports the error
+                    found += companions(path)
+        return found
+
+    def _belong_to_onnx(self, weights: Sequence[str]) -> bool:
+        """Return whether these are no weights by themselves: an .onnx keeps its tensors there."""
+        models = [] if not weights else fnmatch.filter(self.names, "*.onnx")
+        if not models or weights[0].endswith((".safetensors", ".onnx")):
+            return False
+        return set(weights) <= set(self._named_by(models))
+
+    def _about_stale_index(self, selected: Selection) -> str | None:
+        """Return a hint where the index names no file that is here, and a whole one is."""
+        if self.name or selected.index is None or not selected.index.shards.isdisjoint(self.names):
+            return None
+        whole = [
+            name
+            for name in self.names
+            if name.endswith(selection.WEIGHT_SUFFIXES)
+            and not is_hidden(name)
+            and not NUMBERED.fullmatch(name)
+            and self.want(name)
+        ]
+        if len(whole) != 1:
+            return None
+        path = printable(shlex.quote(os.path.join(self.path, whole[0])))
+        return f"the index names none of the files here, it may be stale: give {path} itself"
+
+    @functools.cached_property
+    def is_component(self) -> bool:
+        """Whether diffusers or sentence-transformers read this folder by their own names.
+
+        diffusers reads a folder with a model of its own, a ControlNet, like that of a component.
+        """
+        return (
+            self._component
+            or self.terms.rules.server is Server.DIFFUSERS
+            or (
+                not self.terms.server_known
+                and any(name.startswith(DIFFUSERS_WEIGHTS) for name in self.names)
             )
-        weights = [name for name in self.names if name.endswith(selection.WEIGHT_SUFFIXES)]
-        hint = "check the path"
-        if weights:
-            hint = "check --load-format, --include and --exclude; --load-format all takes every one"
-        elif "snapshots" in folders:
-            hint = "this is a folder of a hub cache: give its repo id, or a path in its snapshots/"
-        others = f"{counted(len(self.names), 'other file')} and {counted(len(folders), 'folder')}"
-        return CheckpointError(
-            f"{shown}: expected weight files for --load-format {self.terms.load_format.value}, "
-            f"found {listing(weights) if weights else others}",
-            hint,
         )
+
+    def _select(self, load_format: LoadFormat) -> Selection:
+        return selection.select(
+            self.names,
+            load_format,
+            self.terms.rules,
+            self.want,
+            self.read_index,
+            component=self.is_component,
+        )
+
+    def _layouts(self) -> list[str]:
+        """Return the layout files here. Only sentence-transformers' parts have parts again."""
+        named = [layouts.ROUTER_LAYOUT]
+        if not self.name:
+            named = [*layouts.OF_WHOLE_MODELS, *named]
+        found = [name for name in named if name in self.names]
+        is_module = self.name or layouts.SENTENCE_TRANSFORMERS_LAYOUT in found
+        if is_module and layouts.ROUTER_LAYOUT not in found and CONFIG in self.names:
+            found.append(layouts.OLD_ROUTER_LAYOUT)
+        return found
 
     def _named_by_config(self) -> Selection | None:
         """Return the weights that config.json names for transformers."""
@@ -219,19 +263,21 @@ class FolderReader:
         name = self.config.weights if rules.config_names_weights else None
         if name is None or self.terms.load_format not in _AS_CONFIG_SAYS:
             return None
+        if fnmatch.filter(self.names, TORCH_SHARDS):
+            return None
         if not name.endswith(selection.INDEX_SUFFIX):
             return Selection(LoadFormat.HF, tuple(filter(self.want, [name])), None)
         found = self.read_index(name) if name in self.names else None
         return selection.select_by_index(name, found, rules, self.want) if found else None
 
     def _is_mistral_by_path(self) -> bool:
-        path = self._path.lower()
+        path = self.path.lower()
         return MISTRAL_PARAMETERS in self.names and any(
             word in path for word in self.terms.rules.mistral_paths
         )
 
     def _paths(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(os.path.join(self._path, name) for name in names)
+        return tuple(os.path.join(self.path, name) for name in names)
 
     def _read_small(self, name: str) -> bytes | None:
         """Return a small file up to its largest size, or None if it is unusable."""
@@ -244,7 +290,7 @@ class FolderReader:
 
         Raises CheckpointError if it cannot be read.
         """
-        path = os.path.join(self._path, name)
+        path = os.path.join(self.path, name)
         with self._monitor.waiting(path):
             if not isinstance(examine(path, weight=False), File):
                 self._unusable.append(name)
@@ -259,12 +305,18 @@ class FolderReader:
                     "check its permissions",
                 ) from None
 
-    def _refuse_several(self, selected: Selection) -> None:
-        models = gguf.models(selected.weights)
-        if len(models) > 1:
-            glob = printable(shlex.quote(next(iter(models))))
-            raise CheckpointError(
-                f"{printable(self.terms.shown)}: expected one GGUF model, found {len(models)}: "
-                f"{listing(list(models.values()))}",
-                f"choose one: --include {glob}, or give the file itself",
-            )
+    def _one_gguf(self) -> Selection | None:
+        """Return the GGUF model here, or else below, or None where there is no GGUF file."""
+        chooser = Chooser(
+            self.path, self.names, self.terms, self.want, lambda: self._all_below, self._monitor
+        )
+        chosen = chooser.chosen()
+        if chosen is None:
+            return None
+        self.warnings = chosen.warnings
+        return Selection(LoadFormat.GGUF, chosen.names, None)
+
+    @functools.cached_property
+    def _all_below(self) -> subfolders.Below:
+        folders = () if self.name else self.folders
+        return subfolders.below(self.path, folders, self.terms.filters, self._monitor)

@@ -25,7 +25,7 @@ _HEADER_MOST_BYTES = 100_000_000
 _OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*([0-9]{1,20})\s*,\s*([0-9]{1,20})\s*\]')
 _OVERLAP_BYTES = 256  # longer than any match of _OFFSETS
 
-_GGUF_MAGIC = b"GGUF"
+GGUF_MAGIC = b"GGUF"
 _GGUF_VERSIONS = (2, 3)  # version 1 had 32-bit lengths, and no file of it is left
 _GGUF_ALIGNMENT = 32
 _MOST_ITEMS = 4_000_000  # keys, texts and tensors: the largest vocabularies have half a million
@@ -33,6 +33,8 @@ _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _TEXT, _ARRAY = 8, 9
 _VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _UINT32 = 4
+_TYPE_WITHIN_BYTES = 128 * 1024  # writers put it among the first keys
+_MOST_READS = 1_000  # a hostile table may need another one for each of its texts
 # ggml type -> elements and bytes of a block. A tensor of another type counts from its offset only.
 # fmt: off
 _BLOCKS = {
@@ -55,6 +57,8 @@ def what_is_missing(path: str, size_bytes: int, first: bytes, read: Read) -> str
     `first` is its first page. Raises OSError.
     """
     suffix = os.path.splitext(path)[1]
+    if first.startswith(GGUF_MAGIC):
+        suffix = ".gguf"  # whatever its name: Ollama's and the hubs' blobs have no suffix
     if suffix not in _PROMISES and suffix not in _ZIPPED:
         return None
     if size_bytes == 0:
@@ -110,6 +114,7 @@ class _Walk:
         self._buffer = first
         self._start = 0  # of the buffer, in the file
         self._read = read
+        self._reads = 0
         self._items = 0
 
     def number(self, size_bytes: int) -> int:
@@ -124,9 +129,12 @@ class _Walk:
         return self.take(length)
 
     def take(self, size_bytes: int) -> bytes:
-        """Return the next bytes, at most half a step."""
+        """Return the next bytes, at most half a step; raises EOFError and OverflowError."""
         at = self.offset - self._start
         if not 0 <= at <= len(self._buffer) - size_bytes:
+            self._reads += 1
+            if self._reads > _MOST_READS:
+                raise OverflowError
             self._start = self.offset // PAGE_BYTES * PAGE_BYTES
             self._buffer = self._read(self._start, _STEP_BYTES)
             at = self.offset - self._start
@@ -162,7 +170,7 @@ def _gguf(first: bytes, read: Read) -> int:
     """
     walk = _Walk(first, read)
     try:
-        if walk.take(4) != _GGUF_MAGIC or walk.number(4) not in _GGUF_VERSIONS:
+        if walk.take(4) != GGUF_MAGIC or walk.number(4) not in _GGUF_VERSIONS:
             return 0
         tensors, keys = walk.number(8), walk.number(8)
         walk.count(keys)
@@ -176,10 +184,39 @@ def _gguf(first: bytes, read: Read) -> int:
         walk.count(tensors)
         largest = max((_end_of_tensor(walk) for _ in range(tensors)), default=0)
     except EOFError:
-        return walk.offset if first.startswith(_GGUF_MAGIC) else 0
+        return walk.offset if first.startswith(GGUF_MAGIC) else 0
     except (OverflowError, KeyError):
         return 0
     return -(-walk.offset // alignment) * alignment + largest
+
+
+def gguf_type(first: bytes, read: Read) -> str | None:
+    """Return the type of a GGUF file: `model`, `mmproj`, `adapter` or `imatrix`, or None.
+
+    That is its `general.type` (gguf-py, constants.py). Older files have none; projectors among
+    them have the architecture `clip`. Looks at keys before the vocabulary, 128 KiB at most.
+    `first` is the first page. Raises OSError.
+    """
+    walk = _Walk(first, read)
+    try:
+        if walk.take(4) != GGUF_MAGIC or walk.number(4) not in _GGUF_VERSIONS:
+            return None
+        _, keys = walk.number(8), walk.number(8)
+        older = None
+        while keys > 0 and walk.offset < _TYPE_WITHIN_BYTES:
+            key, kind = walk.text(), walk.number(4)
+            if key == b"general.type" and kind == _TEXT:
+                return walk.text().decode("ascii", "replace")
+            if key.startswith(b"tokenizer."):
+                break
+            if key == b"general.architecture" and kind == _TEXT:
+                older = "mmproj" if walk.text() == b"clip" else None
+            else:
+                _skip_value(walk, kind)
+            keys -= 1
+    except (EOFError, OverflowError, KeyError):
+        return None
+    return older
 
 
 def _skip_value(walk: _Walk, kind: int) -> None:
@@ -220,4 +257,4 @@ def _without_end(size_bytes: int, first: bytes, read: Read) -> str | None:
 
 
 _PROMISES: dict[str, Callable[[bytes, Read], int]] = {".safetensors": _safetensors, ".gguf": _gguf}
-_ZIPPED = {".bin", ".pt", ".pth"}
+_ZIPPED = {".bin", ".pt", ".pth", ".npz"}

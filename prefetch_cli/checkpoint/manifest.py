@@ -1,9 +1,10 @@
 """What a loader reads of one checkpoint, as paths, and the terms on which it is looked for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint.files import Skipped
+from prefetch_cli.checkpoint.files import Incomplete, Skipped
 from prefetch_cli.checkpoint.index import Index
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import Rules
@@ -18,6 +19,8 @@ class Terms:
     rules: Rules
     server_known: bool  # else the rules are vLLM's for want of another
     filters: Filters
+    quantisation: str | None = None  # of a GGUF model, as in org/name:Q4_K_M
+    of_repo: bool = False  # a repo id, not a path
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Folder:
     absent: tuple[str, ...] = ()  # unusable indexes and missing folders
     unfinished: tuple[str, ...] = ()  # by what a downloader keeps beside them
     specials: tuple[str, ...] = ()  # FIFOs, sockets and devices: kept for their warnings
+    incomplete: tuple[Incomplete, ...] = ()  # of what is known without a look at the files
+    lone: tuple[str, ...] = ()  # weights whose names promise more, which nothing else does
+    hint: str | None = None  # the likely cause if files are missing, and what to do then
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Manifest:
     folders: tuple[Folder, ...]  # `root` first
     warnings: tuple[str, ...] = ()
     failed: tuple[Skipped, ...] = ()  # folders that cannot be listed
+    # In bytes: those that a manifest of Ollama promises.
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def load_format(self) -> LoadFormat:
@@ -52,3 +60,13 @@ class Manifest:
     def weights(self) -> list[str]:
         """The weight files of all folders, in load order."""
         return [path for folder in self.folders for path in folder.weights]
+
+    @property
+    def incomplete(self) -> list[Incomplete]:
+        """What is known to be missing of all folders."""
+        return [one for folder in self.folders for one in folder.incomplete]
+
+    @property
+    def hint(self) -> str | None:
+        """What to do if files are missing, where a folder tells."""
+        return next((folder.hint for folder in self.folders if folder.hint), None)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from prefetch_cli.base.errors import CheckpointError
-from prefetch_cli.base.text import file_name, printable
-from prefetch_cli.checkpoint.files import stays_below
+from prefetch_cli.base.text import file_name, printable, stays_below
 from prefetch_cli.checkpoint.scanner import NotJsonError, TooLargeError
 
 # The largest known layout file has 2 kB, a config.json 100 kB. json.loads takes up to 30 times the

@@ -47,12 +47,23 @@ def is_hidden(name: str) -> bool:
 
 def missing_numbers(names: Iterable[str]) -> Iterator[str]:
     """Yield the missing names that ones like `-00002-of-00004` promise, up to a bound."""
-    sets: dict[tuple[str, str, str], list[str]] = {}
+    numbers = {key: [part["number"] for part in parts] for key, parts in _numbered(names).items()}
+    return itertools.islice(_gaps(numbers), _MOST_MISSING)
+
+
+def lone_numbers(names: Iterable[str]) -> list[str]:
+    """Return the names like `-00002-of-00004` that no other one of their set is beside."""
+    sets = _numbered(names).values()
+    return [parts[0][0] for parts in sets if len(parts) == 1 and int(parts[0]["total"]) > 1]
+
+
+def _numbered(names: Iterable[str]) -> dict[tuple[str, str, str], list[re.Match[str]]]:
+    """Return the matches of the numbered names, by what the names of a set have in common."""
+    sets: dict[tuple[str, str, str], list[re.Match[str]]] = {}
     for name in names:
         if part := NUMBERED.fullmatch(name):
-            key = (part["base"], part["total"], part["rest"])
-            sets.setdefault(key, []).append(part["number"])
-    return itertools.islice(_gaps(sets), _MOST_MISSING)
+            sets.setdefault((part["base"], part["total"], part["rest"]), []).append(part)
+    return sets
 
 
 def missing_ranks(names: Iterable[str]) -> Iterator[str]:
@@ -65,6 +76,8 @@ def missing_ranks(names: Iterable[str]) -> Iterator[str]:
     found = {tuple(map(int, part.groups("0"))) for name in names if (part := _RANK.match(name))}
     most = [max((ranks[place] for ranks in found), default=-1) for place in (0, 1)]
     staged = any("-pp-" in name for name in names)
+    if staged:
+        most[0] = max(1, most[0])  # a single stage would have the other names
     for stage, rank in itertools.islice(
         itertools.product(range(most[0] + 1), range(most[1] + 1)), _MOST_MISSING
     ):

@@ -1,6 +1,7 @@
 """The checkpoints that a user asks for, as values."""
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefetch_cli.base.words import Hub, LoadFormat, Server
@@ -15,12 +16,24 @@ class Role(enum.Enum):
 
 
 @dataclass(frozen=True)
+class Pick:
+    """Which GGUF files of a repo llama.cpp reads."""
+
+    file: str | None = None  # its path in the repo, in any case
+    projector: bool = True  # and the projector that goes with the model
+
+
+@dataclass(frozen=True)
 class Reference:
     """What leads to one checkpoint: a path or a repo id, and what goes with it."""
 
     argument: str
     revision: str | None = None
     role: Role = Role.MODEL
+    load_format: LoadFormat | None = None  # None: the request's
+    cache_dir: str | None = None  # None: the request's
+    pick: Pick | None = None  # the argument is then llama.cpp's `org/name[:QUANT]`
+    inferred: bool = False  # from COMMAND
 
 
 @dataclass(frozen=True)
@@ -35,3 +48,5 @@ class Request:
     filters: Filters
     weights_only: bool
     allow_incomplete: bool
+    environ: Mapping[str, str] | None = None  # COMMAND's, where that decides; None: our own
+    notes: tuple[str, ...] = ()  # warnings about what was inferred

@@ -1,10 +1,7 @@
 """Arguments -> Checkpoint: the files that the loader will read, in its order."""
 
-import errno
 import functools
 import os
-import re
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,40 +9,18 @@ from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
-from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint import folders, hub, selection
+from prefetch_cli.checkpoint import snapshots
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
-from prefetch_cli.checkpoint.hub_cache import Snapshot
-from prefetch_cli.checkpoint.manifest import Manifest, Terms
-from prefetch_cli.checkpoint.request import Reference, Request
+from prefetch_cli.checkpoint.locate import Source, locate
+from prefetch_cli.checkpoint.manifest import Manifest
+from prefetch_cli.checkpoint.request import Request, Role
 from prefetch_cli.checkpoint.selection import Filters
-from prefetch_cli.checkpoint.servers import rules_of
-from prefetch_cli.linux.files import file_type
 from prefetch_cli.linux.threads import map_threads
 
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_FORMAT_OF_A_FILE = {
-    ".safetensors": LoadFormat.SAFETENSORS,
-    ".gguf": LoadFormat.GGUF,
-    ".bin": LoadFormat.NPCACHE,
-    ".pt": LoadFormat.PT,
-    ".pth": LoadFormat.PT,
-}
 _MOST_REASONS = 5
-_ALLOW = "finish the download, or give --allow-incomplete to warm what is there"
-
-
-@dataclass(frozen=True)
-class Source:
-    """One argument, and what it was resolved to."""
-
-    argument: str
-    kind: str  # "directory", "file", "huggingface" or "modelscope"
-    path: str
-    revision: str | None  # the commit if a hub's cache records it
-    load_format: LoadFormat  # resolved
-    server: Server | None  # by whose rules; None for a single file
+_ALLOW = "give --allow-incomplete to warm what is there"
+_HINT = f"finish the download, or {_ALLOW}"
 
 
 @dataclass(frozen=True)
@@ -64,123 +39,28 @@ def resolve(
     argument names nothing, or nothing complete and unambiguous.
     """
     parts = []
+    notes = list(request.notes)
+    environ = environ if request.environ is None else request.environ
+    model = next((one for one in request.references if one.role is Role.MODEL), None)
     for reference in request.references:
-        source, manifest = _locate(reference, request, environ, monitor)
+        try:
+            source, manifest = locate(reference, request, environ, monitor)
+        except CheckpointError as error:
+            # The server may fetch what its command names beside the model.
+            if reference is model or not reference.inferred:
+                raise
+            notes.append(f"{error.message}; left out, since COMMAND names it beside its model")
+            continue
         parts.append(_examined(source, manifest, request, monitor, threads))
     return Checkpoint(
         files=each_once(file for part in parts for file in part.files),
         failed=tuple(dict.fromkeys(one for part in parts for one in part.failed)),
-        warnings=tuple(dict.fromkeys(text for part in parts for text in part.warnings)),
+        warnings=tuple(
+            dict.fromkeys((*notes, *(text for part in parts for text in part.warnings)))
+        ),
         names=tuple(reference.argument for reference in request.references),
         sources=tuple(source for part in parts for source in part.sources),
     )
-
-
-def _locate(
-    reference: Reference, request: Request, environ: Mapping[str, str], monitor: Monitor
-) -> tuple[Source, Manifest]:
-    """Return what a reference stands for, and the paths that its loader reads."""
-    argument = reference.argument
-    if _URI.match(argument):
-        raise CheckpointError(
-            f"{printable(argument)}: expected a path or a repo id, found an object store's URI",
-            "mount the store or download the checkpoint, then give its path",
-        )
-    with monitor.waiting(argument):
-        existing = _existing(argument)
-        if existing is None:
-            snapshot = _cached(reference, request, environ)
-            kind, path, revision = snapshot.hub.value, snapshot.path, snapshot.revision
-        else:
-            path, mode = existing
-            kind, revision = "directory" if stat.S_ISDIR(mode) else "file", None
-        terms = Terms(
-            shown=argument,
-            load_format=request.load_format,
-            rules=rules_of(request.server),
-            server_known=request.server is not Server.AUTO,
-            filters=request.filters,
-        )
-        if kind == "file":
-            manifest = _of_file(path, mode, terms, monitor)
-        else:
-            manifest = folders.of_folder(path, terms, monitor)
-    source = Source(argument, kind, path, revision, manifest.load_format, manifest.server)
-    return source, manifest
-
-
-def _existing(argument: str) -> tuple[str, int] | None:
-    """Return the absolute path and the mode of what exists at `argument`, or None."""
-    try:
-        return _absolute(argument), os.stat(argument).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        if os.path.islink(argument):
-            raise _no_checkpoint(argument, "a symbolic link to nothing") from None
-        return None
-    except ValueError:
-        return None  # a NUL byte, or a character that no path has
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return None
-        if error.errno == errno.ELOOP:
-            raise _no_checkpoint(argument, "a symbolic link that leads to itself") from None
-        raise _no_checkpoint(argument, error.strerror) from None
-
-
-def _no_checkpoint(argument: str, found: str | None) -> CheckpointError:
-    return CheckpointError(
-        f"{printable(argument)}: expected a checkpoint, found: {found}", "check the path"
-    )
-
-
-def _absolute(argument: str) -> str:
-    """Return the absolute path, with as many of its links as possible kept."""
-    if ".." not in argument.split("/"):
-        return os.path.abspath(argument)
-    # After a symbolic link, `..` is the parent of the link's target.
-    folder, name = os.path.split(argument)
-    if name in ("", ".", ".."):
-        return os.path.realpath(argument)
-    return os.path.join(os.path.realpath(folder), name)
-
-
-def _cached(reference: Reference, request: Request, environ: Mapping[str, str]) -> Snapshot:
-    """Return the snapshot of a repo id."""
-    argument = reference.argument
-    if not hub.is_repo_id(argument):
-        raise CheckpointError(
-            f"{printable(argument) or repr(argument)}: expected a file, a directory or a repo id "
-            "in the local cache, found no such path",
-            "check the path",
-        )
-    return hub.find_snapshot(
-        argument,
-        hub=hub.chosen_hub(request.hub, request.server, environ),
-        revision=reference.revision,
-        cache_dir=request.cache_dir,
-        environ=environ,
-    )
-
-
-def _of_file(path: str, mode: int, terms: Terms, monitor: Monitor) -> Manifest:
-    """Return the manifest of a file that is named: an index stands for its shards."""
-    shown = printable(terms.shown)
-    if not stat.S_ISREG(mode):
-        raise CheckpointError(
-            f"{shown}: expected a file or a directory, found {file_type(mode)}",
-            "give the checkpoint's directory",
-        )
-    if path.endswith(selection.INDEX_SUFFIX):
-        manifest = folders.of_index(path, terms, monitor)
-    else:
-        load_format = _FORMAT_OF_A_FILE.get(os.path.splitext(path)[1], LoadFormat.ALL)
-        manifest = folders.of_file(path, load_format, terms)
-    if not manifest.weights:
-        raise CheckpointError(
-            f"{shown}: expected weight files, found none that the globs leave in",
-            "check --include and --exclude",
-        )
-    return manifest
 
 
 def _examined(
@@ -192,7 +72,7 @@ def _examined(
     and if no weight is left to read.
     """
     shown = printable(source.argument)
-    found = _findings(manifest, request, monitor, threads)
+    found = [*manifest.incomplete, *_findings(manifest, request, monitor, threads)]
     incomplete = [one for one in found if isinstance(one, Incomplete)]
     skipped = [one for one in found if isinstance(one, Skipped)]
     present = (one.file if isinstance(one, Incomplete) else one for one in found)
@@ -205,7 +85,11 @@ def _examined(
     if incomplete:
         problem = f"{shown}: {_incomplete(manifest.root, incomplete)}"
         if not request.allow_incomplete:
-            raise CheckpointError(problem, _ALLOW)
+            # Whether another snapshot has more of a folder that is there is not known.
+            files_missing = [one for one in incomplete if one not in manifest.incomplete]
+            cause = files_missing and _cause(manifest.root, files_missing, monitor)
+            cause = cause or manifest.hint
+            raise CheckpointError(problem, f"{cause}; or {_ALLOW}" if cause else _HINT)
         warnings.append(problem)
     weightless = not manifest.weights and not incomplete  # a format without weights
     if not weightless and not failed and not any(file.weight for file in files):
@@ -240,10 +124,18 @@ def _findings(
                 path,
                 weight=path in weights,
                 unfinished=path in unfinished,
+                promised_bytes=manifest.sizes.get(path),
                 real_folder=real_folder,
             )
 
     return map_threads(look, list(dict.fromkeys((*others, *manifest.weights))), threads)
+
+
+def _cause(root: str, incomplete: Sequence[Incomplete], monitor: Monitor) -> str | None:
+    """Return in words why files are not there, None where that is not known."""
+    below = os.path.join(root, "")
+    with monitor.waiting(root):
+        return snapshots.elsewhere(root, [one.path.removeprefix(below) for one in incomplete])
 
 
 def _incomplete(root: str, incomplete: Sequence[Incomplete]) -> str:

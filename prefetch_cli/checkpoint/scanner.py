@@ -62,6 +62,10 @@ class Scanner:
         """Return whether the next value is an object; consumes nothing."""
         return self._first() == "{"
 
+    def is_array(self) -> bool:
+        """Return whether the next value is an array; consumes nothing."""
+        return self._first() == "["
+
     def members(self) -> Iterator[str]:
         """Yield the keys of an object; the caller consumes the value after each key."""
         self._expect("{")
@@ -71,6 +75,17 @@ class Scanner:
         while True:
             yield self._key()
             if self._closed("}"):
+                return
+
+    def elements(self) -> Iterator[None]:
+        """Yield once for each element of an array; the caller consumes its value."""
+        self._expect("[")
+        if self._first() == "]":
+            self._token()
+            return
+        while True:
+            yield
+            if self._closed("]"):
                 return
 
     def values(self) -> Iterator[Json]:

@@ -19,6 +19,8 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 MISTRAL_INDEX = "consolidated.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
 MISTRAL_PARAMETERS = "params.json"
+# Names by which torch's distributed checkpoints are known: these come before config.json.
+TORCH_SHARDS = "shard-[0-9]*-model-*-of-*.safetensors"
 
 # Training loops save these beside the weights; no server reads them.
 _NOT_WEIGHTS = (
@@ -59,6 +61,7 @@ class Family:
     never: tuple[str, ...] = ()  # globs
     only_with: str | None = None  # a glob: it counts only where that is, too
     not_with: str | None = None
+    beside: tuple[str, ...] = ()  # globs: read along with the others, no weights where they are not
 
 
 _SAFETENSORS_FORMATS = frozenset(
@@ -115,6 +118,7 @@ class Rules:
     # Layouts on which it fails before it has read anything.
     takes_nested_consolidated_for_mistral: bool = False
     takes_training_args_for_weights: bool = False
+    refuses_shards_in_folders: bool = False
 
     def of_format(self, load_format: LoadFormat) -> tuple[Family, ...]:
         """Return the families that count where this format is asked for."""
@@ -138,6 +142,11 @@ _SHARDED = Family(
 )
 _ANY_SAFETENSORS = Family(LoadFormat.HF, ("*.safetensors",))
 _TENSORS = Family(LoadFormat.TENSORIZER, ("*.tensors",))
+# torch.distributed.checkpoint and Megatron: what is not sharded is in common.pt.
+_DCP = Family(LoadFormat.DCP, ("*.distcp",), beside=(".metadata", "common.pt"))
+_ENGINE = Family(LoadFormat.ENGINE, ("*.engine", "*.plan"))
+_ONNX = Family(LoadFormat.ONNX, ("*.onnx",), beside=("*.onnx_data*", "*.onnx.data*"))
+_NPZ = Family(LoadFormat.NPZ, ("*.npz",))
 _HF = (_SAFETENSORS, _BIN, _PT)
 
 _FORMATS: Mapping[LoadFormat, tuple[Family, ...]] = {
@@ -155,13 +164,17 @@ _FORMATS: Mapping[LoadFormat, tuple[Family, ...]] = {
     LoadFormat.RUNAI_STREAMER_SHARDED: (_SHARDED,),
     LoadFormat.SHARDED_STATE: (_SHARDED,),
     LoadFormat.TENSORIZER: (_TENSORS,),
+    LoadFormat.DCP: (_DCP,),
+    LoadFormat.ENGINE: (_ENGINE,),
+    LoadFormat.ONNX: (_ONNX,),
+    LoadFormat.NPZ: (_NPZ,),
     LoadFormat.DUMMY: (),
     LoadFormat.IPC_CACHE: (),
 }
 
 _TRANSFORMERS_SAFETENSORS = (
     # Shards of torch's distributed checkpoints: everything beside them counts.
-    Family(LoadFormat.HF, ("*.safetensors",), only_with="shard-[0-9]*-model-*-of-*.safetensors"),
+    Family(LoadFormat.HF, ("*.safetensors",), only_with=TORCH_SHARDS),
     Family(LoadFormat.HF, ("model.safetensors",)),
     Family(LoadFormat.HF, (), SAFETENSORS_INDEX, index_decides=True),
 )
@@ -197,8 +210,10 @@ _COSMOS = ("Cosmos3ForConditionalGeneration", "Cosmos3EdgeForConditionalGenerati
 _RULES = (
     Rules(
         Server.VLLM,
-        # consolidated* wins wherever there is any; GGUF by its plugin.
-        (_MISTRAL, *_HF, _GGUF),
+        # consolidated* wins wherever there is any; GGUF by its plugin. The others are no formats of
+        # vLLM's: they are what a folder holds that is not for it. Beside *.distcp a common.pt is
+        # the least part.
+        (_MISTRAL, _SAFETENSORS, _BIN, _DCP, _PT, _GGUF, _ENGINE, _ONNX, _NPZ),
         extras=(
             Extra(
                 ("MoonshotKimiaForCausalLM", "KimiAudioForConditionalGeneration"),
@@ -215,6 +230,7 @@ _RULES = (
         ),
         loads_other_repos=True,
         takes_nested_consolidated_for_mistral=True,
+        refuses_shards_in_folders=True,
         takes_training_args_for_weights=True,
     ),
     Rules(
@@ -258,6 +274,7 @@ _RULES = (
             ),
             _BIN,
             _PTH,
+            _ENGINE,
         ),
     ),
     Rules(

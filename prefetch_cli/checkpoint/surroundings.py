@@ -12,6 +12,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint import selection
+from prefetch_cli.checkpoint.layouts import MODULAR_LAYOUT
 from prefetch_cli.checkpoint.manifest import Manifest
 from prefetch_cli.checkpoint.names import is_hidden
 from prefetch_cli.checkpoint.selection import ReadIndex, Want
@@ -145,10 +146,20 @@ def about_other_sets(
 
 
 def about_failing(
-    names: Collection[str], load_format: LoadFormat, rules: Rules, unread: Unread
+    names: Collection[str],
+    load_format: LoadFormat,
+    rules: Rules,
+    unread: Unread,
+    shards: Collection[str],
 ) -> Iterator[str]:
     """Yield a line for each layout on which this server fails before it has read anything."""
     server = rules.server.value
+    deep = sorted(shard for shard in shards if "/" in shard)
+    if rules.refuses_shards_in_folders and deep:
+        yield (
+            f"{server} ends on an index that names files in folders: {listing(deep)}; put them "
+            "beside the index, or serve it with another server"
+        )
     if load_format is not LoadFormat.AUTO:
         return
     nested = [path for path in unread.paths if _is_consolidated(posixpath.basename(path))]
@@ -175,6 +186,15 @@ def about_failing(
         )
 
 
+def about_lone(paths: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each file whose name promises others that nothing else tells of."""
+    for path in paths:
+        yield (
+            f"{printable(path)}: its name promises more files, but there are none, and no index: "
+            "warmed as it is"
+        )
+
+
 def about_format(load_format: LoadFormat) -> Iterator[str]:
     """Yield a line where this format does not read through the page cache."""
     if load_format in _PAST_THE_CACHE:
@@ -192,6 +212,15 @@ def about_other_repos(shown: str, repos: Sequence[str]) -> Iterator[str]:
         yield (
             f"{printable(shown)}: its config.json names {listing(list(repos))}, which the server "
             "loads too: give it as another CHECKPOINT"
+        )
+
+
+def about_other_places(shown: str, repos: Sequence[str]) -> Iterator[str]:
+    """Yield a line where a modular pipeline takes components from other repos."""
+    if repos:
+        yield (
+            f"{printable(shown)}: {MODULAR_LAYOUT} takes components from {listing(list(repos))}: "
+            "to warm them too, give each as another CHECKPOINT"
         )
 
 

@@ -13,14 +13,15 @@ from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, EXAMPLES, FLAGS, GROUPS, 
 from prefetch_cli.cli.types import Value
 from prefetch_cli.show.streams import Stream
 
-_ARGUMENTS = "CHECKPOINT... [-- COMMAND [ARG]...]"
+_ARGUMENTS = "[CHECKPOINT]... [-- COMMAND [ARG]...]"
 _TERM_COLUMNS = 26  # of the options in the help: the same in each group
 _ABOUT = (
     "Warm a model checkpoint into the page cache before a server maps it, and prove that it stayed "
     "there.\n\n"
     "CHECKPOINT is a directory, a weight file, an index file, or a repo id in a hub's local cache. "
     "Nothing is ever downloaded, or written to a checkpoint.\n\n"
-    "With COMMAND, the process becomes COMMAND and the warming goes on beside it.\n\n"
+    "With COMMAND, the process becomes COMMAND and the warming goes on beside it. "
+    "If COMMAND is a server that is known, CHECKPOINT may be left out.\n\n"
     f"Every option can also come from the environment, as {ENVIRONMENT_PREFIX}_THREADS=16."
 )
 

@@ -101,7 +101,8 @@ FLAGS = (
         help="Which weight files count, by vLLM's names and the server's rules.",
         details=(
             "`auto` takes consolidated*.safetensors if there are any, else *.safetensors, else "
-            "*.bin, else *.pt, else *.gguf. "
+            "*.bin, else *.distcp, else *.pt, else *.gguf, else *.engine and *.plan, else "
+            "*.onnx with the files that they name, else *.npz. "
             "If there is a model.safetensors.index.json, only the safetensors files that it names "
             "count. "
             "`hf` is the same without consolidated files and GGUF, and so is `bitsandbytes`; "
@@ -109,9 +110,14 @@ FLAGS = (
             "`fastsafetensors` and `instanttensor` are as `safetensors`, `modelexpress` as `auto`; "
             "`runai_streamer` takes *.safetensors whatever an index says, `sharded_state` and "
             "`runai_streamer_sharded` model-rank-*-part-*.safetensors, `tensorizer` *.tensors; "
+            "`dcp` (*.distcp, with .metadata and common.pt), `engine`, `onnx` and `npz` are no "
+            "names of vLLM's; "
             "`dummy` and `ipc_cache` read no weights; `all` takes every file below the directory. "
             f"That is {listed(LoadFormat)}, in any case. "
-            "Several GGUF models in one directory are ambiguous: choose one with `--include`."
+            "Several GGUF models are ambiguous: choose one by its quantisation, as in "
+            "org/name:Q4_K_M, or with `--include`. If there are none in the directory itself, "
+            "those in its folders count. The projector (mmproj) next to the model goes with it, "
+            "as llama.cpp takes it."
         ),
     ),
     Flag(
@@ -121,7 +127,14 @@ FLAGS = (
         repeatable=True,
         help="Read only files whose path below the checkpoint matches; repeatable.",
         details=(
-            "A * also matches /. Files left out do not count as missing. "
+            "A * also matches /. Files left out do not count as missing, and an index none of "
+            "whose files are wanted does not count: `--include '*.fp16.*'` takes that variant of "
+            "every component of a diffusers pipeline. A component of which nothing is left is "
+            "missing, unless each `--include` begins with another folder, or an `--exclude` names "
+            "its own. "
+            "If a glob has a / and the directory itself has no weights that the globs leave in, "
+            "the folders below are looked into, and each that has some counts as a checkpoint of "
+            "its own: fp8/*, Q4_K_M/*. "
             "It can be combined with `--exclude`."
         ),
     ),
@@ -131,7 +144,9 @@ FLAGS = (
         value=Value("GLOB"),
         repeatable=True,
         help="Leave out files whose path below the checkpoint matches; repeatable.",
-        details="It wins over `--include`.",
+        details=(
+            "It wins over `--include`. `--exclude 'vae/*'` leaves out a component of a pipeline."
+        ),
     ),
     Flag(
         names=("--weights-only",),
@@ -158,8 +173,14 @@ FLAGS = (
         value=one_of(Hub, "HUB"),
         help=f"Hub whose local cache holds the repo id: {listed(Hub)}.",
         details=(
-            "The default is modelscope if `VLLM_USE_MODELSCOPE` is true, else huggingface. "
-            "A path that exists is never taken for a repo id."
+            "The default is what the server would use: for vllm, modelscope if "
+            "`VLLM_USE_MODELSCOPE` is true; for sglang, modelscope if `SGLANG_USE_MODELSCOPE` is; "
+            "for ollama, ollama; else huggingface. "
+            "With `ollama`, CHECKPOINT is NAME or NAME:TAG as in `ollama list`: tiny, tiny:1b, "
+            "user/tiny:1b, hf.co/org/tiny:Q4_K_M. Upper and lower case are the same, and the tag "
+            "is latest by default. The blobs of the model, its adapters, draft model and projector "
+            "are read, in that order. "
+            "A path that exists is never taken for a repo id or a name."
         ),
     ),
     Flag(
@@ -167,14 +188,21 @@ FLAGS = (
         group="Checkpoint",
         value=Value("REV"),
         help="Branch, tag or commit of a repo id; by default its main branch.",
-        details="A commit may be abbreviated as long as it is unique.",
+        details=(
+            "A commit may be abbreviated as long as it is unique. "
+            "By default, the one that COMMAND gives for the same model. "
+            "A model of Ollama has its tag in its name instead."
+        ),
     ),
     Flag(
         names=("--cache-dir",),
         group="Checkpoint",
         value=Value("DIR", paths="dir"),
         help="The hub cache in which to look for a repo id.",
-        details="By default, where the hub's own library looks; see ENVIRONMENT.",
+        details=(
+            "By default, where COMMAND says that it looks, else where the hub's own library looks; "
+            "see ENVIRONMENT."
+        ),
     ),
     Flag(
         names=("--also",),

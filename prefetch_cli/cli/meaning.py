@@ -14,6 +14,7 @@ from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.rules import Values
+from prefetch_cli.commands.infer import Inferred, completed, infer
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.process.beside import Terms
@@ -30,6 +31,7 @@ def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str
     CommandError where COMMAND's libraries are wanted and there is no such COMMAND.
     """
     rank, world_size = _ranks(values["rank"], values["world_size"])
+    inferred = infer(command, environ) if command else None
     overrule = Overrule.NONE
     if values["force"]:
         overrule |= Overrule.FORCE
@@ -37,18 +39,7 @@ def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str
         overrule |= Overrule.PARTIAL
     return Options(
         action=_action(values),
-        request=Request(
-            references=tuple(
-                Reference(argument, values["revision"]) for argument in values["checkpoints"]
-            ),
-            server=values["server"],
-            hub=values["hub"],
-            cache_dir=values["cache_dir"],
-            load_format=values["load_format"],
-            filters=Filters(tuple(values["include"]), tuple(values["exclude"])),
-            weights_only=values["weights_only"],
-            allow_incomplete=values["allow_incomplete"],
-        ),
+        request=_request(values, inferred),
         libraries=_libraries(values, command, environ),
         rank=rank,
         world_size=world_size,
@@ -81,17 +72,47 @@ def to_display(values: Values, *, beside_command: bool = False) -> Display:
     )
 
 
+def _request(values: Values, inferred: Inferred | None) -> Request:
+    """Return the checkpoints that the user wants, else those that COMMAND reads.
+
+    Raises UsageError where nothing is wanted and COMMAND does not tell what it reads.
+    """
+    request = Request(
+        references=tuple(
+            Reference(argument, values["revision"]) for argument in values["checkpoints"]
+        ),
+        server=values["server"],
+        hub=values["hub"],
+        cache_dir=values["cache_dir"],
+        load_format=values["load_format"],
+        filters=Filters(tuple(values["include"]), tuple(values["exclude"])),
+        weights_only=values["weights_only"],
+        allow_incomplete=values["allow_incomplete"],
+    )
+    if inferred is not None:
+        request = completed(request, inferred, values["revision"])
+    if request.references or _wants_others(values):
+        return request
+    if inferred is None:
+        raise UsageError("expected at least one CHECKPOINT, found none", f"see {PROGRAM} --help")
+    raise UsageError(
+        f"expected CHECKPOINT, or a COMMAND that names it, found {inferred.problem}",
+        "give CHECKPOINT in front of --",
+    )
+
+
+def _wants_others(values: Values) -> bool:
+    """Return whether anything beside a checkpoint is wanted."""
+    return bool(values["also"] or values["package"] or values["libraries"])
+
+
 def _libraries(
     values: Values, command: Sequence[str], environ: Mapping[str, str]
 ) -> gather.Request | None:
     """Return what to warm before the checkpoint, None where that is nothing."""
-    packages = bool(values["package"] or values["libraries"])
-    if not packages and not values["also"]:
-        if not values["checkpoints"]:
-            raise UsageError(
-                "expected at least one CHECKPOINT, found none", f"see {PROGRAM} --help"
-            )
+    if not _wants_others(values):
         return None
+    packages = bool(values["package"] or values["libraries"])
     return gather.Request(
         paths=tuple(values["also"]),
         packages=tuple(values["package"]),

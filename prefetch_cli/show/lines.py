@@ -9,7 +9,9 @@ from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Progress, Wait
 from prefetch_cli.base.text import counted
 from prefetch_cli.base.words import Action
-from prefetch_cli.checkpoint.resolve import Checkpoint, Source
+from prefetch_cli.checkpoint.locate import Source
+from prefetch_cli.checkpoint.request import Role
+from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.linux.blockdev import Kind
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.plan.decision import NOTHING_MEANT
@@ -35,8 +37,8 @@ def facts(outcome: Outcome) -> Iterator[Line]:
         return
     for source in _sources(wanted):
         revision = f" at {source.revision[:12]}" if source.revision else ""
-        rule = f" (as {source.server.value} reads it)" if source.server else ""
-        yield "checkpoint", f"{source.argument}{revision}{rule}"
+        redirect = f", redirected to {source.redirect}" if source.redirect else ""
+        yield "checkpoint", f"{source.argument}{revision}{_how(source)}{redirect}"
     yield "size", _size(wanted)
     for found, files, size_bytes in wanted.by_filesystem:
         share = "" if files == len(wanted.found.files) else f", {format_size(size_bytes)} of it"
@@ -74,6 +76,20 @@ def _distance(found: FileSystem) -> str:
 
 def _sources(wanted: Wanted) -> tuple[Source, ...]:
     return wanted.found.sources if isinstance(wanted.found, Checkpoint) else ()
+
+
+def _how(source: Source) -> str:
+    """Return by whose rules a checkpoint is read, and where its name was found."""
+    parts = []
+    if source.role is Role.TOKENIZER:
+        parts.append("only its config and tokenizer files")
+    elif source.server is not None:
+        parts.append(f"as {source.server.value} reads it")
+    if source.inferred:
+        if source.role is Role.MODEL:
+            parts.append(f"load format {source.load_format.value}")
+        parts.append("from COMMAND")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _size(wanted: Wanted) -> str:

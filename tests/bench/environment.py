@@ -81,7 +81,7 @@ def make(directory: str, say: Say, *, torch: str = TORCH) -> ServerEnvironment:
     shutil.rmtree(directory, ignore_errors=True)
     _run(sys.executable, "-m", "venv", directory)
     found = ServerEnvironment(directory, (), "")
-    note = _objection(found.python, torch)
+    note = objection(found.python, torch)
     required = _REQUIRED if note else (*_REQUIRED, torch)
     with open(_SERVER, encoding="utf-8") as file:
         wheel = write_wheel(directory, file.read(), required)
@@ -95,7 +95,7 @@ def make(directory: str, say: Say, *, torch: str = TORCH) -> ServerEnvironment:
     return ServerEnvironment(directory, packages, note)
 
 
-def _objection(python: str, torch: str) -> str:
+def objection(python: str, torch: str) -> str:
     """Return why torch must be left out, else an empty string."""
     try:
         found = _run(python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", "-", torch)

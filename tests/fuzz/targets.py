@@ -15,12 +15,15 @@ from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint import gguf, hub, index, layouts, selection
-from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint import blobs, companions, gguf, index, layouts, selection
+from prefetch_cli.checkpoint.examine import examine, gguf_type
+from prefetch_cli.checkpoint.manifest import Terms
+from prefetch_cli.checkpoint.redirect import redirected
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import rules_of
+from prefetch_cli.hubs import hub
 from prefetch_cli.libraries import distributions
 from prefetch_cli.libraries.distributions import Interpreter
 from prefetch_cli.linux import advice, lustre, memory, mounts, readahead, unified
@@ -29,6 +32,8 @@ from prefetch_cli.plan import ranks
 
 Run = Callable[[bytes], None]
 
+# An ONNX model with one tensor in w.bin: graph, initializer, external_data, key and value.
+_ONNX = b"\x08\x08:\x19*\x17j\x15\n\x08location\x12\x09w.weights"
 _INDEX = json.dumps(
     {
         "metadata": {"total_size": 4_000_000_000},
@@ -55,7 +60,8 @@ _HEADER_TEXT = json.dumps(
 _HEADER = len(_HEADER_TEXT).to_bytes(8, "little") + _HEADER_TEXT + bytes(256)
 _GGUF = b"".join(
     (
-        b"GGUF" + struct.pack("<IQQ", 3, 1, 2),
+        b"GGUF" + struct.pack("<IQQ", 3, 1, 3),
+        struct.pack("<Q", 12) + b"general.type" + struct.pack("<IQ", 8, 6) + b"mmproj",
         struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 64),
         struct.pack("<Q", 1) + b"t" + struct.pack("<IIQ", 9, 8, 2),
         *(struct.pack("<Q", 3) + b"abc" for _ in range(2)),
@@ -63,6 +69,20 @@ _GGUF = b"".join(
         bytes(256),
     )
 )
+_OLLAMA = json.dumps(
+    {
+        "config": {"digest": f"sha256:{0:064x}", "size": 10},
+        "layers": [
+            {
+                "mediaType": f"application/vnd.ollama.image.{kind}",
+                "digest": f"sha256:{number:064x}",
+                "size": 100 * number,
+            }
+            for number, kind in enumerate(("model", "projector", "tensor; name=a", "params"))
+        ],
+        "manifests": [{"runner": "mlx", "digest": f"sha256:{1:064x}", "layers": []}],
+    }
+).encode()
 _MOUNTS = (
     b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
     b"30 22 0:26 / /mnt/a\\040b ro,noatime - nfs4 server:/export rw,vers=4.2,rsize=1048576\n"
@@ -114,7 +134,10 @@ def targets() -> list[Target]:
         ),
         Target("gguf", (_GGUF, b"GGUF\3\0\0\0"), partial(_header, name="model.gguf")),
         Target("zip", (b"PK\3\4PK\5\6" + bytes(18),), partial(_header, name="model.pt")),
+        Target("onnx", (_ONNX, b"__0_0.distcp__11_2.distcp"), _companions),
         Target("ref", (b"0123456789abcdef0123456789abcdef01234567", b"main\n", b"refs/pr/1"), _ref),
+        Target("ollama", (_OLLAMA,), _ollama),
+        Target("redirects", (b'{"org/name": "/m"}', b"org/name /m\na b c\n"), _redirects),
         Target("mounts", (_MOUNTS,), _mounts),
         Target("devices", (b"/dev/shm/i\n", b"tcp\n", b"EphemeralDisk   \n", b"1\n"), _devices),
         Target("unified", (b"nvidia,tegra234\0", b"0x10de\n", b"NVIDIA_DGX_Spark\n"), _unified),
@@ -153,13 +176,26 @@ def _index(_folder: Path) -> Run:
 
 def _layout(_folder: Path) -> Run:
     def run(content: bytes) -> None:
-        for layout in (layouts.DIFFUSERS_LAYOUT, layouts.SENTENCE_TRANSFORMERS_LAYOUT):
+        layouts.is_old_router(content)
+        for layout in (*layouts.OF_WHOLE_MODELS, layouts.ROUTER_LAYOUT):
             try:
-                found = layouts.component_folders(f"/m/{layout}", content)
+                found = layouts.components(f"/m/{layout}", content)
             except PrefetchError:
                 continue
-            for name in found:
-                assert _is_below("/m", name), name
+            for one in found:
+                assert not one.folder or _is_below("/m", one.folder), one
+
+    return run
+
+
+def _companions(_folder: Path) -> Run:
+    def run(content: bytes) -> None:
+        def read(offset: int, size_bytes: int) -> bytes:
+            return content[offset : offset + size_bytes]
+
+        companions.external_data(len(content), read)
+        for name in companions.shards_in(len(content), read):
+            assert _is_below("/m", name), name
 
     return run
 
@@ -171,6 +207,7 @@ def _header(folder: Path, name: str) -> Run:
         path.write_bytes(content)
         before = os.stat(path)
         examine(str(path), weight=True)
+        gguf_type(str(path))
         after = os.stat(path)
         assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
 
@@ -198,6 +235,33 @@ def _ref(folder: Path) -> Run:
             except PrefetchError:
                 continue
             assert os.path.realpath(found.path).startswith(f"{os.path.realpath(repo)}/snapshots/")
+
+    return run
+
+
+def _ollama(folder: Path) -> Run:
+    path = folder / "manifests" / "host" / "user" / "model" / "tag"
+    path.parent.mkdir(parents=True)
+    terms = Terms("model:tag", LoadFormat.AUTO, rules_of(Server.OLLAMA), True, Filters())
+
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        found = blobs.of_manifest(str(path), terms)
+        for each in (*found.weights, *found.folders[0].side, *found.sizes):
+            assert os.path.dirname(os.path.normpath(each)) == str(folder / "blobs")
+        assert all(text.isprintable() for text in found.warnings)
+        assert all(0 <= size_bytes < 2**63 for size_bytes in found.sizes.values())
+
+    return run
+
+
+def _redirects(folder: Path) -> Run:
+    path = folder / "redirects"
+
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        environ = {"VLLM_MODEL_REDIRECT_PATH": str(path)}
+        assert redirected("org/name", Server.VLLM, environ) != ""
 
     return run
 
@@ -389,7 +453,13 @@ def _names(_folder: Path) -> Run:
                     )
             except PrefetchError as error:
                 assert str(error).isprintable()  # noqa: PT017
-        gguf.models(names)
+        models = list(gguf.models(names).values())
+        for name in models[:5]:
+            gguf.parts(name)
+            gguf.projector(names, name)
+            label = gguf.quantisation(name)
+            assert label is None or name in gguf.of_quantisation(models, label)
+        gguf.llama_cpp_choice(models, names[0] if names else None)
         assert printable("".join(names)).isprintable()
 
     return run

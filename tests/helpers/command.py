@@ -19,7 +19,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 COMMAND = (sys.executable, "-m", "prefetch_cli")
 _LONGEST_SECONDS = 60
 # Variables that would change the words, the width or the choice of files.
-_DROPPED = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "VLLM_USE_MODELSCOPE")
+_DROPPED = (
+    *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"),
+    *("VLLM_USE_MODELSCOPE", "SGLANG_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH", "OLLAMA_MODELS"),
+)
 
 
 def unprivileged() -> list[str]:

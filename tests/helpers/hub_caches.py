@@ -1,4 +1,4 @@
-"""Hub caches to search: huggingface_hub writes its own; we write ModelScope's by hand."""
+"""Hub caches to search: huggingface_hub writes its own, the others are written by hand."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 FILES = ("config.json", "model.safetensors", "original/params.json")
@@ -46,6 +47,7 @@ class Download:
     repo_id: str
     revision: str | None = None
     filename: str | None = None
+    local_dir: Path | None = None
     symlinks: bool = True
 
 
@@ -54,7 +56,14 @@ class FakeHub:
     """The server's content: the commit of each revision, the same for every repo."""
 
     revisions: Mapping[str, str]
+    files: Mapping[str, bytes] = field(default_factory=lambda: dict.fromkeys(FILES, b""))
+    stalls_at: str = ""  # the file of which only the first half ever comes
+    stalled: threading.Event = field(default_factory=threading.Event)
     requests: list[str] = field(default_factory=list)
+
+    def content(self, commit: str, name: str) -> bytes:
+        """Return what a file has; an empty one stands for a text that tells the commit."""
+        return self.files[name] or _content(commit, name)
 
     def commit_of(self, revision: str) -> str | None:
         if revision in self.revisions.values():
@@ -63,12 +72,16 @@ class FakeHub:
 
 
 def write_caches(hub: FakeHub, downloads: Sequence[Download], home: Path) -> None:
-    """Let huggingface_hub itself write caches, from a server of `hub` on 127.0.0.1."""
+    """Let huggingface_hub itself write caches, from a server of `hub` on 127.0.0.1.
+
+    Where the hub stalls, huggingface_hub is killed, as a job is that runs out of time or memory.
+    """
     steps = []
     for download in downloads:
         step = {"repo_id": download.repo_id, "cache_dir": str(download.cache)}
         step |= {} if download.revision is None else {"revision": download.revision}
         step |= {} if download.filename is None else {"filename": download.filename}
+        step |= {} if download.local_dir is None else {"local_dir": str(download.local_dir)}
         steps.append({**step, "symlinks": download.symlinks})
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -80,19 +93,28 @@ def write_caches(hub: FakeHub, downloads: Sequence[Download], home: Path) -> Non
         "HF_HUB_DISABLE_XET": "1",
         "PATH": os.environ["PATH"],
     }
+    server.daemon_threads = True
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _WRITER],
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
-        subprocess.run(
-            [sys.executable, "-c", _WRITER],
-            input=json.dumps(steps),
-            env=environ,
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=60,
-        )
-    except subprocess.CalledProcessError as error:
-        raise AssertionError(f"{error.stderr}\n{hub.requests}") from error
+        if hub.stalls_at:
+            assert writer.stdin is not None
+            writer.stdin.write(json.dumps(steps))
+            writer.stdin.close()
+            assert hub.stalled.wait(timeout=60), hub.requests
+            writer.kill()
+            writer.wait()
+        else:
+            _, problem = writer.communicate(json.dumps(steps), timeout=60)
+            assert writer.returncode == 0, f"{problem}\n{hub.requests}"
     finally:
+        writer.kill()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -128,35 +150,41 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _file(self, found: str, name: str) -> None:
             headers = {"X-Repo-Commit": found}
-            if name not in FILES:
+            if name not in hub.files:
                 return self._send(404, b"", {**headers, "X-Error-Code": "EntryNotFound"})
-            content = _content(found, name)
+            content = hub.content(found, name)
             etag = hashlib.sha1(content).hexdigest()
-            return self._send(200, content, {**headers, "ETag": f'"{etag}"'})
+            return self._send(200, content, {**headers, "ETag": f'"{etag}"'}, name)
 
         def _info(self, found: str, _: str) -> None:
-            siblings = [{"rfilename": name} for name in FILES]
+            siblings = [{"rfilename": name} for name in hub.files]
             self._send_json({"id": "x", "modelId": "x", "sha": found, "siblings": siblings})
 
         def _tree(self, found: str, _: str) -> None:
             self._send_json(
                 [
                     {"type": "file", "path": name, "size": len(content), "oid": commit(name)}
-                    for name in FILES
-                    for content in [_content(found, name)]
+                    for name in hub.files
+                    for content in [hub.content(found, name)]
                 ]
             )
 
         def _send_json(self, document: object) -> None:
             self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
 
-        def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        def _send(
+            self, status: int, body: bytes, headers: Mapping[str, str], name: str = ""
+        ) -> None:
             self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
+            for header, value in headers.items():
+                self.send_header(header, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if self.command == "GET":
+            if self.command == "GET" and name and name == hub.stalls_at:
+                self.wfile.write(body[: len(body) // 2])
+                hub.stalled.set()
+                self.connection.recv(1)  # until the other side is gone
+            elif self.command == "GET":
                 self.wfile.write(body)
 
     return Handler
@@ -199,3 +227,42 @@ def lay_modelscope(directory: Path, *, version: str | None = None) -> str:
     if version is not None:
         (directory / ".mv").write_text(version)
     return str(directory)
+
+
+OLLAMA_KIND = "application/vnd.ollama.image."
+_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+def lay_blob(store: Path, content: bytes) -> str:
+    """Write a blob as Ollama names it, and return its digest."""
+    (store / "blobs").mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(content).hexdigest()
+    (store / "blobs" / f"sha256-{name}").write_bytes(content)
+    return f"sha256:{name}"
+
+
+def ollama_manifest(store: Path, layers: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+    """Return a manifest of layers, each with its kind and content, and write their blobs."""
+
+    def layer(kind: str, content: bytes) -> dict[str, Any]:
+        return {"mediaType": kind, "digest": lay_blob(store, content), "size": len(content)}
+
+    return {
+        "schemaVersion": 2,
+        "mediaType": _MANIFEST,
+        "config": layer("application/vnd.docker.container.image.v1+json", b'{"os":"linux"}'),
+        "layers": [layer(f"{OLLAMA_KIND}{kind}", content) for kind, content in layers],
+    }
+
+
+def lay_ollama(store: Path, name: str, manifest: object) -> str:
+    """Write a manifest under `HOST/NAMESPACE/MODEL/TAG`, and return its path."""
+    path = store / "manifests" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(manifest))
+    return str(path)
+
+
+def blobs_of(store: Path, *contents: bytes) -> list[str]:
+    """Return the paths that blobs with these contents have."""
+    return [f"{store}/blobs/sha256-{hashlib.sha256(content).hexdigest()}" for content in contents]

@@ -15,6 +15,7 @@
     --default-permissions  the kernel checks file modes; without it nobody does
     --subtype NAME         mounted as `fuse.NAME`, not as `fuse`
     --source NAME          what mountinfo shows as mounted: `passthrough` without it
+    --log FILE             each read that the kernel asks for becomes a line of FILE, see `reads`
 
 It prints `mounted` and serves until it is unmounted, gets SIGTERM, or the pipe on its standard
 input closes; then it unmounts. It dies with its parent. Nothing may be mounted on MOUNTPOINT.
@@ -39,6 +40,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _MAY_NOT_MOUNT = 77  # the exit code; any other failure is a defect
@@ -66,6 +68,7 @@ _PR_SET_PDEATHSIG = 1
 _ROOT_NODE = 1
 _HEADER = struct.Struct("=IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, padding
 _ANSWER = struct.Struct("=IiQ")
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _ENDINGS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -82,7 +85,7 @@ class Options:
         self.short: int | None = None
         self.max_background = _BACKGROUND
         self.delay = 0.0
-        self.subtype = ""
+        self.subtype = self.log = ""
         self.source = "passthrough"
         kinds: dict[str, Callable[[str], object]] = {
             "fail_read": int,
@@ -92,6 +95,7 @@ class Options:
             "delay": float,
             "subtype": str,
             "source": str,
+            "log": str,
         }
         left = iter(arguments)
         for argument in left:
@@ -115,6 +119,7 @@ class Server:
         self._folders: dict[int, list[tuple[bytes, os.stat_result]]] = {}
         self._handles = 0
         self._lock = threading.Lock()
+        self._log = os.open(self._options.log or os.devnull, _APPEND, 0o644)
         self._calls = {
             _INIT: self._init,
             _LOOKUP: self._lookup,
@@ -157,9 +162,11 @@ class Server:
                 if error.errno in {errno.EINTR, errno.ENOENT, errno.EAGAIN}:
                     continue  # ENOENT: the request was interrupted before it was handed out
                 return
-            _, opcode, unique, node, *_ = _HEADER.unpack_from(request)
+            _, opcode, unique, node, _, _, thread, _ = _HEADER.unpack_from(request)
             code, answer = 0, b""
             try:
+                if opcode == _READ and self._options.log:
+                    self._record(thread, node, request[_HEADER.size :])
                 found = self._answer(opcode, node, request[_HEADER.size :])
             except OSError as error:
                 code = error.errno or errno.EIO
@@ -244,6 +251,16 @@ class Server:
         if options.fail_read is not None and offset <= options.fail_read < end:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return os.pread(descriptor, min(size, options.short or size), offset)
+
+    def _record(self, thread: int, node: int, body: bytes) -> None:
+        # It waits for the answer, or reads ahead and goes on: then it may be gone, and is unknown.
+        process = 0
+        with contextlib.suppress(OSError), open(f"/proc/{thread}/status", "rb") as status:
+            process = next(int(line[5:]) for line in status if line.startswith(b"Tgid:"))
+        _, offset, size = struct.unpack_from("=QQI", body)
+        name = os.path.relpath(self._paths[node], self._paths[_ROOT_NODE])
+        # One write, so that the threads' lines do not mix.
+        os.write(self._log, b"%d %d %d %s\n" % (process, offset, size, name))
 
     def _release(self, node: int, body: bytes) -> bytes:
         os.close(struct.unpack_from("=Q", body)[0])
@@ -365,6 +382,22 @@ def main(arguments: Sequence[str]) -> None:
     signal.sigwait(_ENDINGS)
     server.unmount()
     os._exit(0)  # threads may still be in the middle of a delay
+
+
+class Read(NamedTuple):
+    """A read that the kernel asked for."""
+
+    process: int  # that reads, or for which the kernel reads ahead; 0: it was gone
+    offset: int
+    size_bytes: int  # whole pages: may reach beyond the end of the file
+    name: str  # below the mount
+
+
+def reads(log: str) -> list[Read]:
+    """Return what a mount with `--log` was asked for, in order. No name may have a newline."""
+    with open(log, encoding="utf-8", errors="surrogateescape") as file:
+        split = [line.rstrip("\n").split(" ", 3) for line in file]
+    return [Read(int(part[0]), int(part[1]), int(part[2]), part[3]) for part in split]
 
 
 @contextlib.contextmanager

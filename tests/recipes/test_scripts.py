@@ -18,7 +18,10 @@ from tests.helpers.command import Done
 from tests.recipes.section import linter, of_language, recipe
 from tests.recipes.server import Notes, Server
 
-RECIPES = ("slurm-before", "slurm-beside", "slurm-nodes", "docker-run", "numa", "evict")
+RECIPES = (
+    *("slurm-before", "slurm-beside", "slurm-nodes", "docker-run", "numa", "evict"),
+    "command-alone",
+)
 SLURM = [name for name in RECIPES if name.startswith("slurm-")]
 # Makes the read of 20 MiB outlast the server's start.
 SLOW = {"PREFETCH_CLI_MAX_RATE": "10M"}
@@ -171,6 +174,15 @@ def test_numa_warms_before_the_server_starts(server: Server, cold: str) -> None:
     notes = one_start(server)
     assert notes.words == ["serve", cold, "--tensor-parallel-size", "8"]
     assert notes.part_at_start >= 0.99, done
+
+
+def test_command_alone_warms_what_the_server_is_told_to_serve(server: Server, cold: str) -> None:
+    done = run(server, "command-alone", cold, **SLOW)
+    assert done.code == 0, done
+    notes = one_start(server)
+    assert notes.words == ["serve", cold, "--port", "8000"]
+    assert notes.environment["OMP_NUM_THREADS"] == "1"
+    assert notes.part_at_load >= 0.99, done
 
 
 def test_evict_drops_what_is_not_mapped(server: Server, warm: str, built: BuiltCheckpoint) -> None:

@@ -55,7 +55,7 @@ SIZE = "expected a size from 1 byte to 2^63 - 1 bytes"
         (["--time-limit", "soon"], "--time-limit: expected a duration such as 90s"),
         (["--engine", "warp"], "--engine: expected auto, advise, splice or read, found 'warp'"),
         (["--split", "AUTO"], "--split: expected auto, files or bytes, found 'AUTO'"),
-        (["--hub", "x"], "--hub: expected huggingface or modelscope, found 'x'"),
+        (["--hub", "x"], "--hub: expected huggingface, modelscope or ollama, found 'x'"),
         (["--nope"], "expected an option, found --nope; see prefetch-cli --help"),
         (["--thread", "4"], "expected an option, found --thread; did you mean --threads?"),
         (["--cold"], "expected an option, found --cold; see prefetch-cli --help"),

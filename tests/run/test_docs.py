@@ -18,6 +18,7 @@ from prefetch_cli.base.errors import ExitCode, interrupted_exit_code
 from prefetch_cli.base.words import Overrule
 from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.main import command
+from prefetch_cli.commands.syntaxes import STARTS
 from prefetch_cli.plan import ranks
 from prefetch_cli.plan.decision import Facts, Reason, Storage, Verdict, budget, decide
 from tests.helpers.command import ROOT
@@ -98,9 +99,11 @@ def test_help_man_page_and_readme_have_the_same_options(readme: str, man_page: s
 
 def test_no_document_names_a_flag_that_is_not_there(readme: str) -> None:
     known = flags_of_command() | {"--"}
-    others = {  # of pip, make bench-vm, sbatch, srun, docker, numactl and the servers
+    others = {  # of pip, make test-peers, bench-vm, sbatch, srun, docker, numactl and the servers
+        "--directories",
         "--entrypoint",
         "--exclusive",
+        "--first-seed",
         "--gpus",
         "--headless",
         "--init",
@@ -129,6 +132,7 @@ def test_no_document_names_a_flag_that_is_not_there(readme: str) -> None:
         "--gpus-per-node",
         "--tensor-parallel-size",
         "--port",
+        *(name for start in STARTS for one in start.syntax.options for name in one.names),
     }
     pages = [plain(page(name)) for name in PAGES]
     for text in (readme, *pages, *map(read, ("CHANGELOG.md", "tests/README.md", BENCH))):

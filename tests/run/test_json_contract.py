@@ -61,7 +61,7 @@ def document(action: str, **changed: Schema) -> Schema:
             sources=several(
                 record(
                     argument=WORD,
-                    kind=words("directory", "file", "huggingface", "modelscope"),
+                    kind=words("directory", "file", "huggingface", "modelscope", "ollama"),
                     path=WORD,
                     revision=either(WORD, NULL),
                     load_format=words(*(one.value for one in LoadFormat if one.value != "auto")),

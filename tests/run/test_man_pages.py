@@ -76,7 +76,7 @@ def test_a_flag_is_written_with_minus_signs(name: str) -> None:
 def test_commands_of_the_pages_can_be_given() -> None:
     texts = [block.text for name in HANDWRITTEN for block in blocks(page(name))]
     lines = [line for text in texts for line in examples.command_lines(text)]
-    assert len(lines) == 10
+    assert len(lines) == 11
     for line in lines:
         examples.assert_can_be_given(line)
 

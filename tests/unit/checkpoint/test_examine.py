@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.examine import examine, is_gguf
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.files import open_to_read
@@ -434,6 +434,8 @@ def cold(request: pytest.FixtureRequest, tmp_path: Path) -> ColdShard:
 
 @needs_oracle
 def test_a_look_at_a_cold_shard_leaves_it_cold(cold: ColdShard) -> None:
+    assert not is_gguf(str(cold.path))
+    assert oracle.resident_bytes([str(cold.path)]) == 0
     assert isinstance(look(cold.path), File)
     assert oracle.resident_bytes([str(cold.path)]) == 0
 

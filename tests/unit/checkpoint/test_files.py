@@ -2,7 +2,8 @@
 
 import pytest
 
-from prefetch_cli.checkpoint.files import File, Found, each_once, stays_below
+from prefetch_cli.base.text import stays_below
+from prefetch_cli.checkpoint.files import File, Found, each_once
 
 
 def file(path: str, inode: int, device: int = 1) -> File:

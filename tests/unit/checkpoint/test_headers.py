@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from prefetch_cli.checkpoint import headers
-from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.examine import examine, gguf_type, is_gguf
 from prefetch_cli.checkpoint.files import File, Incomplete
+from tests.helpers import gguf_files
 from tests.helpers.command import run
 
 KIB = 1024
@@ -87,6 +88,25 @@ def test_a_gguf_that_is_cut_anywhere_is_incomplete(
     assert reason(path) is not None
 
 
+@pytest.mark.parametrize("name", ["sha256-0123", "m", "m.bin", "m.safetensors", "m.gguf.old"])
+def test_what_begins_with_gguf_is_one_whatever_its_name(tmp_path: Path, name: str) -> None:
+    path = write_gguf(tmp_path / name)
+    assert is_gguf(str(path))
+    end = unpadded_end(path)
+    os.truncate(path, end)
+    assert reason(path) is None
+    os.truncate(path, end - 1)
+    assert "its header promises" in (reason(path) or "")
+
+
+def test_what_is_no_gguf_or_cannot_be_read_is_none(tmp_path: Path) -> None:
+    for name, content in (("a", b""), ("b", b"GGU"), ("c", b" GGUF")):
+        (tmp_path / name).write_bytes(content)
+        assert not is_gguf(str(tmp_path / name))
+    assert not is_gguf(str(tmp_path))
+    assert not is_gguf(str(tmp_path / "absent"))
+
+
 def test_the_sizes_of_blocks_are_those_of_gguf() -> None:
     known = {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()}
     assert headers._BLOCKS.items() <= known.items()
@@ -128,6 +148,51 @@ def test_a_hostile_gguf_ends_soon(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text_array)
     os.truncate(path, 1 << 40)
     assert reason(path) is None
+
+
+def test_texts_far_apart_do_not_cost_a_read_each() -> None:
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+    head += struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, 8, 3_000_000)
+    reads = 0
+
+    def read(_offset: int, length: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return struct.pack("<Q", 200_000) * (length // 8)  # each text ends behind this chunk
+
+    first = head.ljust(4096, b"\x01")
+    assert headers.what_is_missing("m.gguf", 1 << 60, first, read) is None
+    assert reads <= 1_000
+    assert headers.gguf_type(first, read) is None
+    assert reads <= 2_000
+
+
+@pytest.mark.parametrize("kind", ["model", "mmproj", "adapter", "imatrix", "another"])
+@pytest.mark.parametrize("texts", [1, 40_000])
+def test_the_type_of_a_gguf(tmp_path: Path, kind: str, texts: int) -> None:
+    path = gguf_files.write_gguf(tmp_path / "m", kind, texts=texts)
+    assert gguf_type(str(path)) == kind
+
+
+def test_the_type_is_not_looked_for_behind_a_vocabulary(tmp_path: Path) -> None:
+    path = gguf_files.write_gguf(tmp_path / "m", None, texts=40_000)
+
+    def read(offset: int, _length: int) -> bytes:
+        raise AssertionError(offset)
+
+    assert headers.gguf_type(path.read_bytes()[:4096], read) is None
+
+
+def test_a_gguf_without_a_type(tmp_path: Path) -> None:
+    old = gguf_files.write_gguf(tmp_path / "m", None)
+    clip = gguf_files.write_gguf(tmp_path / "c", None, architecture="clip")
+    typed = gguf_files.write_gguf(tmp_path / "t", "model", architecture="clip")
+    assert [gguf_type(str(path)) for path in (old, clip, typed)] == [None, "mmproj", "model"]
+    for content in (b"", b"GGUF", b"GGUF" + struct.pack("<IQQ", 3, 0, 9), b"{}", bytes(9000)):
+        old.write_bytes(content)
+        assert gguf_type(str(old)) is None
+    assert gguf_type(str(tmp_path)) is None
+    assert gguf_type(str(tmp_path / "none")) is None
 
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.gguf", "m.bin", "m.pt", "m.pth"])

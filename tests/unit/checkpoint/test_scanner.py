@@ -79,6 +79,22 @@ def test_the_values_of_members_are_those_of_json_loads(document: dict[str, Any],
     assert repr([value for value in found if not isinstance(value, str)]) == repr(others)
 
 
+@given(st.lists(SCALARS | st.just([1, {"a": "b"}]) | st.just({})), st.integers(1, 40))
+def test_the_elements_of_an_array_are_those_of_json_loads(document: list[Any], size: int) -> None:
+    scanner = Scanner(pieces(json.dumps(document).encode(), size))
+    assert scanner.is_array()
+    found = [scanner.value() for _ in scanner.elements()]
+    scanner.end()
+    assert repr(found) == repr([shallow(value) for value in document])
+
+
+@pytest.mark.parametrize("content", [b"[1 2]", b"[1,]", b"[,]", b"[1", b"[", b"{}", b"[1}"])
+def test_an_array_that_is_none_is_refused(content: bytes) -> None:
+    scanner = Scanner([content])
+    with pytest.raises(NotJsonError):
+        [scanner.value() for _ in scanner.elements()]
+
+
 # Only characters of JSON, so that most texts are almost valid.
 @settings(max_examples=500)
 @given(st.text(alphabet='[]{}:,"\\ \n0123456789eE+-.truefalsnNaIity\x01\x1f\u00e9', max_size=30))

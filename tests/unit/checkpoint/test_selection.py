@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint import gguf
+from prefetch_cli.checkpoint import gguf, layouts
 from prefetch_cli.checkpoint.index import Index, parse_index
-from prefetch_cli.checkpoint.layouts import component_folders
 from prefetch_cli.checkpoint.names import natural_key
 from prefetch_cli.checkpoint.selection import (
     Filters,
@@ -232,7 +231,7 @@ def test_an_index_file_decides_alone() -> None:
     [
         (shards(4), []),
         ([shards(4)[0], shards(4)[2]], [shards(4)[1], shards(4)[3]]),
-        (["model-00000-of-00003.safetensors"], None),
+        ([f"model-0000{number}-of-00004.safetensors" for number in (0, 2)], None),
         # As DeepSeek and Kimi number their shards.
         (
             ["model-00002-of-000003.safetensors", "model-00003-of-000003.safetensors"],
@@ -249,12 +248,15 @@ def test_an_index_file_decides_alone() -> None:
             ["model-1-of-12.safetensors", "model-11-of-12.safetensors"],
         ),
         (
-            [*shards(2), "other-00002-of-00002.safetensors"],
-            ["other-00001-of-00002.safetensors"],
+            [*shards(2), *shards(3, "other-")[1:]],
+            ["other-00001-of-00003.safetensors"],
         ),
-        (["model-00002-of-00002.fp16.safetensors"], ["model-00001-of-00002.fp16.safetensors"]),
+        (
+            [f"model-0000{number}-of-00003.fp16.safetensors" for number in (2, 3)],
+            ["model-00001-of-00003.fp16.safetensors"],
+        ),
         (["model-00001-of-00001.safetensors"], []),
-        (["model-00005-of-00004.safetensors"], shards(4)),
+        ([f"model-0000{number}-of-00004.safetensors" for number in (5, 6)], shards(4)),
         (["model-00001-of-00000.safetensors"], []),
         (["best-of.safetensors", "v2.safetensors"], []),
     ],
@@ -273,9 +275,11 @@ def test_numbers_tell_what_is_missing(names: list[str], missing: list[str] | Non
 
 
 def test_a_hostile_number_does_not_make_a_billion_names() -> None:
-    assert len(weights(["m-000000001-of-999999999.safetensors"])) == 10_001
-    many = ["a-1-of-900000000.safetensors", "b-1-of-900000000.safetensors"]
-    assert len(weights(many)) == 10_002
+    assert len(weights(["m-000000001-of-999999999.gguf"])) == 10_001
+    many = [f"{base}-{number}-of-900000000.safetensors" for base in "ab" for number in (1, 2)]
+    assert len(weights(many)) == 10_004
+    lone = ["a-1-of-900000000.safetensors", "b-1-of-900000000.safetensors"]
+    assert weights(lone) == lone
 
 
 @given(
@@ -399,9 +403,11 @@ def test_the_index_of_a_component_may_have_any_name() -> None:
     assert weights(["old.safetensors"], component=True, indexes={index: named}) == named
     assert weights(["old.safetensors"], indexes={index: named}) == ["old.safetensors"]
     assert weights([], component=True, indexes={index: named, variant: ["x.safetensors"]}) == named
-    # With several, none is certain to count.
-    ambiguous = weights(["a.safetensors"], component=True, indexes={index: named, other: named})
-    assert ambiguous == ["a.safetensors"]
+    # diffusers' own name decides; of several others, none is certain to count.
+    several = {index: named, other: ["x.safetensors"]}
+    assert weights(["a.safetensors"], component=True, indexes=several) == named
+    ambiguous = {"b" + other: named, other: named}
+    assert weights(["a.safetensors"], component=True, indexes=ambiguous) == ["a.safetensors"]
 
 
 def test_a_component_has_no_layout_of_a_whole_checkpoint() -> None:
@@ -409,24 +415,6 @@ def test_a_component_has_no_layout_of_a_whole_checkpoint() -> None:
     assert selected.load_format is LoadFormat.HF
     assert chosen(["m.gguf"], component=True).weights == ()
     assert weights(["m.gguf"], LoadFormat.GGUF, component=True) == ["m.gguf"]
-
-
-# GGUF
-
-
-def test_the_models_among_gguf_files() -> None:
-    split = shards(3, "big-Q4_K_M-", ".gguf")
-    names = ["mmproj-F16.gguf", "model.MMPROJ-Q8.gguf", "small.gguf", *split, "[red]x.gguf"]
-    models = gguf.models(names)
-    assert list(models.values()) == ["[red]x.gguf", split[0], "small.gguf"]
-    for glob, first in models.items():
-        matched = fnmatch.filter(names, glob)
-        assert matched == (split if first == split[0] else [first])
-
-
-def test_gguf_files_that_are_not_parts_stand_alone() -> None:
-    assert gguf.parts("model.gguf") == ["model.gguf"]
-    assert gguf.models(["mmproj.gguf"]) == {}
 
 
 # Config and tokenizer files
@@ -621,12 +609,16 @@ def test_any_content_is_an_index_below_its_folder_or_refused(content: bytes) -> 
 # Layouts
 
 
+def named(path: str, content: bytes) -> list[str]:
+    return [one.folder for one in layouts.components(path, content)]
+
+
 def components(document: object) -> list[str]:
-    return component_folders("/m/model_index.json", json.dumps(document).encode())
+    return named("/m/model_index.json", json.dumps(document).encode())
 
 
 def modules(document: object) -> list[str]:
-    return component_folders("/m/modules.json", json.dumps(document).encode())
+    return named("/m/modules.json", json.dumps(document).encode())
 
 
 def test_the_components_of_diffusers() -> None:
@@ -658,7 +650,7 @@ def test_the_modules_of_sentence_transformers() -> None:
             {"idx": 6, "name": "6"},
             "no module",
         ]
-    ) == ["1_Pooling", "deep/2_Dense"]
+    ) == ["", "1_Pooling", "deep/2_Dense", "3_Normalize"]
 
 
 @pytest.mark.parametrize(
@@ -680,4 +672,4 @@ def test_a_malformed_layout(parse: object, document: object, message: str) -> No
 
 def test_a_layout_that_is_not_json() -> None:
     with pytest.raises(CheckpointError, match=r"^/m/modules\.json: expected JSON, found none"):
-        component_folders("/m/modules.json", b"version https")
+        named("/m/modules.json", b"version https")

@@ -230,11 +230,8 @@ def test_npcache_reads_the_arrays_that_it_has_made(tmp_path: Path, server: Serve
     assert names(resolved(tmp_path, server=server), tmp_path, weight=True) == ["a.bin", "b.bin"]
 
 
-@pytest.mark.parametrize("staged", [False, True])
-def test_sharded_state_needs_a_file_of_each_rank_whatever_an_index_says(
-    tmp_path: Path, staged: bool
-) -> None:
-    name = "model-pp-0-tp-{}-part-{}.safetensors" if staged else "model-rank-{}-part-{}.safetensors"
+def test_sharded_state_needs_a_file_of_each_rank_whatever_an_index_says(tmp_path: Path) -> None:
+    name = "model-rank-{}-part-{}.safetensors"
     files = [name.format(rank, part) for rank in (0, 1, 10) for part in (0, 1)]
     write(tmp_path, files, index={HF_INDEX: shards(2)})
     message = refusal(tmp_path, load_format=LoadFormat.SHARDED_STATE).message
@@ -245,6 +242,20 @@ def test_sharded_state_needs_a_file_of_each_rank_whatever_an_index_says(
     expected += [name.format(rank, 0) for rank in range(2, 10)]
     expected += [name.format(10, part) for part in (0, 1)]
     assert read_by(tmp_path, Server.VLLM, load_format=LoadFormat.SHARDED_STATE) == expected
+
+
+def test_sharded_state_in_stages_needs_each_rank_of_each_stage(tmp_path: Path) -> None:
+    name = "model-pp-{}-tp-{}-part-0.safetensors"
+    write(tmp_path, [name.format(0, rank) for rank in (0, 1)])
+    # A single stage would have the other names.
+    message = refusal(tmp_path, load_format=LoadFormat.SHARDED_STATE).message
+    assert f"{name.format(1, 0)} (not there), {name.format(1, 1)} (not there)" in message
+    write(tmp_path, [name.format(1, 1)])
+    message = refusal(tmp_path, load_format=LoadFormat.SHARDED_STATE).message
+    assert "found 1 file missing" in message
+    write(tmp_path, [name.format(1, 0)])
+    found = read_by(tmp_path, Server.VLLM, load_format=LoadFormat.SHARDED_STATE)
+    assert found == [name.format(stage, rank) for stage in (0, 1) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("load_format", [LoadFormat.DUMMY, LoadFormat.IPC_CACHE])
@@ -352,6 +363,14 @@ def test_a_nested_consolidated_file_makes_vllm_fail(tmp_path: Path) -> None:
     assert lines(resolved(tmp_path, server=Server.SGLANG), "finds no weights") == []
     write(tmp_path, ["consolidated.safetensors"])
     assert lines(resolved(tmp_path, server=Server.VLLM), "finds no weights") == []
+
+
+def test_an_index_that_names_folders_makes_vllm_fail(tmp_path: Path) -> None:
+    write(tmp_path, [], index={HF_INDEX: ["a/x.safetensors"]})
+    write(tmp_path / "a", ["x.safetensors"])
+    (line,) = resolved(tmp_path, server=Server.VLLM).warnings
+    assert line.startswith("vllm ends on an index that names files in folders: a/x.safetensors")
+    assert resolved(tmp_path, server=Server.TRANSFORMERS).warnings == ()
 
 
 @pytest.mark.parametrize("server", [Server.VLLM, Server.SGLANG])

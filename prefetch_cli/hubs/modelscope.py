@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import Hub
-from prefetch_cli.checkpoint.hub_cache import COMMIT, Query, Snapshot, names_in
+from prefetch_cli.hubs.hub_cache import COMMIT, Query, Snapshot, names_in
 from prefetch_cli.linux.files import read_head
 
 _VERSION = re.compile(r"Revision:(.+),CreatedAt:")
@@ -29,9 +29,9 @@ class _Copy:
     revision: str | None
 
 
-def default_cache(environ: Mapping[str, str]) -> str:
+def default_caches(environ: Mapping[str, str]) -> tuple[str]:
     """Return `MODELSCOPE_CACHE`; unlike Hugging Face, empty counts as unset, `$` stays."""
-    return environ.get("MODELSCOPE_CACHE") or os.path.join("~", ".cache", "modelscope")
+    return (environ.get("MODELSCOPE_CACHE") or os.path.join("~", ".cache", "modelscope"),)
 
 
 def find(query: Query) -> Snapshot:
@@ -60,6 +60,11 @@ def find(query: Query) -> Snapshot:
         )
     is_commit = chosen.revision is not None and COMMIT.fullmatch(chosen.revision)
     return Snapshot(chosen.path, Hub.MODELSCOPE, chosen.revision if is_commit else None)
+
+
+def holds(query: Query) -> bool:
+    """Return whether the cache has the repo, at whatever revision; raises CheckpointError."""
+    return bool(_all_copies(query, _snapshots(query)))
 
 
 def _snapshots(query: Query) -> list[_Copy]:

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import CheckpointError, ExitCode
 from prefetch_cli.base.words import Hub, Server
-from prefetch_cli.checkpoint.hub import chosen_hub, find_snapshot, is_repo_id
-from prefetch_cli.checkpoint.hub_cache import Snapshot
+from prefetch_cli.hubs.hub import chosen_hub, find_snapshot, is_repo_id
+from prefetch_cli.hubs.hub_cache import Snapshot
 from tests.helpers.hub_caches import (
     Download,
     FakeHub,
     commit,
     lay_huggingface,
     lay_modelscope,
+    lay_ollama,
     write_caches,
 )
 
@@ -105,13 +106,43 @@ def unprivileged(tmp_path: Path) -> Iterator[Unprivileged]:
         ("yes", Hub.HUGGINGFACE),
         ("true", Hub.MODELSCOPE),
         ("True", Hub.MODELSCOPE),
-        ("TRUE", Hub.MODELSCOPE),
-        ("1", Hub.HUGGINGFACE),
+        (" TRUE\n", Hub.MODELSCOPE),
+        ("1", Hub.MODELSCOPE),
     ],
 )
-def test_environment_chooses_the_hub(value: str | None, expected: Hub) -> None:
+@pytest.mark.parametrize("server", [Server.AUTO, Server.VLLM])
+def test_vllms_variable_chooses_the_hub(value: str | None, expected: Hub, server: Server) -> None:
     environ = {} if value is None else {"VLLM_USE_MODELSCOPE": value}
-    assert chosen_hub(None, Server.AUTO, environ) is expected
+    assert chosen_hub(None, server, environ) is expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", Hub.HUGGINGFACE),
+        ("0", Hub.HUGGINGFACE),
+        ("on", Hub.HUGGINGFACE),
+        (" true", Hub.HUGGINGFACE),
+        ("true", Hub.MODELSCOPE),
+        ("TRUE", Hub.MODELSCOPE),
+        ("1", Hub.MODELSCOPE),
+        ("Yes", Hub.MODELSCOPE),
+        ("y", Hub.MODELSCOPE),
+    ],
+)
+def test_sglangs_variable_chooses_the_hub(value: str, expected: Hub) -> None:
+    assert chosen_hub(None, Server.SGLANG, {"SGLANG_USE_MODELSCOPE": value}) is expected
+
+
+@pytest.mark.parametrize("server", Server)
+def test_no_variable_counts_for_another_server(server: Server) -> None:
+    expected = Hub.OLLAMA if server is Server.OLLAMA else Hub.HUGGINGFACE
+    for variable, servers in (
+        ("VLLM_USE_MODELSCOPE", (Server.AUTO, Server.VLLM)),
+        ("SGLANG_USE_MODELSCOPE", (Server.SGLANG,)),
+    ):
+        if server not in servers:
+            assert chosen_hub(None, server, {variable: "true"}) is expected
 
 
 @pytest.mark.parametrize("asked", Hub)
@@ -431,8 +462,12 @@ def test_cache_that_cannot_be_entered(tmp_path: Path, hub: Hub, unprivileged: Un
     with unprivileged():
         error = refusal(cache, hub=hub)
     cache.chmod(0o700)  # pytest removes it
-    assert error.message.startswith(f"cannot read {cache}/models")
-    assert error.message.endswith("/snapshots: Permission denied")
+    if hub is Hub.OLLAMA:
+        assert error.message == f"cannot read {cache}/manifests-v2: Permission denied"
+        assert "the group ollama" in (error.hint or "")
+    else:
+        assert error.message.startswith(f"cannot read {cache}/models")
+        assert error.message.endswith("/snapshots: Permission denied")
 
 
 def test_ref_that_cannot_be_read(tmp_path: Path, unprivileged: Unprivileged) -> None:
@@ -552,10 +587,12 @@ def test_home_comes_from_the_user_table_if_the_environment_has_none() -> None:
 def test_cache_dir_wins_over_the_environment(tmp_path: Path, hub: Hub) -> None:
     lay_huggingface(tmp_path / "home" / "given", refs={"main": MAIN}, commits=[MAIN])
     lay_modelscope(tmp_path / "home" / "given" / "org" / "name")
+    lay_ollama(tmp_path / "home" / "given", "registry.ollama.ai/org/name/latest", {})
     environ = {
         "HOME": str(tmp_path / "home"),
         "HF_HUB_CACHE": str(tmp_path / "other"),
         "MODELSCOPE_CACHE": str(tmp_path / "other"),
+        "OLLAMA_MODELS": str(tmp_path / "other"),
     }
     given_dir = str(tmp_path / "home" / "given")
     for asked in (given_dir, "~/given"):
@@ -703,6 +740,105 @@ def test_cache_directory_of_modelscope(tmp_path: Path, value: str | None, expect
     assert found.path == path
 
 
+# A repo that another hub's cache has
+
+
+def hint_of(name: str, hub: Hub, environ: dict[str, str], cache_dir: Path | None = None) -> str:
+    """Return the hint of a failed look-up in the caches that the environment names."""
+    with pytest.raises(CheckpointError) as caught:
+        find_snapshot(
+            name,
+            hub=hub,
+            revision=None,
+            cache_dir=None if cache_dir is None else str(cache_dir),
+            environ=environ,
+        )
+    assert caught.value.hint is not None
+    return caught.value.hint
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> dict[str, str]:
+    """Return an environment with an empty cache of each hub."""
+    return {
+        "HOME": str(tmp_path / "home"),
+        "HF_HUB_CACHE": str(tmp_path / "hf"),
+        "MODELSCOPE_CACHE": str(tmp_path / "ms"),
+        "OLLAMA_MODELS": str(tmp_path / "ollama"),
+    }
+
+
+def test_the_hint_names_the_hub_that_has_the_repo(tmp_path: Path, three: dict[str, str]) -> None:
+    lay_huggingface(tmp_path / "hf", "org/in-hf", commits=[MAIN])
+    lay_modelscope(tmp_path / "ms" / "models" / "org" / "in-ms")
+    lay_ollama(tmp_path / "ollama", "registry.ollama.ai/org/in-ollama/7b", {})
+    for name, has, flag in (
+        (
+            "org/in-hf",
+            Hub.HUGGINGFACE,
+            "the Hugging Face cache has it: give org/in-hf --hub huggingface",
+        ),
+        (
+            "org/in-ms",
+            Hub.MODELSCOPE,
+            "the ModelScope cache has it: give org/in-ms --hub modelscope",
+        ),
+        ("org/in-ollama", Hub.OLLAMA, "the Ollama store has it: give org/in-ollama --hub ollama"),
+    ):
+        for hub in Hub:
+            if hub is not has:
+                assert hint_of(name, hub, three) == flag
+    assert "hf download org/nowhere" in hint_of("org/nowhere", Hub.HUGGINGFACE, three)
+
+
+def test_a_repo_of_another_revision_is_not_sought_elsewhere(
+    tmp_path: Path, three: dict[str, str]
+) -> None:
+    lay_huggingface(tmp_path / "hf", commits=[MAIN, OLDER])
+    lay_modelscope(tmp_path / "ms" / "models" / "org" / "name")
+    assert hint_of("org/name", Hub.HUGGINGFACE, three) == "choose one with --revision"
+
+
+def test_what_ollama_pulled_from_a_hub(tmp_path: Path, three: dict[str, str]) -> None:
+    store = tmp_path / "ollama"
+    lay_ollama(store, "hf.co/org/gguf/Q4_K_M", {})
+    assert hint_of("org/gguf", Hub.HUGGINGFACE, three) == (
+        "the Ollama store has it as hf.co/org/gguf: give hf.co/org/gguf --hub ollama"
+    )
+    lay_ollama(store, "modelscope.cn/org/other/latest", {})
+    assert "modelscope.cn/org/other --hub ollama" in hint_of("org/other", Hub.MODELSCOPE, three)
+    lay_huggingface(tmp_path / "hf", "org/model", commits=[MAIN])
+    for host in ("hf.co", "huggingface.co"):
+        assert hint_of(f"{host}/org/model:Q8_0", Hub.OLLAMA, three) == (
+            "the Hugging Face cache has it as org/model: give org/model --hub huggingface"
+        )
+    assert "ollama pull" in hint_of("modelscope.cn/org/model", Hub.OLLAMA, three)
+    lay_huggingface(tmp_path / "hf", "gpt2", commits=[MAIN])
+    for name in ("gpt2", "gpt2:latest", "library/gpt2"):
+        assert hint_of(name, Hub.OLLAMA, three).endswith("give gpt2 --hub huggingface")
+
+
+def test_a_cache_that_was_given_as_that_of_another_hub(
+    tmp_path: Path, three: dict[str, str]
+) -> None:
+    lay_modelscope(tmp_path / "given" / "models" / "org" / "name")
+    found = hint_of("org/name", Hub.HUGGINGFACE, three, tmp_path / "given")
+    assert found == "the ModelScope cache has it: give org/name --hub modelscope"
+    lay_modelscope(tmp_path / "ms" / "models" / "org" / "other")
+    found = hint_of("org/other", Hub.HUGGINGFACE, three, tmp_path / "given")
+    assert found.endswith("give org/other --hub modelscope, without --cache-dir")
+
+
+def test_another_hubs_cache_that_cannot_be_read_is_no_help(
+    tmp_path: Path, three: dict[str, str], unprivileged: Unprivileged
+) -> None:
+    lay_modelscope(tmp_path / "ms" / "models" / "org--name" / "snapshots" / "master")
+    (tmp_path / "ms" / "models").chmod(0o700)
+    with unprivileged():
+        assert "hf download org/name" in hint_of("org/name", Hub.HUGGINGFACE, three)
+    assert "--hub modelscope" in hint_of("org/name", Hub.HUGGINGFACE, three)
+
+
 # Arbitrary refs and revisions
 
 TEXTS = st.one_of(
@@ -718,7 +854,11 @@ CONTENTS = st.one_of(
 
 
 @settings(deadline=None)
-@given(content=CONTENTS, revision=st.none() | TEXTS, hub=st.sampled_from(Hub))
+@given(
+    content=CONTENTS,
+    revision=st.none() | TEXTS,
+    hub=st.sampled_from([Hub.HUGGINGFACE, Hub.MODELSCOPE]),
+)
 def test_never_leaves_the_repo_folder(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, revision: str | None, hub: Hub
 ) -> None:

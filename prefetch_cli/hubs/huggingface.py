@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import Hub
-from prefetch_cli.checkpoint.hub_cache import (
+from prefetch_cli.hubs.hub_cache import (
     COMMIT,
     Query,
     Snapshot,
@@ -27,7 +27,7 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 _REF_BYTES = 4096  # a file this long is no ref
 
 
-def default_cache(environ: Mapping[str, str]) -> str:
+def default_caches(environ: Mapping[str, str]) -> tuple[str]:
     """Return `HF_HUB_CACHE` as huggingface_hub's constants.py computes it.
 
     There, an empty variable counts as set and names the working directory.
@@ -36,24 +36,38 @@ def default_cache(environ: Mapping[str, str]) -> str:
     default_home = os.path.join(environ.get("XDG_CACHE_HOME", user_cache), "huggingface")
     home = _expand(environ.get("HF_HOME", default_home), environ)
     older = environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(home, "hub"))
-    return _expand(environ.get("HF_HUB_CACHE", older), environ)
+    return (_expand(environ.get("HF_HUB_CACHE", older), environ),)
 
 
 def find(query: Query) -> Snapshot:
     """Return the snapshot that a query names; raises CheckpointError."""
-    repo = os.path.join(query.cache, _repo_folder(query.repo_id))
+    repo = _repo(query)
+    commits = _commits(repo)
+    commit = _commit(query, repo, commits)
+    if commit in commits:
+        return Snapshot(os.path.join(repo, "snapshots", commit), Hub.HUGGINGFACE, commit)
+    if query.revision is None or not commits:
+        raise _not_cached(query)
+    raise query.no_such_revision(repo, _described(repo, commits))
+
+
+def holds(query: Query) -> bool:
+    """Return whether the cache has the repo, at whatever revision; raises CheckpointError."""
+    return bool(_commits(_repo(query)))
+
+
+def _repo(query: Query) -> str:
+    return os.path.join(query.cache, _repo_folder(query.repo_id))
+
+
+def _commits(repo: str) -> list[str]:
+    """Return the commits of which a repo's folder has snapshots."""
     snapshots = os.path.join(repo, "snapshots")
-    commits = [
+    return [
         name
         for name in names_in(snapshots)
         if COMMIT.fullmatch(name) and os.path.isdir(os.path.join(snapshots, name))
     ]
-    commit = _commit(query, repo, commits)
-    if commit in commits:
-        return Snapshot(os.path.join(snapshots, commit), Hub.HUGGINGFACE, commit)
-    if query.revision is None or not commits:
-        raise _not_cached(query)
-    raise query.no_such_revision(repo, _described(repo, commits))
 
 
 def _commit(query: Query, repo: str, commits: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""What the two hub caches share: the look-up of a repo id, its answer and its errors."""
+"""What the hubs' caches share: the look-up of a repo id, its answer and its errors."""
 
 import os
 import pwd
@@ -12,14 +12,22 @@ from prefetch_cli.base.words import Hub
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
-_HUB_NAMES = {Hub.HUGGINGFACE: "Hugging Face", Hub.MODELSCOPE: "ModelScope"}
-_DOWNLOADS = {Hub.HUGGINGFACE: "hf download", Hub.MODELSCOPE: "modelscope download --model"}
+CACHE_NAMES = {
+    Hub.HUGGINGFACE: "Hugging Face cache",
+    Hub.MODELSCOPE: "ModelScope cache",
+    Hub.OLLAMA: "Ollama store",
+}
+_DOWNLOADS = {
+    Hub.HUGGINGFACE: "hf download",
+    Hub.MODELSCOPE: "modelscope download --model",
+    Hub.OLLAMA: "ollama pull",
+}
 _EXCERPT_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The directory that holds one revision of a repo."""
+    """The directory that holds one revision of a repo; in Ollama's store, the manifest file."""
 
     path: str  # absolute
     hub: Hub
@@ -28,12 +36,17 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Query:
-    """A repo id to look up in the cache of one hub."""
+    """A repo id to look up in the caches of one hub."""
 
     hub: Hub
     repo_id: str
     revision: str | None
-    cache: str
+    caches: tuple[str, ...]  # the preferred one first; only Ollama has two by default
+
+    @property
+    def cache(self) -> str:
+        """The preferred cache."""
+        return self.caches[0]
 
     @property
     def download_hint(self) -> str:
@@ -54,17 +67,27 @@ class Query:
 
     def not_cached(self, found: str = "neither", hint: str | None = None) -> CheckpointError:
         """Return the error for a repo that is not in the cache, which may not exist either."""
-        try:
-            os.listdir(self.cache)
-        except FileNotFoundError:
+        problems = [_listing_error(cache) for cache in self.caches]
+        if all(isinstance(problem, FileNotFoundError) for problem in problems):
             found = "no such path and no such cache"
-        except OSError as error:
-            found = f"no such path and a cache that cannot be listed: {error.strerror}"
+        else:
+            for problem in problems:
+                if problem is not None and not isinstance(problem, FileNotFoundError):
+                    found = f"no such path and a cache that cannot be listed: {problem.strerror}"
+        noun = "a model" if self.hub is Hub.OLLAMA else "a repo"
         return CheckpointError(
-            f"{self.repo_id}: expected a path that exists or a repo in the {_HUB_NAMES[self.hub]} "
-            f"cache {printable(self.cache)}, found {found}",
+            f"{self.repo_id}: expected a path that exists or {noun} in the "
+            f"{CACHE_NAMES[self.hub]} {' or '.join(map(printable, self.caches))}, found {found}",
             hint or self.download_hint,
         )
+
+
+def _listing_error(directory: str) -> OSError | None:
+    try:
+        os.listdir(directory)
+    except OSError as error:
+        return error
+    return None
 
 
 def names_in(directory: str) -> list[str]:

@@ -1,0 +1,49 @@
+"""The names in one folder, by what they lead to."""
+
+import os
+from dataclasses import dataclass
+
+from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.text import printable
+from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The names in one folder, sorted."""
+
+    files: tuple[str, ...]  # and symbolic links, which may lead to anything
+    specials: tuple[str, ...]  # those of `files` that are FIFOs, sockets or devices
+    folders: tuple[str, ...]
+    unfinished: tuple[str, ...]  # those of `files` whose download has not ended
+
+
+def contents_of(path: str, shown: str) -> Contents:
+    """Return the names in a folder; raises CheckpointError if it cannot be listed."""
+    files: set[str] = set()
+    specials: list[str] = []
+    folders: list[str] = []
+    unfinished: list[str] = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                # Links to component folders have no suffix. Asking where every link leads would
+                # take a round trip for each file of a hub's snapshot.
+                linked = "." not in entry.name and os.path.isdir(entry.path)
+                if linked or entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                    continue
+                name, suffix = os.path.splitext(entry.name)
+                if suffix in UNFINISHED_SUFFIXES:
+                    unfinished.append(name)
+                    files.add(name)
+                    continue
+                files.add(entry.name)
+                if not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
+                    specials.append(entry.name)
+    except OSError as error:
+        raise CheckpointError(
+            f"{printable(shown)}: expected a directory that can be listed, found: {error.strerror}",
+            "check its permissions and its mount",
+        ) from None
+    return Contents(*(tuple(sorted(names)) for names in (files, specials, folders, unfinished)))

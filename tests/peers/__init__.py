@@ -1,0 +1,1 @@
+"""What the servers' own code opens, against what we warm, in the same directories."""
