@@ -86,5 +86,5 @@ def _parameter(fs: FileSystem, name: str, root: str) -> Iterator[str]:
     for place in _PLACES:
         folder = glob.escape(below(root, place))
         for path in sorted(glob.glob(f"{folder}/{glob.escape(fsname)}-*/{name}")):
-            with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as it:
+            with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as it:
                 yield it.read(4096)

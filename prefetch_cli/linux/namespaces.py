@@ -16,7 +16,7 @@ from prefetch_cli.linux.mountinfo import Mount
 _MAGIC = re.compile(
     r"/proc/(self|thread-self|[0-9]+)/(?:task/[0-9]+/)?(?:root|cwd|exe|fd|map_files)\b"
 )
-_MOUNT_ID = re.compile(r"^mnt_id:\s*([0-9]{1,18})$", re.MULTILINE)
+_MOUNT_ID = re.compile(rb"^mnt_id:\s*([0-9]{1,18})$", re.MULTILINE)
 _MOST_NAMESPACES = 256  # whose mounts are looked through
 
 
@@ -51,7 +51,7 @@ def placed(path: str) -> Place | None:
     except (OSError, ValueError):
         return None
     try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
             match = _MOUNT_ID.search(file.read(4096))
         real_path = os.readlink(f"/proc/self/fd/{descriptor}")
         device = os.fstat(descriptor).st_dev

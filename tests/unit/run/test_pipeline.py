@@ -196,9 +196,7 @@ def test_what_the_files_lie_on_is_shown(
     assert shown["device"] == (None if device is None else dict(zip(keys, device, strict=True)))
 
 
-@pytest.mark.parametrize(
-    ("found", "bound"), [([LUSTRE], True), ([LUSTRE, NFS], False), ([NFS], False)]
-)
+@pytest.mark.parametrize(("found", "bound"), [([LUSTRE], True), ([LUSTRE, NFS], False)])
 def test_what_lustre_keeps_bounds_the_budget_of_what_lies_on_it(
     small: Path,
     on: Callable[..., None],
@@ -206,10 +204,8 @@ def test_what_lustre_keeps_bounds_the_budget_of_what_lies_on_it(
     found: list[FileSystem],
     bound: bool,
 ) -> None:
-    def keeps(one: FileSystem) -> int | None:
-        return MIB if one.type == "lustre" else None
-
-    monkeypatch.setattr(lustre, "max_cached_bytes", keeps)  # there is no Lustre to mount
+    # There is no Lustre to mount.
+    monkeypatch.setattr(lustre, "max_cached_bytes", lambda _: MIB)
     on(*found)
     wanted = run(small, action=Action.DRY_RUN).checkpoint.get(WantedState)
     assert wanted is not None
