@@ -262,12 +262,13 @@ FLAGS = (
         names=("--ram-threshold",),
         group="Decision",
         value=percent(1),
-        default="90",
         option="ram_threshold_percent",
-        help="Percentage of available memory that a checkpoint may take, 1 to 100.",
+        help="Percentage of available memory that a checkpoint may take, 1 to 100; by default 90.",
         details=(
             "Available memory is the least of what the host has and what each cgroup above this "
-            "process has left; page cache that can be dropped does not count as used."
+            "process has left; page cache that can be dropped does not count as used. "
+            "The default is 40 where the GPU has no memory of its own (NVIDIA GB10 and Jetson, AMD "
+            "MI300A and Strix Halo): it loads the same weights into the same memory."
         ),
     ),
     Flag(

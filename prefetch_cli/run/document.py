@@ -7,6 +7,7 @@ from typing import Any
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.checkpoint.resolve import Checkpoint
+from prefetch_cli.linux.blockdev import BlockDevice
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.run.outcome import History, Outcome, exit_code
 from prefetch_cli.run.parts import BESIDE
@@ -91,11 +92,18 @@ def _filesystems(wanted: Wanted) -> list[Json]:
             "mount_point": json_path(found.mount_point),
             "source": json_path(found.source),
             "network": found.network,
+            "device": _device(found.storage),
             "files": files,
             "total_bytes": size_bytes,
         }
         for found, files, size_bytes in wanted.by_filesystem
     ]
+
+
+def _device(found: BlockDevice | None) -> Json | None:
+    if found is None:
+        return None
+    return {"name": found.name, "kind": found.kind.value, "rotational": found.rotational}
 
 
 def _memory(wanted: Wanted) -> Json:

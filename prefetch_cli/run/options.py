@@ -18,7 +18,7 @@ class Options:
     world_size: int | None
     split: Split
     overrule: Overrule
-    ram_threshold_percent: float
+    ram_threshold_percent: float | None  # None: as the hardware says
     max_bytes: int | None
     threads: int
     block_size_bytes: int

@@ -5,14 +5,21 @@ from dataclasses import replace
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
-from prefetch_cli.base.words import Split
+from prefetch_cli.base.words import Action, Split
 from prefetch_cli.checkpoint.files import File, each_once
-from prefetch_cli.linux import memory, mounts
+from prefetch_cli.linux import advice, lustre, memory, mounts
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.readahead import read_step_bytes, reads_ahead_little
 from prefetch_cli.plan import decision
-from prefetch_cli.plan.decision import NOTHING_MEANT, Decision, Facts, Forecast, Verdict
+from prefetch_cli.plan.decision import (
+    NOTHING_MEANT,
+    Decision,
+    Facts,
+    Forecast,
+    Storage,
+    Verdict,
+)
 from prefetch_cli.plan.extents import Extent, head, whole, within, without
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.plan.share import partition
@@ -41,17 +48,20 @@ def want(
         threads *= _SMALL_FILES_FACTOR
     found = part.find(threads)
     files = each_once(found.files, known=known)
+    filesystems = mounts.inspect([file.path for file in files], monitor)
     available = memory.measure()
     return Wanted(
         kind=part.kind,
         found=replace(found, files=files),
-        filesystems=mounts.inspect([file.real_path for file in files], monitor),
+        filesystems=filesystems,
         memory=available,
         budget=decision.budget(
             available.available_bytes,
             available.limited_by,
             options.ram_threshold_percent,
             options.max_bytes,
+            available.shared_with_gpu,
+            _most_cached_bytes(filesystems),
         ),
         share=partition(
             [file.size_bytes for file in files],
@@ -63,7 +73,36 @@ def want(
         ),
         launcher=rank.launcher,
         threads=threads,
+        advice=_advice(files, filesystems, options),
     )
+
+
+def _most_cached_bytes(filesystems: Sequence[FileSystem]) -> int | None:
+    """Return how much the client of the one file system keeps that holds all files."""
+    different = set(filesystems)
+    return lustre.max_cached_bytes(different.pop()) if len(different) == 1 else None
+
+
+def _advice(
+    files: Sequence[File], filesystems: Sequence[FileSystem], options: Options
+) -> tuple[str, ...]:
+    """Return what would make reading these mounts faster, if they are to be read."""
+    if options.action not in {Action.PREFETCH, Action.DRY_RUN}:
+        return ()
+    lines = (
+        line
+        for one in dict.fromkeys(filesystems)
+        for line in advice.advise(
+            one,
+            (
+                (file.path, file.size_bytes)
+                for file, other in zip(files, filesystems, strict=True)
+                if other == one
+            ),
+            options.block_size_bytes,
+        )
+    )
+    return tuple(lines)
 
 
 def look(wanted: Wanted, monitor: Monitor) -> Looked:
@@ -111,7 +150,7 @@ def _facts(wanted: Wanted, looked: Looked) -> Facts:
         resident_bytes=looked.survey.exact_bytes,
         in_memory=on_storage.keys().isdisjoint(extent.file for extent in wanted.share.extents),
         bypasses_cache=all(one.bypasses_cache for one in on_storage.values()),
-        network=any(one.network for one in on_storage.values()),
+        storage=_storage(on_storage.values()),
     )
 
 
@@ -263,6 +302,17 @@ def _survey(wanted: Wanted, monitor: Monitor, *, reads_in_flight: bool = False) 
     return survey.survey(
         files, extents, threads=wanted.threads, monitor=monitor, reads_in_flight=reads_in_flight
     )
+
+
+def _storage(filesystems: Collection[FileSystem]) -> Storage:
+    """Return the farthest of what the file systems lie on."""
+    if any(one.network_type for one in filesystems):
+        return Storage.NETWORK
+    if any(one.network_device for one in filesystems):
+        return Storage.NETWORK_DEVICE
+    if filesystems and not any(one.known for one in filesystems):
+        return Storage.UNKNOWN
+    return Storage.LOCAL
 
 
 def medium(found: FileSystem) -> Medium:

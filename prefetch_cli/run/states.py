@@ -40,6 +40,7 @@ class Wanted(State):
     share: Share
     launcher: str | None  # the one that told the rank; None where the user did, or nobody
     threads: int  # that look at the files and read them
+    advice: tuple[str, ...] = ()  # what would make these mounts faster
 
     @property
     def on_storage(self) -> dict[int, FileSystem]:
@@ -57,8 +58,8 @@ class Wanted(State):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was noticed while the files were looked for."""
-        return self.found.warnings
+        """What was noticed while the files and their mounts were looked at."""
+        return (*self.found.warnings, *self.advice)
 
 
 @dataclass(frozen=True)

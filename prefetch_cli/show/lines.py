@@ -12,6 +12,8 @@ from prefetch_cli.base.words import Action
 from prefetch_cli.checkpoint.locate import Source
 from prefetch_cli.checkpoint.request import Role
 from prefetch_cli.checkpoint.resolve import Checkpoint
+from prefetch_cli.linux.blockdev import Kind
+from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.plan.decision import NOTHING_MEANT, forecast_in_words
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.residency.evict import Eviction
@@ -39,10 +41,8 @@ def facts(outcome: Outcome) -> Iterator[Line]:
         yield "checkpoint", f"{source.argument}{revision}{_how(source)}{redirect}"
     yield "size", _size(wanted)
     for found, files, size_bytes in wanted.by_filesystem:
-        kind = "network" if found.network else "local"
-        kind = "in memory" if found.in_memory else kind
         share = "" if files == len(wanted.found.files) else f", {format_size(size_bytes)} of it"
-        yield "file system", f"{found.type} ({kind}) at {found.mount_point}{share}"
+        yield "file system", f"{_named(found)} ({_distance(found)}) at {found.mount_point}{share}"
     yield "memory", _memory(wanted)
     if wanted.share.world_size > 1:
         yield "share", _share(wanted)
@@ -55,6 +55,25 @@ def facts(outcome: Outcome) -> Iterator[Line]:
         yield "decision", f"{decision.action.value}: {decision.message}"
         if outcome.action is Action.DRY_RUN:
             yield "plan", _plan(decided.plan)
+
+
+def _named(found: FileSystem) -> str:
+    """Return the type of a file system, and what it lies on."""
+    if found.below is not None:
+        return f"{found.type} over {_named(found.below)}"
+    return found.type if found.block is None else f"{found.type} on {found.block.name}"
+
+
+def _distance(found: FileSystem) -> str:
+    if found.in_memory:
+        return "in memory"
+    if found.network_type:
+        return "network"
+    if found.network_device:
+        return "network block device"
+    if found.storage is not None and found.storage.kind is Kind.MEMORY:
+        return "block device in memory"
+    return "local" if found.known else "counts as local"
 
 
 def _sources(wanted: Wanted) -> tuple[Source, ...]:
@@ -87,8 +106,12 @@ def _memory(wanted: Wanted) -> str:
     memory, budget = wanted.memory, wanted.budget
     bound = "the host" if memory.limited_by == "host" else f"the cgroup {memory.limited_by}"
     limit = f"{budget.threshold_percent:g} %"
+    if budget.shared_with is not None:
+        limit += f", because the GPU of {budget.shared_with} uses the same memory"
     if budget.limited_by == "max-bytes":
         limit = "--max-bytes"
+    elif budget.limited_by == "lustre":
+        limit = "Lustre's max_cached_mb"
     return (
         f"{format_size(memory.available_bytes)} available, bound by {bound}; "
         f"budget {format_size(budget.size_bytes)} ({limit})"

@@ -82,6 +82,14 @@ def document(action: str, **changed: Schema) -> Schema:
                 mount_point=WORD,
                 source=TEXT,
                 network=FLAG,
+                device=either(
+                    record(
+                        name=WORD,
+                        kind=words("disk", "network", "memory", "unknown"),
+                        rotational=FLAG,
+                    ),
+                    NULL,
+                ),
                 files=COUNT,
                 total_bytes=COUNT,
             )
