@@ -243,7 +243,7 @@ def test_what_bounds_the_budget_is_the_lesser_of_the_two() -> None:
     [
         (Storage.NETWORK, True, "network file system, and 10 GiB fit"),
         (Storage.NETWORK_DEVICE, True, "network block device, and 10 GiB fit"),
-        (Storage.LOCAL, True, "local file system, where a loader's own reads are fast; 10 GiB fit"),
+        (Storage.LOCAL, True, "local file system; 10 GiB fit"),
         (Storage.UNKNOWN, True, "unknown file system, so it counts as a local one; 10 GiB fit"),
         (Storage.NETWORK, False, "network file system, but 10 GiB do not fit"),
         (Storage.NETWORK_DEVICE, False, "network block device, but 10 GiB do not fit"),
