@@ -68,8 +68,8 @@ DESCRIPTION = (
 DECISION_RULES = (
     "A checkpoint fits if its size is at most `--ram-threshold` of the available memory and at "
     "most `--max-bytes`. "
-    "It counts as network if any of its files is on a network file system; files in memory do not "
-    "count towards its size. "
+    "It counts as network if any of its files is on a network file system, or on a block device "
+    "behind a network; files in memory do not count towards its size. "
     "The first matching row wins; its reason is `decision.reason` in the JSON document."
 )
 
@@ -98,6 +98,7 @@ DECISIONS = (
     Row("network, does not fit", "nothing", Verdict.SKIP, Reason.NETWORK_TOO_BIG, warns=True),
     Row("network, does not fit", "--partial", Verdict.PARTIAL, Reason.PARTIAL),
     Row("network, does not fit", "--force", Verdict.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
+    Row("local, fits, and slow by a trial", "nothing", Verdict.PREFETCH, Reason.LOCAL_SLOW),
     Row("local, fits", "nothing", Verdict.SKIP, Reason.LOCAL_FITS),
     Row("local, fits", "--force", Verdict.PREFETCH, Reason.FORCED),
     Row("local, does not fit", "nothing", Verdict.SKIP, Reason.LOCAL_TOO_BIG),
@@ -173,9 +174,14 @@ FILES = {
         "Where Ollama's models are looked up; the second is that of the systemd service's user."
     ),
     "/proc/self/mountinfo": "Types and options of file systems.",
+    "/proc/PID/mountinfo": "The same for a path that leads into another mount namespace.",
     "/proc/meminfo": "The host's available memory.",
     "/proc/self/cgroup, /sys/fs/cgroup": "The memory limits of every cgroup above the process.",
-    "/sys/class/bdi, /sys/dev/block": "The kernel's read-ahead.",
+    "/proc/self/mountstats": "How long NFS servers took to answer.",
+    "/proc/fs/lustre, /sys/fs/lustre": "What Lustre's client keeps and how far it reads ahead.",
+    "/sys/class/dmi, /sys/bus/pci, /proc/device-tree": "Whether the GPU has memory of its own.",
+    "/sys/class/bdi": "The kernel's read-ahead.",
+    "/sys/dev/block": "What block devices lie on, and the kernel's read-ahead.",
 }
 
 MORE_EXAMPLES = (

@@ -262,12 +262,13 @@ FLAGS = (
         names=("--ram-threshold",),
         group="Decision",
         value=percent(1),
-        default="90",
         option="ram_threshold_percent",
-        help="Percentage of available memory that a checkpoint may take, 1 to 100.",
+        help="Percentage of available memory that a checkpoint may take, 1 to 100; by default 90.",
         details=(
             "Available memory is the least of what the host has and what each cgroup above this "
-            "process has left; page cache that can be dropped does not count as used."
+            "process has left; page cache that can be dropped does not count as used. "
+            "The default is 40 where the GPU has no memory of its own (NVIDIA GB10 and Jetson, AMD "
+            "MI300A and Strix Halo): it loads the same weights into the same memory."
         ),
     ),
     Flag(
@@ -382,6 +383,19 @@ FLAGS = (
         excludes=("--check", "--evict", COMMAND),
         help="Print facts, decision, share and plan; read no weights.",
         details="The exit code is 0 whatever the decision.",
+    ),
+    Flag(
+        names=("--trial",),
+        group="Actions",
+        needs=("--dry-run",),
+        option="trial",
+        help="With --dry-run: measure the storage for a second, and forecast the time.",
+        details=(
+            "Reads at most 64 MiB of what is cold: half by page faults in order, as a loader that "
+            "maps the files, half as a run would. They stay warm. "
+            "Without `--dry-run` that is done where it decides: at least 1 GiB is cold on a local "
+            "file system and fits."
+        ),
     ),
     Flag(
         names=("--check",),

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prefetch_cli.linux.mounts import Mount, MountTable
+from prefetch_cli.linux import mountinfo
+from prefetch_cli.linux.mountinfo import Mount
 from prefetch_cli.linux.procfs import below, fields, number, read
 
 
@@ -56,7 +57,7 @@ def _own_cgroups(root: str) -> Iterator[tuple[_Controller, str]]:
     With both versions mounted only one of them owns the memory controller; directories of the
     other lack its files, as does the root of v2.
     """
-    mounts = MountTable.read(below(root, "/proc/self/mountinfo")).mounts
+    mounts = mountinfo.visible(mountinfo.read(below(root, "/proc/self/mountinfo")))
     for controller, path in _memberships(root):
         mounted = [mount for mount in mounts if _carries(mount, controller)]
         places = [

@@ -1,22 +1,11 @@
 """File systems: near or far, cached or not, by their type and mount options."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-# fmt: off
-NETWORK_TYPES = frozenset({
-    "nfs", "nfs4", "lustre", "ceph", "cifs", "smb3", "smbfs", "afs", "gpfs", "beegfs",
-    "beegfs_nodev", "wekafs", "panfs", "pvfs2", "ocfs2", "gfs2", "glusterfs", "9p", "virtiofs",
-    "vboxsf",
-    "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.gcsfuse", "fuse.goofys", "fuse.s3fs",
-    "fuse.blobfuse2", "fuse.rclone", "fuse.sshfs", "fuse.seaweedfs", "fuse.cubefs", "fuse.daos",
-    "fuse.hf3fs", "fuse.alluxio-fuse", "fuse.quobyte", "fuse.mfs",
-})
-# fmt: on
-# These mount as plain `fuse`, without a subtype, and give their name as the source.
-NETWORK_FUSE_SOURCES = frozenset({"mountpoint-s3", "cvmfs2"})
-IN_MEMORY_TYPES = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
+from prefetch_cli.linux.blockdev import BlockDevice, Kind
+from prefetch_cli.linux.fstypes import IN_MEMORY_TYPES, LOCAL_FUSE, NETWORK_TYPES
+from prefetch_cli.linux.mountinfo import Mount
 
 # With `dax=never` and `dax=inode` files use the page cache, unless a file asks otherwise.
 _DAX = frozenset({"dax", "dax=always"})
@@ -36,6 +25,9 @@ class FileSystem:
     `type` is mountinfo's ("ext4", "nfs4", "fuse.juicefs"), or "unknown". For a file on an overlay
     all fields describe the layer that holds the file, if that layer can be seen from here.
     `device` is "major:minor"; `options` holds those of the mount and those of the file system.
+    `block` is the block device that holds it in the end, None where there is none or it cannot be
+    seen. `below` is what a FUSE mount shows, if that can be seen: FUSE has pages of its own, so
+    only the distance of the data is that of the file system below.
     """
 
     type: str
@@ -43,13 +35,27 @@ class FileSystem:
     source: str
     device: str
     options: frozenset[str]
+    block: BlockDevice | None = None
+    below: "FileSystem | None" = None
 
     @classmethod
     def of_mount(
-        cls, *, type_: str, mount_point: str, source: str, device: str, options: Iterable[str]
+        cls,
+        mount: Mount,
+        *,
+        block: BlockDevice | None = None,
+        below: "FileSystem | None" = None,
     ) -> "FileSystem":
         """Return the file system that a line of mountinfo describes."""
-        return cls(type_, mount_point, source, device, frozenset(options))
+        return cls(
+            type=mount.type,
+            mount_point=mount.mount_point,
+            source=mount.source,
+            device=mount.device,
+            options=frozenset(mount.options),
+            block=block,
+            below=below,
+        )
 
     @property
     def is_fuse(self) -> bool:
@@ -67,10 +73,39 @@ class FileSystem:
         return self.type in {"cifs", "smb3"}
 
     @property
+    def storage(self) -> BlockDevice | None:
+        """The block device that holds the data in the end, None where none is known."""
+        return self.block if self.below is None else self.below.storage
+
+    @property
     def network(self) -> bool:
         """Whether the data come over a network, so that warming pays."""
-        by_source = self.type == "fuse" and self.source in NETWORK_FUSE_SOURCES
-        return self.type in NETWORK_TYPES or by_source
+        return self.network_type or self.network_device
+
+    @property
+    def network_type(self) -> bool:
+        """Whether the file system itself, by its type, is one that uses a network."""
+        if self.below is not None:
+            return self.below.network_type
+        kind, _, subtype = self.type.partition(".")
+        if kind == "fuse":
+            # A rule, because nobody can list them all: most FUSE file systems are clients of some
+            # storage, and to read what is near costs less than to leave what is far.
+            return subtype not in LOCAL_FUSE and self.block is None
+        if kind == "erofs":
+            # Without a block device, an image fetched on demand (fscache): nydus and the like.
+            return any(option.startswith("fsid=") for option in self.options)
+        return self.type in NETWORK_TYPES
+
+    @property
+    def network_device(self) -> bool:
+        """Whether it lies on a block device behind a network."""
+        return self.storage is not None and self.storage.kind is Kind.NETWORK
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known at all which file system this is."""
+        return self.type != UNKNOWN.type
 
     @property
     def far(self) -> bool:

@@ -7,6 +7,7 @@ import psutil
 
 from prefetch_cli.linux import cgroups
 from prefetch_cli.linux.procfs import below, fields, number
+from prefetch_cli.linux.unified import shared_with_gpu
 
 
 @dataclass(frozen=True)
@@ -14,13 +15,15 @@ class Memory:
     """What can be taken now without swapping or dropping pages that are in use.
 
     `cgroup_available_bytes` is None if no cgroup limits us; `limited_by` is "host" or the
-    directory of the tightest cgroup.
+    directory of the tightest cgroup. `shared_with_gpu` names the hardware if its GPU has no memory
+    of its own.
     """
 
     available_bytes: int
     host_available_bytes: int
     cgroup_available_bytes: int | None
     limited_by: str
+    shared_with_gpu: str | None = None
 
 
 def measure(root: str = "/") -> Memory:
@@ -32,8 +35,14 @@ def measure(root: str = "/") -> Memory:
     total, available = host(root)
     cgroup, directory = cgroups.tightest(root, total) or (None, "host")
     if cgroup is None or cgroup >= available:
-        return Memory(available, available, cgroup, "host")
-    return Memory(cgroup, available, cgroup, directory)
+        directory = "host"
+    return Memory(
+        available_bytes=available if cgroup is None else min(available, cgroup),
+        host_available_bytes=available,
+        cgroup_available_bytes=cgroup,
+        limited_by=directory,
+        shared_with_gpu=shared_with_gpu(root),
+    )
 
 
 def host(root: str) -> tuple[int, int]:

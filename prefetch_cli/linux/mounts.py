@@ -6,70 +6,41 @@ main thread.
 
 import contextlib
 import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from prefetch_cli.base.progress import Monitor
+from prefetch_cli.linux import layers, mountinfo
+from prefetch_cli.linux.blockdev import BlockDevice, Kind, device_below
 from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
+from prefetch_cli.linux.mountinfo import Mount
+from prefetch_cli.linux.namespaces import Elsewhere, Place, beside, is_magic, placed
 
-_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
-_LAYER = re.compile(r"(?:\\.|[^:\\])+", re.DOTALL)
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _OVERLAY_DEPTH = 2  # FILESYSTEM_MAX_STACK_DEPTH, include/linux/fs.h
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One line of mountinfo, unescaped; `root` is the directory that is mounted."""
-
-    id: int
-    parent_id: int
-    device: str
-    root: str
-    mount_point: str
-    type: str
-    source: str
-    options: tuple[str, ...]
-
-    def file_system(self) -> FileSystem:
-        """Return the mounted file system: of an overlay, the overlay itself."""
-        return FileSystem.of_mount(
-            type_=self.type,
-            mount_point=self.mount_point,
-            source=self.source,
-            device=self.device,
-            options=self.options,
-        )
+_DEEPEST = 8  # FUSE mounts and loop devices on top of each other
 
 
 class MountTable:
     """The mounts of this process, indexed for many look-ups."""
 
-    def __init__(self, mounts: Sequence[Mount]) -> None:
-        self.mounts = _visible(mounts)
+    def __init__(self, mounts: Sequence[Mount], sys_root: str = "/sys") -> None:
+        self.mounts = mountinfo.visible(mounts)
+        self._sys_root = sys_root
+        self._by_id = {mount.id: mount for mount in mounts}
         self._by_point = {mount.mount_point: mount for mount in self.mounts}
         self._by_directory: dict[str, Mount | None] = {}
-        self._layers: dict[str, list[str]] = {}
-        self._file_systems: dict[str, FileSystem] = {}
+        self._layers: dict[Mount, list[str]] = {}
+        self._file_systems: dict[Mount, FileSystem] = {}
+        self._depth = 0
 
     @classmethod
     def read(cls, path: str = "/proc/self/mountinfo") -> "MountTable":
         """Return this process's table; an empty one if /proc is not mounted."""
-        try:
-            with open(path, "rb") as file:
-                return cls.parse(file.read())
-        except OSError:
-            return cls(())
+        return cls(mountinfo.read(path))
 
     @classmethod
-    def parse(cls, text: bytes | str) -> "MountTable":
-        """Return the table in `text`, without malformed lines; never raises.
-
-        Bytes that are not UTF-8 become surrogates (PEP 383), as in all of Python's paths.
-        """
-        lines = (text if isinstance(text, bytes) else os.fsencode(text)).split(b"\n")
-        return cls([mount for line in lines if (mount := _parse_line(line))])
+    def parse(cls, text: bytes | str, sys_root: str = "/sys") -> "MountTable":
+        """Return the table in `text`, without malformed lines; never raises."""
+        return cls(mountinfo.parse(text), sys_root)
 
     def of(self, real_path: str) -> FileSystem:
         """Return the file system that holds an absolute path without symlinks.
@@ -77,22 +48,37 @@ class MountTable:
         The longest mount point above the path wins, of two equal ones the later, as in the kernel's
         path walk. For an overlay, return its layer's file system if that is visible from here.
         """
-        mount = outermost = self._mount_of(real_path)
+        mount = self._mount_of(real_path)
+        return UNKNOWN if mount is None else self.of_mount(mount, real_path)
+
+    def is_point(self, real_path: str) -> bool:
+        """Return whether something is mounted right there."""
+        return real_path in self._by_point
+
+    def with_id(self, mount_id: int) -> Mount | None:
+        """Return the mount that the kernel knows by a number, None if this table lacks it."""
+        return self._by_id.get(mount_id)
+
+    def of_mount(self, mount: Mount, path: str) -> FileSystem:
+        """Return the file system of a mount, of this table or not, that holds a path."""
+        outermost = mount
         for _ in range(_OVERLAY_DEPTH):
-            if mount is None or mount.type != "overlay":
+            if mount.type != "overlay":
                 break
-            below = next(filter(os.path.lexists, self._places_in_layers(mount, real_path)), None)
-            if below is None:
+            below, holder = self._below_overlay(mount, path)
+            if holder is None:
                 break
-            real_path = below
-            mount = self._mount_of(real_path)
-        if mount is None or mount.type == "overlay":
+            path, mount = below, holder
+        if mount.type == "overlay":
             mount = outermost
-        if mount is None:
-            return UNKNOWN
-        if mount.mount_point not in self._file_systems:
-            self._file_systems[mount.mount_point] = mount.file_system()
-        return self._file_systems[mount.mount_point]
+        if mount not in self._file_systems:
+            self._file_systems[mount] = FileSystem.of_mount(mount, block=self._block(mount))
+        found = self._file_systems[mount]
+        if found.is_fuse and found.block is None and self._depth < _DEEPEST:
+            place = layers.below_fuse(mount, path)
+            if place is not None:
+                return FileSystem.of_mount(mount, below=self._deeper(os.path.realpath(place)))
+        return found
 
     def _mount_of(self, path: str) -> Mount | None:
         # A single file can be a mount point too, so cache by directory only.
@@ -100,36 +86,58 @@ class MountTable:
             return mount
         directory = os.path.dirname(path)
         if directory not in self._by_directory:
-            found = (self._by_point.get(above) for above in (directory, *_above(directory)))
+            places = (directory, *mountinfo.above(directory))
+            found = (self._by_point.get(place) for place in places)
             self._by_directory[directory] = next(filter(None, found), None)
         return self._by_directory[directory]
 
-    def _places_in_layers(self, overlay: Mount, path: str) -> Iterator[str]:
-        """Yield the path that a file in an overlay would have in each layer, topmost first."""
-        if overlay.mount_point not in self._layers:
-            # From inside a container most layers are not visible. A relative path started where
-            # mount(8) ran, so skip it. docker shortens long names by symlinks, so resolve them.
-            self._layers[overlay.mount_point] = [
-                os.path.realpath(layer)
-                for layer in _layers(overlay)
-                if os.path.isabs(layer) and os.path.isdir(layer)
-            ]
-        inside = os.path.join(overlay.root, os.path.relpath(path, overlay.mount_point)).lstrip("/")
-        for layer in self._layers[overlay.mount_point]:
-            yield os.path.normpath(os.path.join(layer, inside))
+    def _below_overlay(self, overlay: Mount, path: str) -> tuple[str, Mount | None]:
+        """Return where a file of an overlay lies in its layers, and the mount that holds it."""
+        if overlay not in self._layers:
+            self._layers[overlay] = layers.of_overlay(overlay)
+        for layer in self._layers[overlay]:
+            place = layers.inside(overlay, layer, path)
+            if os.path.lexists(place):
+                return place, self._mount_of(place)
+        return path, None
+
+    def _deeper(self, real_path: str) -> FileSystem:
+        self._depth += 1
+        try:
+            return self.of(real_path)
+        finally:
+            self._depth -= 1
+
+    def _block(self, mount: Mount) -> BlockDevice | None:
+        return device_below(mount.device, mount.source, self._kind_of_file, self._sys_root)
+
+    def _kind_of_file(self, real_path: str) -> Kind:
+        """Return where a file lies, which holds a loop device."""
+        if self._depth >= _DEEPEST:
+            return Kind.UNKNOWN
+        found = self._deeper(real_path)
+        if found.network:
+            return Kind.NETWORK
+        if found.in_memory:
+            return Kind.MEMORY
+        return Kind.UNKNOWN if found.storage is None else found.storage.kind
 
 
-def inspect(real_paths: Sequence[str], monitor: Monitor | None = None) -> tuple[FileSystem, ...]:
-    """Return the file system of each path, in order; triggers automounts.
+def inspect(paths: Sequence[str], monitor: Monitor | None = None) -> tuple[FileSystem, ...]:
+    """Return the file system of what each path leads to, in order; triggers automounts.
+
+    The kernel is asked which mount that is, because a path may lead into another mount namespace,
+    as /proc/PID/root does. Where that cannot be told, the file system is `UNKNOWN`, never that of
+    the same path here.
 
     The monitor sees which path or directory we wait for. Never raises: the reader will report what
     cannot be opened.
     """
     monitor = monitor or Monitor()
-    found = _look_up(real_paths, monitor)
+    found = _look_up(paths, monitor)
     waiting = {
         os.path.dirname(path)
-        for path, file_system in zip(real_paths, found, strict=True)
+        for path, file_system in zip(paths, found, strict=True)
         if file_system.type == "autofs"
     }
     if not waiting:
@@ -138,86 +146,47 @@ def inspect(real_paths: Sequence[str], monitor: Monitor | None = None) -> tuple[
     for directory in sorted(waiting):
         with monitor.waiting(directory), contextlib.suppress(OSError):
             os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK))
-    return _look_up(real_paths, monitor)
+    return _look_up(paths, monitor)
 
 
-def _look_up(real_paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, ...]:
-    table = MountTable.read()
+def _look_up(paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, ...]:
+    finder = _Finder()
     found = []
-    for path in real_paths:
+    for path in paths:
         with monitor.waiting(path):
-            found.append(table.of(path))
+            found.append(finder.find(path))
     return tuple(found)
 
 
-def _parse_line(line: bytes) -> Mount | None:
-    """Return the mount of a line of mountinfo, None if it is malformed."""
-    place, _, what = line.partition(b" - ")
-    # Split at single spaces: a source may be empty.
-    fields, tail = place.split(b" "), what.split(b" ")
-    try:
-        id_, parent_id, device, root, mount_point, mount_options = fields[:6]
-        type_, source, super_options = tail
-        if not type_:
-            return None
-        return Mount(
-            id=int(id_),
-            parent_id=int(parent_id),
-            device=_decode(device),
-            root=_decode(root),
-            mount_point=_decode(mount_point),
-            type=_decode(type_),
-            source=_decode(source),
-            # A comma inside a value is escaped, so split first, then unescape.
-            options=tuple(map(_decode, mount_options.split(b",") + super_options.split(b","))),
-        )
-    except ValueError:
-        return None
+class _Finder:
+    """Looks paths up, in this namespace and in others."""
 
+    def __init__(self) -> None:
+        self._table = MountTable.read()
+        self._elsewhere = Elsewhere()
+        self._missed: set[int] = set()
+        self._folders: dict[str, Place | None] = {}
 
-def _decode(field: bytes) -> str:
-    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))
+    def find(self, path: str) -> FileSystem:
+        place = self._beside(path) or placed(path)
+        if place is None:
+            return UNKNOWN if is_magic(path) else self._table.of(os.path.realpath(path))
+        if not self._table.with_id(place.mount_id) and place.mount_id not in self._missed:
+            # The walk to the file may have triggered an automount.
+            self._missed.add(place.mount_id)
+            self._table = MountTable.read()
+        if mount := self._table.with_id(place.mount_id):
+            return self._table.of_mount(mount, place.real_path)
+        foreign = self._elsewhere.mount(place.mount_id, path)
+        if foreign is None:
+            return UNKNOWN
+        return self._table.of_mount(foreign.mount, foreign.root + place.real_path)
 
-
-def _visible(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
-    """Return the mounts that a path can still reach, in the order of the table.
-
-    Mounting over a directory hides the mounts below it that share its parent. Later mounts below it
-    have the new mount as their parent.
-    """
-    later_points: dict[int, set[str]] = {}
-    hidden = set()
-    for mount in reversed(mounts):
-        later = later_points.setdefault(mount.parent_id, set())
-        if not later.isdisjoint(_above(mount.mount_point)):
-            hidden.add(mount.id)
-        later.add(mount.mount_point)
-    while inside := {mount.id for mount in mounts if mount.parent_id in hidden} - hidden:
-        hidden |= inside
-    return tuple(mount for mount in mounts if mount.id not in hidden)
-
-
-def _above(path: str) -> Iterator[str]:
-    """Yield each directory above a path, nearest first."""
-    while (parent := os.path.dirname(path)) != path:
-        yield parent
-        path = parent
-
-
-def _layers(overlay: Mount) -> list[str]:
-    r"""Return the directories that make up an overlay, topmost first.
-
-    ovl_show_options() in fs/overlayfs shows `upperdir` and `lowerdir` as the user wrote them, with
-    `:` between layers and `\` before a colon in a name; since Linux 6.8 also one unescaped
-    `lowerdir+` for each layer.
-    """
-    upper, lower = [], []
-    for option in overlay.options:
-        name, _, value = option.partition("=")
-        if name == "upperdir":
-            upper.append(_ESCAPED.sub(r"\1", value))
-        elif name == "lowerdir":
-            lower += [_ESCAPED.sub(r"\1", layer) for layer in _LAYER.findall(value)]
-        elif name == "lowerdir+":
-            lower.append(value)
-    return upper + lower
+    def _beside(self, path: str) -> Place | None:
+        """Return where a file lies by its folder, which saves most of the work for many files."""
+        folder = os.path.dirname(path)
+        if folder not in self._folders:
+            self._folders[folder] = placed(folder)
+        known = self._folders[folder]
+        place = None if known is None else beside(known, path)
+        return None if place is None or self._table.is_point(place.real_path) else place

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from prefetch_cli.base import amounts
 from prefetch_cli.base.words import Overrule
 
+DEFAULT_PERCENT = 90.0
+# Where the GPU has no memory of its own: it then needs as much again, for the same weights.
+SHARED_PERCENT = 40.0
 _ENOUGH_RESIDENT = 0.99
+# A loader alone is slow if it takes so many times as long as warming, and so much longer.
+_SLOW_FACTOR = 2
+_SLOW_SECONDS = 30.0
+# Less is soon read by anyone: no storage is tried for it.
+_LEAST_COLD_BYTES = 1024 * 1024 * 1024
 
 
 class Verdict(enum.Enum):
@@ -27,10 +35,25 @@ class Reason(enum.Enum):
     NETWORK_FITS = "network-fits"
     NETWORK_TOO_BIG = "network-too-big"
     LOCAL_FITS = "local-fits"
+    LOCAL_SLOW = "local-slow"
     LOCAL_TOO_BIG = "local-too-big"
     FORCED = "forced"
     FORCED_TOO_BIG = "forced-too-big"
     PARTIAL = "partial"
+
+
+class Storage(enum.Enum):
+    """What a checkpoint lies on, in words; of several, the farthest."""
+
+    NETWORK = "network file system"
+    NETWORK_DEVICE = "network block device"
+    LOCAL = "local file system"
+    UNKNOWN = "unknown file system"
+
+    @property
+    def network(self) -> bool:
+        """Whether its bytes come over a network."""
+        return self in {Storage.NETWORK, Storage.NETWORK_DEVICE}
 
 
 # Reasons to read nothing on any rank, so a file that cannot be read is no failure.
@@ -52,8 +75,23 @@ class Budget:
     size_bytes: int
     available_bytes: int
     threshold_percent: float
-    limited_by: str  # "host", the path of a cgroup, or "max-bytes"
+    limited_by: str  # "host", the path of a cgroup, "lustre", or "max-bytes"
     max_bytes: int | None
+    shared_with: str | None = None  # the hardware whose GPU is why the threshold is low
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How long reading what is cold will take, by rates that were measured."""
+
+    warm_seconds: float
+    loader_seconds: float  # by a loader alone
+
+    @property
+    def loader_is_slow(self) -> bool:
+        """Whether warming pays, although the storage counts as local."""
+        longer = self.loader_seconds - self.warm_seconds
+        return longer >= _SLOW_SECONDS and self.loader_seconds >= _SLOW_FACTOR * self.warm_seconds
 
 
 @dataclass(frozen=True)
@@ -65,7 +103,13 @@ class Facts:
     resident_bytes: int | None  # of the share, by an exact method; None where none can tell
     in_memory: bool  # all files are on in-memory file systems
     bypasses_cache: bool  # all files are on mounts whose options say so
-    network: bool  # at least one file is on a network file system
+    storage: Storage
+    forecast: Forecast | None = None  # None: the storage was not tried
+
+    @property
+    def cold_bytes(self) -> int:
+        """What of the share is not known to be resident."""
+        return self.share_bytes - (self.resident_bytes or 0)
 
 
 @dataclass(frozen=True)
@@ -80,13 +124,28 @@ class Decision:
 
 
 def budget(
-    available_bytes: int, limited_by: str, threshold_percent: float, max_bytes: int | None
+    available_bytes: int,
+    limited_by: str,
+    threshold_percent: float | None,
+    max_bytes: int | None,
+    shared_with_gpu: str | None = None,
+    most_cached_bytes: int | None = None,
 ) -> Budget:
-    """Return how many bytes a checkpoint may take, and what limits them."""
+    """Return how many bytes a checkpoint may take, and what limits them.
+
+    `most_cached_bytes` is what Lustre's client keeps, None where that is no limit.
+    Where no threshold is given it is 90 % of what is available, or 40 % where the GPU has no memory
+    of its own, on the hardware that is named.
+    """
+    shared_with = None if threshold_percent is not None else shared_with_gpu
+    if threshold_percent is None:
+        threshold_percent = DEFAULT_PERCENT if shared_with is None else SHARED_PERCENT
     size = int(available_bytes * threshold_percent / 100)
+    if most_cached_bytes is not None and most_cached_bytes < size:
+        size, limited_by = most_cached_bytes, "lustre"
     if max_bytes is not None and max_bytes < size:
         size, limited_by = max_bytes, "max-bytes"
-    return Budget(size, available_bytes, threshold_percent, limited_by, max_bytes)
+    return Budget(size, available_bytes, threshold_percent, limited_by, max_bytes, shared_with)
 
 
 def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
@@ -115,24 +174,39 @@ def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
     return _decide_too_big(facts, budget, overrule)
 
 
+def awaits_trial(decision: Decision, facts: Facts) -> bool:
+    """Return whether rates could change this decision, and enough is cold to measure them."""
+    return decision.reason is Reason.LOCAL_FITS and facts.cold_bytes >= _LEAST_COLD_BYTES
+
+
+def forecast_in_words(forecast: Forecast) -> str:
+    """Return the forecast as a phrase."""
+    warm = amounts.format_duration(forecast.warm_seconds)
+    loader = amounts.format_duration(forecast.loader_seconds)
+    return f"about {warm} to warm; a loader alone about {loader}"
+
+
 def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
     fits = f"{amounts.format_size(facts.total_bytes)} fit into {_budget_in_words(budget)}"
-    if facts.network:
-        return _prefetch(Reason.NETWORK_FITS, f"network file system, and {fits}")
+    where = facts.storage.value
+    if facts.storage.network:
+        return _prefetch(Reason.NETWORK_FITS, f"{where}, and {fits}")
     if Overrule.FORCE in overrule:
-        return _prefetch(Reason.FORCED, f"local file system, forced; {fits}")
-    return _skip(
-        Reason.LOCAL_FITS,
-        f"local file system, where a loader's own reads are fast; {fits}: "
-        "give --force to read it anyway",
-    )
+        return _prefetch(Reason.FORCED, f"{where}, forced; {fits}")
+    force = "give --force to read it anyway"
+    if facts.forecast is None:
+        why = ", so it counts as a local one" if facts.storage is Storage.UNKNOWN else ""
+        return _skip(Reason.LOCAL_FITS, f"{where}{why}; {fits}: {force}")
+    measured = f"measured: {forecast_in_words(facts.forecast)}"
+    if facts.forecast.loader_is_slow:
+        return _prefetch(Reason.LOCAL_SLOW, f"{where}, but slow, {measured}; {fits}")
+    return _skip(Reason.LOCAL_FITS, f"{where}, {measured}; {fits}: {force}")
 
 
 def _decide_too_big(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
-    where = "network" if facts.network else "local"
     total = amounts.format_size(facts.total_bytes)
-    too_big = f"{where} file system, but {total} do not fit into {_budget_in_words(budget)}"
-    if Overrule.PARTIAL in overrule and (facts.network or Overrule.FORCE in overrule):
+    too_big = f"{facts.storage.value}, but {total} do not fit into {_budget_in_words(budget)}"
+    if Overrule.PARTIAL in overrule and (facts.storage.network or Overrule.FORCE in overrule):
         return Decision(
             Verdict.PARTIAL,
             Reason.PARTIAL,
@@ -142,7 +216,7 @@ def _decide_too_big(facts: Facts, budget: Budget, overrule: Overrule) -> Decisio
         )
     if Overrule.FORCE in overrule:
         return _force_too_big(too_big, facts, budget)
-    if facts.network:
+    if facts.storage.network:
         return _skip(
             Reason.NETWORK_TOO_BIG,
             f"{too_big}: give --partial to read what fits, --force to read all, "
@@ -180,8 +254,11 @@ def _budget_in_words(budget: Budget) -> str:
     size = amounts.format_size(budget.size_bytes)
     if budget.limited_by == "max-bytes":
         return f"the {size} of --max-bytes"
+    if budget.limited_by == "lustre":
+        return f"the {size} that Lustre's client keeps (llite.*.max_cached_mb)"
     available = amounts.format_size(budget.available_bytes)
-    return f"{size}, {budget.threshold_percent:g} % of {available} available"
+    too = "" if budget.shared_with is None else ", which the GPU uses too"
+    return f"{size}, {budget.threshold_percent:g} % of {available} available{too}"
 
 
 def _prefetch(reason: Reason, message: str) -> Decision:

@@ -45,6 +45,23 @@ def within(extents: Iterable[Extent], cut: Extent | None) -> Iterator[Extent]:
             yield extent._replace(length=min(extent.length, cut.length - extent.offset))
 
 
+def without(extents: Iterable[Extent], pieces: Sequence[Extent]) -> Iterator[Extent]:
+    """Yield what is left of `extents` without `pieces`, which do not overlap."""
+    by_file: dict[int, list[Extent]] = {}
+    for piece in sorted(pieces):
+        by_file.setdefault(piece.file, []).append(piece)
+    for extent in extents:
+        offset = extent.offset
+        for piece in by_file.get(extent.file, ()):
+            if piece.end <= offset or piece.offset >= extent.end:
+                continue
+            if piece.offset > offset:
+                yield Extent(extent.file, offset, piece.offset - offset)
+            offset = piece.end
+        if offset < extent.end:
+            yield Extent(extent.file, offset, extent.end - offset)
+
+
 def blocks(extent: Extent, block_bytes: int) -> Iterator[Extent]:
     """Yield the extent in blocks of at most `block_bytes`, cut at multiples of it."""
     offset = extent.offset

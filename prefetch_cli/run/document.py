@@ -7,10 +7,11 @@ from typing import Any
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.checkpoint.resolve import Checkpoint
+from prefetch_cli.linux.blockdev import BlockDevice
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.run.outcome import History, Outcome, exit_code
 from prefetch_cli.run.parts import BESIDE
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
+from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Tried, Wanted
 
 SCHEMA_VERSION = 1
 
@@ -45,6 +46,7 @@ def document(outcome: Outcome) -> Json:
         "plan": _plan(checkpoint),
         "result": _result(outcome, checkpoint),
         "residency": _residency(checkpoint),
+        "forecast": _forecast(checkpoint),
         **beside,
         "warnings": list(outcome.warnings),
     }
@@ -90,11 +92,18 @@ def _filesystems(wanted: Wanted) -> list[Json]:
             "mount_point": json_path(found.mount_point),
             "source": json_path(found.source),
             "network": found.network,
+            "device": _device(found.storage),
             "files": files,
             "total_bytes": size_bytes,
         }
         for found, files, size_bytes in wanted.by_filesystem
     ]
+
+
+def _device(found: BlockDevice | None) -> Json | None:
+    if found is None:
+        return None
+    return {"name": found.name, "kind": found.kind.value, "rotational": found.rotational}
 
 
 def _memory(wanted: Wanted) -> Json:
@@ -182,6 +191,17 @@ def _residency(part: History) -> Json | None:
         "after_bytes": None if proven is None else proven.survey.resident_bytes,
         "total_bytes": surveys[-1].total_bytes,
         "method": method.value,
+    }
+
+
+def _forecast(part: History) -> Json | None:
+    tried = part.get(Tried)
+    if tried is None:
+        return None
+    return {
+        "warm_seconds": round(tried.forecast.warm_seconds, 1),
+        "loader_seconds": round(tried.forecast.loader_seconds, 1),
+        "sampled_bytes": tried.trial.sampled_bytes,
     }
 
 

@@ -18,11 +18,12 @@ class Options:
     world_size: int | None
     split: Split
     overrule: Overrule
-    ram_threshold_percent: float
+    ram_threshold_percent: float | None  # None: as the hardware says
     max_bytes: int | None
     threads: int
     block_size_bytes: int
     engine: Engine
+    trial: bool  # of the storage, in a dry run too
     max_bytes_per_second: int | None
     background: bool
     beside_command: bool

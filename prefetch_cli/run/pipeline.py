@@ -1,7 +1,7 @@
 """The stages in their order: the table of contents of this program."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
@@ -14,7 +14,7 @@ from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.run import parts, stages
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.parts import CHECKPOINT, Part
-from prefetch_cli.run.states import Decided, Looked, Proven, State, Wanted, Warned
+from prefetch_cli.run.states import Decided, Looked, Proven, State, Tried, Wanted, Warned
 
 Publish = Callable[[State | Warned], None]
 
@@ -51,6 +51,7 @@ class _Seen:
     part: Part
     wanted: Wanted
     looked: Looked
+    tried: Tried | None
 
 
 @dataclass(frozen=True)
@@ -156,16 +157,33 @@ class _Stages:
             self._publish(Warned((self._rank.warning,)))
         looked = stages.look(wanted, self._monitor)
         self._publish(looked)
-        return _Seen(part, wanted, looked)
+        return _Seen(part, wanted, looked, None)
 
     def _decide(self, part: Part, taken_bytes: int) -> _Planned:
         seen = self._look(part)
-        return self._plan(seen, stages.decide(part, seen.wanted, seen.looked), taken_bytes)
+        decision = stages.decide(part, seen.wanted, seen.looked)
+        if self._is_to_try(seen, decision):
+            plan = stages.plan(seen.wanted, seen.looked, decision, self._options, 0)
+            tried = stages.try_storage(seen.wanted, seen.looked, plan, self._monitor, self._stop)
+            if tried is not None:
+                self._publish(tried)
+                seen = replace(seen, tried=tried)
+                decision = stages.decide(part, seen.wanted, seen.looked, tried)
+        return self._plan(seen, decision, taken_bytes)
+
+    def _is_to_try(self, seen: _Seen, decision: Decision) -> bool:
+        if self._options.action is Action.DRY_RUN:
+            return self._options.trial
+        return seen.part.kind is CHECKPOINT and stages.awaits_trial(
+            seen.wanted, seen.looked, decision
+        )
 
     def _plan(self, seen: _Seen, decision: Decision, taken_bytes: int) -> _Planned:
-        decided = stages.plan(seen.wanted, seen.looked, decision, self._options, taken_bytes)
+        decided = stages.plan(
+            seen.wanted, seen.looked, decision, self._options, taken_bytes, seen.tried
+        )
         self._publish(decided)
-        return _Planned(seen.part, seen.wanted, seen.looked, decided)
+        return _Planned(seen.part, seen.wanted, seen.looked, seen.tried, decided)
 
 
 def _rank(options: Options, environ: Mapping[str, str]) -> LocalRank:

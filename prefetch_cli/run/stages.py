@@ -5,24 +5,31 @@ from dataclasses import replace
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
-from prefetch_cli.base.words import Split
+from prefetch_cli.base.words import Action, Split
 from prefetch_cli.checkpoint.files import File, each_once
-from prefetch_cli.linux import memory, mounts
+from prefetch_cli.linux import advice, lustre, memory, mounts
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.readahead import read_step_bytes, reads_ahead_little
 from prefetch_cli.plan import decision
-from prefetch_cli.plan.decision import NOTHING_MEANT, Decision, Facts, Verdict
-from prefetch_cli.plan.extents import Extent, head, whole, within
+from prefetch_cli.plan.decision import (
+    NOTHING_MEANT,
+    Decision,
+    Facts,
+    Forecast,
+    Storage,
+    Verdict,
+)
+from prefetch_cli.plan.extents import Extent, head, whole, within, without
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.plan.share import partition
-from prefetch_cli.reading import job
+from prefetch_cli.reading import job, trial
 from prefetch_cli.reading.plan import Medium, Plan, Target
 from prefetch_cli.residency import doubt, evict, survey
 from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.parts import Part
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
+from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Tried, Wanted
 
 # Threads that ask for small files over a network, for each that was asked for.
 _SMALL_FILES_FACTOR = 4
@@ -41,17 +48,20 @@ def want(
         threads *= _SMALL_FILES_FACTOR
     found = part.find(threads)
     files = each_once(found.files, known=known)
+    filesystems = mounts.inspect([file.path for file in files], monitor)
     available = memory.measure()
     return Wanted(
         kind=part.kind,
         found=replace(found, files=files),
-        filesystems=mounts.inspect([file.real_path for file in files], monitor),
+        filesystems=filesystems,
         memory=available,
         budget=decision.budget(
             available.available_bytes,
             available.limited_by,
             options.ram_threshold_percent,
             options.max_bytes,
+            available.shared_with_gpu,
+            _most_cached_bytes(filesystems),
         ),
         share=partition(
             [file.size_bytes for file in files],
@@ -63,7 +73,36 @@ def want(
         ),
         launcher=rank.launcher,
         threads=threads,
+        advice=_advice(files, filesystems, options),
     )
+
+
+def _most_cached_bytes(filesystems: Sequence[FileSystem]) -> int | None:
+    """Return how much the client of the one file system keeps that holds all files."""
+    different = set(filesystems)
+    return lustre.max_cached_bytes(different.pop()) if len(different) == 1 else None
+
+
+def _advice(
+    files: Sequence[File], filesystems: Sequence[FileSystem], options: Options
+) -> tuple[str, ...]:
+    """Return what would make reading these mounts faster, if they are to be read."""
+    if options.action not in {Action.PREFETCH, Action.DRY_RUN}:
+        return ()
+    lines = (
+        line
+        for one in dict.fromkeys(filesystems)
+        for line in advice.advise(
+            one,
+            (
+                (file.path, file.size_bytes)
+                for file, other in zip(files, filesystems, strict=True)
+                if other == one
+            ),
+            options.block_size_bytes,
+        )
+    )
+    return tuple(lines)
 
 
 def look(wanted: Wanted, monitor: Monitor) -> Looked:
@@ -71,24 +110,62 @@ def look(wanted: Wanted, monitor: Monitor) -> Looked:
     return Looked(wanted.kind, _survey(wanted, monitor))
 
 
-def decide(part: Part, wanted: Wanted, looked: Looked) -> Decision:
+def decide(part: Part, wanted: Wanted, looked: Looked, tried: Tried | None = None) -> Decision:
     """Return what to do about the share."""
+    facts = _facts(wanted, looked)
+    if tried is not None:
+        facts = replace(facts, forecast=tried.forecast)
+    return decision.decide(facts, wanted.budget, part.overrule)
+
+
+def awaits_trial(wanted: Wanted, looked: Looked, decided: Decision) -> bool:
+    """Return whether a trial of the storage could change the decision."""
+    return decision.awaits_trial(decided, _facts(wanted, looked))
+
+
+def try_storage(
+    wanted: Wanted, looked: Looked, decided: Decided, monitor: Monitor, stop: Stop
+) -> Tried | None:
+    """Return how fast the storage is, None where that cannot be measured."""
+    failed = {path for path, _ in looked.survey.failed}
+    files, on_storage = wanted.found.files, wanted.on_storage
+    cold = tuple(
+        extent
+        for extent in looked.survey.missing
+        if extent.file in on_storage and files[extent.file].path not in failed
+    )
+    found = trial.measure(replace(decided.plan, extents=cold), _targets(wanted), stop, monitor)
+    if found is None:
+        return None
+    cold_bytes = sum(extent.length for extent in cold)
+    forecast = Forecast(cold_bytes / found.our_rate, cold_bytes / found.loader_rate)
+    return Tried(wanted.kind, found, forecast)
+
+
+def _facts(wanted: Wanted, looked: Looked) -> Facts:
     on_storage = wanted.on_storage
-    facts = Facts(
+    return Facts(
         total_bytes=sum(wanted.found.files[number].size_bytes for number in on_storage),
         share_bytes=wanted.share.size_bytes,
         resident_bytes=looked.survey.exact_bytes,
         in_memory=on_storage.keys().isdisjoint(extent.file for extent in wanted.share.extents),
         bypasses_cache=all(one.bypasses_cache for one in on_storage.values()),
-        network=any(one.network for one in on_storage.values()),
+        storage=_storage(on_storage.values()),
     )
-    return decision.decide(facts, wanted.budget, part.overrule)
 
 
 def plan(
-    wanted: Wanted, looked: Looked, decided: Decision, options: Options, taken_bytes: int
+    wanted: Wanted,
+    looked: Looked,
+    decided: Decision,
+    options: Options,
+    taken_bytes: int,
+    tried: Tried | None = None,
 ) -> Decided:
-    """Return the plan of a decision, where other parts take so many bytes of the limit."""
+    """Return the plan of a decision, where other parts take so many bytes of the limit.
+
+    What a trial has brought in is not read again.
+    """
     on_storage = wanted.on_storage
     extents: tuple[Extent, ...] = ()
     cut = None
@@ -99,7 +176,8 @@ def plan(
         if limit_bytes is not None:
             cut = _cut(wanted, max(0, limit_bytes - taken_bytes))
         missing = (extent for extent in looked.survey.missing if extent.file in on_storage)
-        extents = tuple(within(missing, cut))
+        pieces = () if tried is None else tried.trial.pieces
+        extents = tuple(within(without(missing, pieces), cut))
     meant = sum(extent.length for extent in within(wanted.share.extents, cut))
     beside = options.beside_command and not wanted.kind.awaited
     return Decided(
@@ -129,13 +207,16 @@ def taken_bytes(wanted: Wanted, decided: Decided) -> int:
 
 def read(wanted: Wanted, decided: Decided, monitor: Monitor, stop: Stop) -> Read:
     """Return what came of reading the plan."""
+    with monitor.reading_part(wanted.kind.name):
+        return Read(wanted.kind, job.read(decided.plan, _targets(wanted), monitor, stop))
+
+
+def _targets(wanted: Wanted) -> list[Target]:
     media = {one: medium(one) for one in set(wanted.filesystems)}
-    targets = [
+    return [
         Target(file.path, media[one])
         for file, one in zip(wanted.found.files, wanted.filesystems, strict=True)
     ]
-    with monitor.reading_part(wanted.kind.name):
-        return Read(wanted.kind, job.read(decided.plan, targets, monitor, stop))
 
 
 def drop(wanted: Wanted, monitor: Monitor, stop: Stop) -> Evicted:
@@ -221,6 +302,17 @@ def _survey(wanted: Wanted, monitor: Monitor, *, reads_in_flight: bool = False) 
     return survey.survey(
         files, extents, threads=wanted.threads, monitor=monitor, reads_in_flight=reads_in_flight
     )
+
+
+def _storage(filesystems: Collection[FileSystem]) -> Storage:
+    """Return the farthest of what the file systems lie on."""
+    if any(one.network_type for one in filesystems):
+        return Storage.NETWORK
+    if any(one.network_device for one in filesystems):
+        return Storage.NETWORK_DEVICE
+    if filesystems and not any(one.known for one in filesystems):
+        return Storage.UNKNOWN
+    return Storage.LOCAL
 
 
 def medium(found: FileSystem) -> Medium:

@@ -1,4 +1,4 @@
-"""The states of a part: wanted -> looked -> decided -> read or evicted -> proven.
+"""The states of a part: wanted -> looked (-> tried) -> decided -> read or evicted -> proven.
 
 Each is a whole value, published as soon as it is known, and never filled in later.
 """
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from prefetch_cli.checkpoint.files import Found
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.memory import Memory
-from prefetch_cli.plan.decision import Budget, Decision
+from prefetch_cli.plan.decision import Budget, Decision, Forecast
 from prefetch_cli.plan.share import Share
 from prefetch_cli.reading.plan import Plan, ReadResult
+from prefetch_cli.reading.trial import Trial
 from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.parts import Kind
@@ -39,6 +40,7 @@ class Wanted(State):
     share: Share
     launcher: str | None  # the one that told the rank; None where the user did, or nobody
     threads: int  # that look at the files and read them
+    advice: tuple[str, ...] = ()  # what would make these mounts faster
 
     @property
     def on_storage(self) -> dict[int, FileSystem]:
@@ -56,8 +58,8 @@ class Wanted(State):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was noticed while the files were looked for."""
-        return self.found.warnings
+        """What was noticed while the files and their mounts were looked at."""
+        return (*self.found.warnings, *self.advice)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ class Looked(State):
     """How much of the share is resident before anything is done."""
 
     survey: Survey
+
+
+@dataclass(frozen=True)
+class Tried(State):
+    """What a trial of the storage says."""
+
+    trial: Trial
+    forecast: Forecast
 
 
 @dataclass(frozen=True)

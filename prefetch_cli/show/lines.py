@@ -12,12 +12,14 @@ from prefetch_cli.base.words import Action
 from prefetch_cli.checkpoint.locate import Source
 from prefetch_cli.checkpoint.request import Role
 from prefetch_cli.checkpoint.resolve import Checkpoint
-from prefetch_cli.plan.decision import NOTHING_MEANT
+from prefetch_cli.linux.blockdev import Kind
+from prefetch_cli.linux.filesystem import FileSystem
+from prefetch_cli.plan.decision import NOTHING_MEANT, forecast_in_words
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.outcome import History, Outcome
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
+from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Tried, Wanted
 
 _MOST_NAMES = 3  # names of a part; the rest is counted
 
@@ -39,20 +41,39 @@ def facts(outcome: Outcome) -> Iterator[Line]:
         yield "checkpoint", f"{source.argument}{revision}{_how(source)}{redirect}"
     yield "size", _size(wanted)
     for found, files, size_bytes in wanted.by_filesystem:
-        kind = "network" if found.network else "local"
-        kind = "in memory" if found.in_memory else kind
         share = "" if files == len(wanted.found.files) else f", {format_size(size_bytes)} of it"
-        yield "file system", f"{found.type} ({kind}) at {found.mount_point}{share}"
+        yield "file system", f"{_named(found)} ({_distance(found)}) at {found.mount_point}{share}"
     yield "memory", _memory(wanted)
     if wanted.share.world_size > 1:
         yield "share", _share(wanted)
     if looked := part.get(Looked):
         yield "resident", _resident(looked.survey)
+    if tried := part.get(Tried):
+        yield "forecast", forecast_in_words(tried.forecast)
     if decided := part.get(Decided):
         decision = decided.decision
         yield "decision", f"{decision.action.value}: {decision.message}"
         if outcome.action is Action.DRY_RUN:
             yield "plan", _plan(decided.plan)
+
+
+def _named(found: FileSystem) -> str:
+    """Return the type of a file system, and what it lies on."""
+    if found.below is not None:
+        return f"{found.type} over {_named(found.below)}"
+    return found.type if found.block is None else f"{found.type} on {found.block.name}"
+
+
+def _distance(found: FileSystem) -> str:
+    if found.in_memory:
+        return "in memory"
+    if found.network_type:
+        return "network"
+    if found.network_device:
+        return "network block device"
+    if found.storage is not None and found.storage.kind is Kind.MEMORY:
+        return "block device in memory"
+    return "local" if found.known else "counts as local"
 
 
 def _sources(wanted: Wanted) -> tuple[Source, ...]:
@@ -85,8 +106,12 @@ def _memory(wanted: Wanted) -> str:
     memory, budget = wanted.memory, wanted.budget
     bound = "the host" if memory.limited_by == "host" else f"the cgroup {memory.limited_by}"
     limit = f"{budget.threshold_percent:g} %"
+    if budget.shared_with is not None:
+        limit += f", because the GPU of {budget.shared_with} uses the same memory"
     if budget.limited_by == "max-bytes":
         limit = "--max-bytes"
+    elif budget.limited_by == "lustre":
+        limit = "Lustre's max_cached_mb"
     return (
         f"{format_size(memory.available_bytes)} available, bound by {bound}; "
         f"budget {format_size(budget.size_bytes)} ({limit})"
@@ -147,6 +172,10 @@ def summary(outcome: Outcome) -> Iterator[Line]:
         return  # only other parts were wanted
     if read is not None and decided is not None:
         yield "read", _result(outcome, decided.plan, read.result)
+        if (tried := part.get(Tried)) and read.result.complete:
+            forecast = format_duration(tried.forecast.warm_seconds)
+            took = format_duration(read.result.elapsed_seconds)
+            yield "forecast", f"about {forecast} to warm; it took {took}"
     elif evicted is not None:
         took = format_duration(evicted.eviction.elapsed_seconds)
         ending = _ending(outcome, complete=True)

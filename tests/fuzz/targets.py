@@ -26,7 +26,8 @@ from prefetch_cli.checkpoint.servers import rules_of
 from prefetch_cli.hubs import hub
 from prefetch_cli.libraries import distributions
 from prefetch_cli.libraries.distributions import Interpreter
-from prefetch_cli.linux import memory, mounts, readahead
+from prefetch_cli.linux import advice, lustre, memory, mounts, readahead, unified
+from prefetch_cli.linux.blockdev import Kind, device_below
 from prefetch_cli.plan import ranks
 
 Run = Callable[[bytes], None]
@@ -89,6 +90,19 @@ _MOUNTS = (
     b"32 22 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
     b"33 22 0:29 /job /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
     b"34 22 0:30 / /mnt/f rw - fuse.sshfs host: rw,user_id=0\n"
+    b"35 22 0:31 / /mnt/b rw - fuse /mnt/a rw,user_id=0\n"
+    b"36 22 0:32 / /mnt/g rw - fuse.gocryptfs /mnt/c rw,user_id=0\n"
+    b"37 22 0:33 / /mnt/t rw - btrfs /dev/mapper/vg-m rw,subvol=/\n"
+)
+_MOUNTSTATS = (
+    b"device fs1:/models mounted on /m with fstype nfs4 statvers=1.1\n"
+    b"\t     GETATTR: 8 10 0 2020 2440 0 130 131 0\n"
+    b"\t      LOOKUP: 9 9 0 2020 2440 0 130 131 0\n"
+)
+_LAYOUT = (
+    struct.pack("<IIIHHHBB4xQ", 0x0BD60BD0, 128, 1, 0, 1, 0, 0, 0, 0)
+    + struct.pack("<IIQQIIIQI", 1, 0x10, 0, 1 << 30, 80, 48, 0, 0, 0)
+    + struct.pack("<II16sIHH", 0x0BD10BD0, 1, b"", 1 << 20, 1, 0)
 )
 
 
@@ -125,6 +139,13 @@ def targets() -> list[Target]:
         Target("ollama", (_OLLAMA,), _ollama),
         Target("redirects", (b'{"org/name": "/m"}', b"org/name /m\na b c\n"), _redirects),
         Target("mounts", (_MOUNTS,), _mounts),
+        Target("devices", (b"/dev/shm/i\n", b"tcp\n", b"EphemeralDisk   \n", b"1\n"), _devices),
+        Target("unified", (b"nvidia,tegra234\0", b"0x10de\n", b"NVIDIA_DGX_Spark\n"), _unified),
+        Target(
+            "advice",
+            (_MOUNTSTATS, _LAYOUT, b"users: 5\nmax_cached_mb: 7776\n", b"64.0\n"),
+            _advice,
+        ),
         Target("cgroups", (b"4:memory:/job/step\n0::/job\n", b"0::/../..\n"), _cgroups),
         Target("limit", (b"max\n", b"9223372036854771712\n", b"1048576"), _limit),
         Target("ranks", (b"3", b"8", b"2(x3),1", b"4294967295", b"0"), _ranks),
@@ -248,10 +269,85 @@ def _redirects(folder: Path) -> Run:
 def _mounts(_folder: Path) -> Run:
     def run(content: bytes) -> None:
         table = mounts.MountTable.parse(content)
-        for path in ("/", "/mnt/a b/model", "/mnt/o/x", "/mnt/f/../x", "/nowhere"):
+        for path in ("/", "/mnt/a b/model", "/mnt/o/x", "/mnt/b/x", "/mnt/f/../x", "/nowhere"):
             found = table.of(path)
             assert found.type
+            assert found.network == (found.network_type or found.network_device)
             readahead.read_step_bytes(found, sys_root="/nowhere")
+
+    return run
+
+
+def _devices(folder: Path) -> Run:
+    block = folder / "devices/virtual/block"
+    files = [
+        block / "loop0/loop/backing_file",
+        block / "loop0/loop/offset",
+        block / "loop0/size",
+        block / "dm-0/dm/name",
+        block / "nvme0n1/queue/rotational",
+        block / "nvme0n1/device/transport",
+        block / "nvme0n1/device/model",
+    ]
+    for path in (*files, block / "dm-0/slaves/x", folder / "dev/block/x", folder / "class/block/x"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for name in ("loop0", "nvme0n1"):
+        (block / "dm-0/slaves" / name).symlink_to(f"../../{name}")
+    (folder / "dev/block/254:0").symlink_to("../../devices/virtual/block/dm-0")
+    (folder / "class/block/dm-0").symlink_to("../../devices/virtual/block/dm-0")
+
+    def run(content: bytes) -> None:
+        for path in files:
+            path.write_bytes(content)
+        source = os.fsdecode(b"/dev/" + content)
+        for number in ("254:0", "0:40"):
+            found = device_below(number, source, lambda _: Kind.UNKNOWN, str(folder))
+            assert found is None or found.name in {"loop0", "nvme0n1"}
+
+    return run
+
+
+def _unified(folder: Path) -> Run:
+    names = ("vendor", "device", "class", "mem_info_vram_total", "mem_info_gtt_total")
+    files = [
+        folder / "proc/device-tree/compatible",
+        folder / "proc/device-tree/model",
+        folder / "sys/class/dmi/id/product_name",
+        folder / "sys/devices/soc0/family",
+        *(folder / "sys/bus/pci/devices/0" / name for name in names),
+    ]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def run(content: bytes) -> None:
+        for path in files:
+            path.write_bytes(content)
+        assert unified.shared_with_gpu(str(folder)) != ""
+
+    return run
+
+
+def _advice(folder: Path) -> Run:
+    parameters = folder / "sys/fs/lustre/llite/m-0"
+    files = [
+        folder / "proc/self/mountstats",
+        parameters / "max_cached_mb",
+        parameters / "max_read_ahead_per_file_mb",
+    ]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    kinds = ("nfs4 fs1:/models rw,rsize=4096", "lustre 10.0.0.1@tcp:/m rw")
+    found = [mounts.MountTable.parse(f"1 0 0:9 / /m rw - {kind}").of("/m/x") for kind in kinds]
+
+    def run(content: bytes) -> None:
+        for path in files:
+            path.write_bytes(content)
+        count = lustre.parse_layout(content)
+        assert count is None or 0 <= count <= 0xFFFF
+        for one in found:
+            most = lustre.max_cached_bytes(one, str(folder))
+            assert most is None or most > 0
+            assert all(advice.advise(one, [("/m/x", 1 << 40)], 1 << 24, str(folder)))
 
     return run
 

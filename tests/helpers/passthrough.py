@@ -14,6 +14,7 @@
     --allow-other          usable by all users, not just the one who mounted it
     --default-permissions  the kernel checks file modes; without it nobody does
     --subtype NAME         mounted as `fuse.NAME`, not as `fuse`
+    --source NAME          what mountinfo shows as mounted: `passthrough` without it
     --log FILE             each read that the kernel asks for becomes a line of FILE, see `reads`
 
 It prints `mounted` and serves until it is unmounted, gets SIGTERM, or the pipe on its standard
@@ -85,6 +86,7 @@ class Options:
         self.max_background = _BACKGROUND
         self.delay = 0.0
         self.subtype = self.log = ""
+        self.source = "passthrough"
         kinds: dict[str, Callable[[str], object]] = {
             "fail_read": int,
             "hang_from": int,
@@ -92,6 +94,7 @@ class Options:
             "max_background": int,
             "delay": float,
             "subtype": str,
+            "source": str,
             "log": str,
         }
         left = iter(arguments)
@@ -141,7 +144,8 @@ class Server:
         data += ",default_permissions" * self._options.default_permissions
         kind = f"fuse.{self._options.subtype}" if self._options.subtype else "fuse"
         flags = ctypes.c_ulong(_MS_RDONLY | _MS_NOSUID | _MS_NODEV)
-        if _libc.mount(b"passthrough", self._mountpoint, kind.encode(), flags, data.encode()):
+        source = os.fsencode(self._options.source)
+        if _libc.mount(source, self._mountpoint, kind.encode(), flags, data.encode()):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), os.fsdecode(self._mountpoint))
 

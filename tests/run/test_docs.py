@@ -20,7 +20,15 @@ from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.main import command
 from prefetch_cli.commands.syntaxes import STARTS
 from prefetch_cli.plan import ranks
-from prefetch_cli.plan.decision import Facts, Reason, Verdict, budget, decide
+from prefetch_cli.plan.decision import (
+    Facts,
+    Forecast,
+    Reason,
+    Storage,
+    Verdict,
+    budget,
+    decide,
+)
 from tests.helpers.command import ROOT
 from tests.helpers.documents import PAGES, page, plain, read, section
 from tests.run import examples
@@ -206,7 +214,8 @@ def facts(found: str) -> Facts:
         resident_bytes=60 * GIB if "resident" in found else 0,
         in_memory="in memory" in found,
         bypasses_cache="bypass" in found,
-        network="network" in found,
+        storage=Storage.NETWORK if "network" in found else Storage.LOCAL,
+        forecast=Forecast(40, 660) if "slow" in found else None,
     )
 
 

@@ -50,6 +50,9 @@ def several(schema: Schema) -> Schema:
     return {"type": "array", "items": schema}
 
 
+FORECAST = either(record(warm_seconds=NUMBER, loader_seconds=NUMBER, sampled_bytes=COUNT), NULL)
+
+
 def document(action: str, **changed: Schema) -> Schema:
     """Return a whole document's schema; the `changed` keys differ by action and decision."""
     keys: dict[str, Schema] = {
@@ -79,6 +82,14 @@ def document(action: str, **changed: Schema) -> Schema:
                 mount_point=WORD,
                 source=TEXT,
                 network=FLAG,
+                device=either(
+                    record(
+                        name=WORD,
+                        kind=words("disk", "network", "memory", "unknown"),
+                        rotational=FLAG,
+                    ),
+                    NULL,
+                ),
                 files=COUNT,
                 total_bytes=COUNT,
             )
@@ -102,6 +113,7 @@ def document(action: str, **changed: Schema) -> Schema:
         "plan": NULL,
         "result": NULL,
         "residency": RESIDENCY,
+        "forecast": FORECAST,
         "libraries": NULL,
         "warnings": several(TEXT),
     }
@@ -116,7 +128,7 @@ RESIDENCY = record(
     method=METHOD,
 )
 FAILED = several(record(path=WORD, error=WORD))
-READ_REASONS = ("network-fits", "forced", "forced-too-big", "partial")
+READ_REASONS = ("network-fits", "local-slow", "forced", "forced-too-big", "partial")
 SKIP_REASONS = (
     "empty-share",
     "in-memory-filesystem",

@@ -12,7 +12,7 @@ import pytest
 
 from prefetch_cli import __version__
 from prefetch_cli.base.words import Engine
-from prefetch_cli.linux import filesystem
+from prefetch_cli.linux import fstypes
 from prefetch_cli.plan.decision import Reason
 from tests.helpers.command import ROOT
 from tests.helpers.documents import PAGES, blocks, page, plain, section
@@ -194,7 +194,8 @@ def test_the_keys_of_the_page_are_those_of_real_documents(
         if not re.match(r"libraries\.(?:decision|share|result|residency)\.", key)
     }
     only_of_failures = {"result.failed[].path", "result.failed[].error"}
-    assert documented.keys() - only_of_failures == real
+    only_of_trials = {key for key in documented if key.startswith("forecast.")}
+    assert documented.keys() - only_of_failures - only_of_trials == real
 
 
 def shape(value: Any) -> Any:
@@ -228,14 +229,17 @@ def test_the_example_error_is_what_the_program_says() -> None:
 
 def test_the_page_names_each_type_of_file_system() -> None:
     text = section(page("prefetch-cli-caching.7"), "FILE SYSTEMS", ".SH ")
-    network, memory = (
+    network, fuse, memory = (
         set(map(plain, re.findall(r"\\fB(.*?)\\fR", entry)))
         for entry in re.findall(
-            r"^\.B (?:Network|In memory): [^\n]*\n(.*?)(?=^\.TP)", text, re.MULTILINE | re.DOTALL
+            r"^\.B (?:Network|FUSE|In memory): [^\n]*\n(.*?)(?=^\.TP)",
+            text,
+            re.MULTILINE | re.DOTALL,
         )
     )
-    assert network - {"fuse"} == filesystem.NETWORK_TYPES | filesystem.NETWORK_FUSE_SOURCES
-    assert memory - {"dax"} == filesystem.IN_MEMORY_TYPES
+    assert network == fstypes.NETWORK_TYPES
+    assert fuse - {"fuse", "fuseblk"} == fstypes.LOCAL_FUSE
+    assert memory - {"dax"} == fstypes.IN_MEMORY_TYPES
 
 
 def test_the_page_describes_each_engine() -> None:

@@ -22,8 +22,12 @@ _FOLDER = os.path.join(ROOT, "build", "mutants")
 MODULES = {
     "base/amounts": None,
     "checkpoint/selection": None,
+    "linux/advice": None,
+    "linux/blockdev": None,
     "linux/cgroups": "tests/alone/own/test_memory.py",
+    "linux/lustre": "tests/unit/linux/test_advice.py",
     "linux/memory": "tests/alone/own/test_memory.py",
+    "linux/unified": None,
     "plan/decision": None,
     "plan/extents": "tests/unit/plan/test_share.py",
     "plan/ranks": None,

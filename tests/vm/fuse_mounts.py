@@ -9,6 +9,7 @@ import functools
 import sys
 from collections.abc import Iterator
 
+from prefetch_cli.linux.fstypes import LOCAL_FUSE
 from tests.vm.local_mounts import unmount
 from tests.vm.machine import ROOT, Machine, MachineError
 from tests.vm.rows import MODEL, Keeps, Row, Skip
@@ -59,11 +60,12 @@ def sshfs(machine: Machine, *, options: str = "") -> Iterator[str]:
 
 def _passthrough(name: str, *options: str) -> Row:
     keeps = Keeps.ALL if "--keep-cache" in options else Keeps.NOTHING
-    network = "--subtype" in options
+    subtype = options[options.index("--subtype") + 1] if "--subtype" in options else ""
+    network = subtype not in LOCAL_FUSE
     return Row(
         name,
         functools.partial(passthrough, options=("--allow-other", *options)),
-        f"fuse.{options[options.index('--subtype') + 1]}" if network else "fuse",
+        f"fuse.{subtype}" if subtype else "fuse",
         network=network,
         keeps=keeps,
         skip=None if network else Skip.LOCAL,
@@ -77,7 +79,8 @@ ROWS = (
     _passthrough("fuse-keep-cache", "--keep-cache"),
     _passthrough("fuse", "--default-permissions"),
     _passthrough("fuse-direct-io", "--direct-io"),
-    _passthrough("fuse-network", "--keep-cache", "--subtype", "juicefs"),
+    _passthrough("fuse-subtype", "--keep-cache", "--subtype", "juicefs"),
+    _passthrough("fuse-local", "--keep-cache", "--subtype", "unionfs-fuse"),
     Row(
         "sshfs",
         sshfs,

@@ -65,17 +65,23 @@ def _take_off(machine: Machine, point: str) -> None:
         machine.run("umount", "-l", point, check=False, seconds=30)
 
 
-def _row(name: str, mounting: Mounting, type_: str) -> Row:
+def _row(name: str, mounting: Mounting, type_: str, advice: str = "") -> Row:
     # NFS has no reads without waiting (RWF_NOWAIT), so only users who may write the files learn
     # their residency.
     return Row(
-        name, mounting, type_, network=True, known_to_stranger=False, unavailable=unavailable
+        name,
+        mounting,
+        type_,
+        network=True,
+        advice=advice,
+        known_to_stranger=False,
+        unavailable=unavailable,
     )
 
 
 ROWS = (
     _row("nfs4.2", nfs42, "nfs4"),
     _row("nfs3", nfs3, "nfs"),
-    _row("nfs4.2-rsize-128k", small_reads, "nfs4"),
+    _row("nfs4.2-rsize-128k", small_reads, "nfs4", "mount it with rsize="),
     _row("overlay-over-nfs", below_overlay, "nfs4"),
 )

@@ -1,7 +1,7 @@
 """A row of the matrix: a real mount, and what must be found, decided and kept on it."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -28,6 +28,11 @@ class Skip(enum.Enum):
     NO_CACHE = "no-page-cache"
 
 
+def without_advice(warnings: Sequence[str]) -> list[str]:
+    """Return the warnings that are no advice about NFS: emulated, a server can seem far."""
+    return [one for one in warnings if "mount it with nconnect=" not in one]
+
+
 def always(_machine: Machine) -> str | None:
     """Return None: the row can always run."""
     return None
@@ -44,6 +49,7 @@ class Row:
     keeps: Keeps = Keeps.ALL
     skip: Skip | None = None  # None: read without flags
     warning: str = ""  # part of the warning if pages do not stay
+    advice: str = ""  # part of the advice about the mount
     engine: str = ""  # the engine that --force must use, if only one works
     # Whether root and a stranger get a figure, rather than "unknown".
     known_to_root: bool = True

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.oracle import ALLOWED_WARM
 from tests.vm import fuse_mounts, local_mounts, nfs_mounts, shared_mounts
 from tests.vm.machine import STRANGER, Done, Machine
-from tests.vm.rows import Keeps, Row
+from tests.vm.rows import Keeps, Row, without_advice
 
 ROWS = (*local_mounts.ROWS, *fuse_mounts.ROWS, *nfs_mounts.ROWS, *shared_mounts.ROWS)
 
@@ -138,7 +138,9 @@ def read_whole(mounted: Mounted, done: Done) -> None:
     if row.known_to_root:
         assert residency["after_bytes"] is not None
         assert abs(residency["after_bytes"] - stayed) <= ALLOWED_WARM * total, (residency, stayed)
-    warnings = " ".join(document["warnings"])
+    told = without_advice(document["warnings"])
+    assert not row.advice or row.advice in told.pop(0)
+    warnings = " ".join(told)
     if row.keeps is Keeps.ALL:
         assert stayed >= (1 - ALLOWED_WARM) * total, done
         assert warnings == ""

@@ -62,11 +62,12 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         world_size=1,
         split=Split.AUTO,
         overrule=Overrule.NONE,
-        ram_threshold_percent=90,
+        ram_threshold_percent=None,
         max_bytes=None,
         threads=8,
         block_size_bytes=16 * MIB,
         engine=Engine.AUTO,
+        trial=False,
         max_bytes_per_second=None,
         background=False,
         beside_command=False,
@@ -270,7 +271,7 @@ def test_a_run_says_facts_then_decision_then_what_came_of_it(cold: str) -> None:
     ]
     assert done.lines["checkpoint"] == f"{cold} (as vllm reads it)"
     assert re.fullmatch(r"[\d.]+ MiB in 3 weight files and 5 other files", done.lines["size"])
-    assert re.fullmatch(r"\S+ \(local\) at /.*", done.lines["file system"])
+    assert re.fullmatch(r"\S+( on \S+)? \(local\) at /.*", done.lines["file system"])
     assert re.fullmatch(
         r"[\d.]+ GiB available, bound by .+; budget [\d.]+ GiB \(90 %\)", done.lines["memory"]
     )

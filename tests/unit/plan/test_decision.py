@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefetch_cli.base.words import Overrule
-from prefetch_cli.plan.decision import Budget, Facts, Reason, Verdict, budget, decide
+from prefetch_cli.plan.decision import (
+    Budget,
+    Facts,
+    Forecast,
+    Reason,
+    Storage,
+    Verdict,
+    awaits_trial,
+    budget,
+    decide,
+)
 
 GIB = 1024**3
 FACTS = Facts(
@@ -17,13 +27,17 @@ FACTS = Facts(
     resident_bytes=0,
     in_memory=False,
     bypasses_cache=False,
-    network=True,
+    storage=Storage.NETWORK,
 )
 BUDGET = budget(100 * GIB, "host", 90.0, None)
 SMALL = budget(10 * GIB, "/sys/fs/cgroup/job", 90.0, None)
 NONE, FORCE, PARTIAL = Overrule.NONE, Overrule.FORCE, Overrule.PARTIAL
 
-local = replace(FACTS, network=False)
+local = replace(FACTS, storage=Storage.LOCAL)
+
+
+def by_network(network: bool) -> Storage:
+    return Storage.NETWORK if network else Storage.LOCAL
 
 
 @pytest.mark.parametrize(
@@ -55,7 +69,9 @@ def test_each_row(
     reason: Reason,
     warning: bool,
 ) -> None:
-    decision = decide(replace(FACTS, network=network), BUDGET if fits else SMALL, overrule)
+    decision = decide(
+        replace(FACTS, storage=by_network(network)), BUDGET if fits else SMALL, overrule
+    )
     assert (decision.action, decision.reason, decision.warning) == (action, reason, warning)
     limit = SMALL.size_bytes if action is Verdict.PARTIAL else None
     assert decision.limit_bytes == limit
@@ -75,7 +91,7 @@ STATES: dict[Reason, dict[str, Any]] = {
 def test_where_reading_gains_nothing_it_is_skipped_under_force_too(
     reason: Reason, overrule: Overrule, network: bool
 ) -> None:
-    facts = replace(FACTS, network=network, **STATES[reason])
+    facts = replace(FACTS, storage=by_network(network), **STATES[reason])
     decision = decide(facts, BUDGET, overrule)
     assert (decision.action, decision.reason) == (Verdict.SKIP, reason)
 
@@ -115,7 +131,7 @@ def test_it_fits_up_to_the_last_byte_of_the_budget() -> None:
 @pytest.mark.parametrize("network", [True, False])
 def test_max_bytes_is_never_passed(overrule: Overrule, network: bool) -> None:
     capped = budget(100 * GIB, "host", 90.0, GIB)
-    decision = decide(replace(FACTS, network=network), capped, overrule)
+    decision = decide(replace(FACTS, storage=by_network(network)), capped, overrule)
     assert decision.action is Verdict.SKIP or decision.limit_bytes == GIB
     assert capped.limited_by == "max-bytes"
 
@@ -162,7 +178,7 @@ def test_each_message_names_the_sizes_the_percentage_and_the_flag_to_try(
         resident_bytes=st.none() | st.integers(0, 2**50),
         in_memory=st.booleans(),
         bypasses_cache=st.booleans(),
-        network=st.booleans(),
+        storage=st.sampled_from(Storage),
     ),
     st.integers(0, 2**50),
     st.floats(1, 100),
@@ -203,7 +219,7 @@ def test_what_is_too_big_is_said_with_what_bounds_it(
     network: bool, limited_by: str, most: int, overrule: Overrule, message: str
 ) -> None:
     capped = budget(10 * GIB, limited_by, 50.0, most * GIB)
-    decision = decide(replace(FACTS, network=network), capped, overrule)
+    decision = decide(replace(FACTS, storage=by_network(network)), capped, overrule)
     where = "network" if network else "local"
     assert decision.message == f"{where} file system, but 10 GiB do not fit into {message}"
     assert decision.warning is (overrule is FORCE)
@@ -222,7 +238,126 @@ def test_what_bounds_the_budget_is_the_lesser_of_the_two() -> None:
     assert budget(100, "host", 100.0, 99).limited_by == "max-bytes"
 
 
+@pytest.mark.parametrize(
+    ("storage", "fits", "begins"),
+    [
+        (Storage.NETWORK, True, "network file system, and 10 GiB fit"),
+        (Storage.NETWORK_DEVICE, True, "network block device, and 10 GiB fit"),
+        (Storage.LOCAL, True, "local file system; 10 GiB fit"),
+        (Storage.UNKNOWN, True, "unknown file system, so it counts as a local one; 10 GiB fit"),
+        (Storage.NETWORK, False, "network file system, but 10 GiB do not fit"),
+        (Storage.NETWORK_DEVICE, False, "network block device, but 10 GiB do not fit"),
+        (Storage.LOCAL, False, "local file system, but 10 GiB do not fit"),
+        (Storage.UNKNOWN, False, "unknown file system, but 10 GiB do not fit"),
+    ],
+)
+def test_the_sentence_says_what_the_checkpoint_lies_on(
+    storage: Storage, fits: bool, begins: str
+) -> None:
+    decision = decide(replace(FACTS, storage=storage), BUDGET if fits else SMALL, NONE)
+    assert decision.message.startswith(begins)
+    network = "network-fits" if fits else "network-too-big"
+    local = "local-fits" if fits else "local-too-big"
+    assert decision.reason.value == (network if storage.network else local)
+    assert storage.network is storage.value.startswith("network")
+
+
+@pytest.mark.parametrize(
+    ("given", "shared_with", "percent", "because"),
+    [
+        (None, None, 90, None),
+        (None, "NVIDIA GB10", 40, "NVIDIA GB10"),
+        (90.0, "NVIDIA GB10", 90, None),
+        (40.0, "NVIDIA GB10", 40, None),
+        (55.5, None, 55.5, None),
+    ],
+)
+def test_the_threshold_is_lower_where_the_gpu_uses_the_same_memory_and_none_is_given(
+    given: float | None, shared_with: str | None, percent: float, because: str | None
+) -> None:
+    found = budget(100 * GIB, "host", given, None, shared_with)
+    assert (found.threshold_percent, found.shared_with) == (percent, because)
+    assert found.size_bytes == int(GIB * percent)
+    reason = decide(replace(FACTS, total_bytes=200 * GIB), found, NONE).message
+    assert ("which the GPU uses too" in reason) is (because is not None)
+
+
+@pytest.mark.parametrize(
+    ("most_cached", "most", "limited_by", "size", "words"),
+    [
+        (200, None, "host", 90, "90 % of 100 GiB available"),
+        (90, None, "host", 90, "90 % of 100 GiB available"),
+        (8, None, "lustre", 8, "8 GiB that Lustre's client keeps (llite.*.max_cached_mb)"),
+        (8, 4, "max-bytes", 4, "the 4 GiB of --max-bytes"),
+        (8, 9, "lustre", 8, "8 GiB that Lustre's client keeps"),
+    ],
+)
+def test_what_a_client_keeps_bounds_the_budget(
+    most_cached: int, most: int | None, limited_by: str, size: int, words: str
+) -> None:
+    found = budget(
+        100 * GIB, "host", 90, None if most is None else most * GIB, None, most_cached * GIB
+    )
+    assert (found.limited_by, found.size_bytes) == (limited_by, size * GIB)
+    message = decide(replace(FACTS, total_bytes=95 * GIB), found, NONE).message
+    assert words in message
+
+
 def test_no_flag_overrules_nothing() -> None:
     assert not NONE
     assert FORCE not in NONE
     assert PARTIAL not in NONE
+
+
+LARGE = replace(FACTS, total_bytes=GIB, share_bytes=GIB, resident_bytes=None, storage=Storage.LOCAL)
+ROOMY = replace(BUDGET, size_bytes=2 * GIB, available_bytes=4 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("warm_seconds", "loader_seconds", "reason"),
+    [
+        (40, 660, Reason.LOCAL_SLOW),
+        (30, 60, Reason.LOCAL_SLOW),
+        (30, 59.9, Reason.LOCAL_FITS),  # less than twice as long
+        (14.9, 44.8, Reason.LOCAL_FITS),  # less than 30 s longer
+        (0, 30, Reason.LOCAL_SLOW),
+        (100, 10, Reason.LOCAL_FITS),
+    ],
+)
+def test_a_local_file_system_is_slow_by_its_forecast(
+    warm_seconds: float, loader_seconds: float, reason: Reason
+) -> None:
+    facts = replace(LARGE, forecast=Forecast(warm_seconds, loader_seconds))
+    decision = decide(facts, ROOMY, NONE)
+    assert decision.reason is reason
+    assert decision.action is (Verdict.PREFETCH if reason is Reason.LOCAL_SLOW else Verdict.SKIP)
+    assert "a loader alone about" in decision.message
+    assert decide(facts, ROOMY, FORCE).reason is Reason.FORCED
+    assert (
+        decide(replace(facts, storage=Storage.NETWORK), ROOMY, NONE).reason is Reason.NETWORK_FITS
+    )
+
+
+def test_nothing_is_called_fast_that_was_not_measured() -> None:
+    decision = decide(LARGE, ROOMY, NONE)
+    assert decision.reason is Reason.LOCAL_FITS
+    assert "fast" not in decision.message
+    assert "a loader alone" not in decision.message
+
+
+@pytest.mark.parametrize(
+    ("facts", "overrule", "expected"),
+    [
+        (LARGE, NONE, True),
+        (LARGE, PARTIAL, True),
+        (LARGE, FORCE, False),
+        (replace(LARGE, storage=Storage.NETWORK), NONE, False),
+        (replace(LARGE, resident_bytes=1), NONE, False),  # less than 1 GiB is cold
+        (replace(LARGE, in_memory=True), NONE, False),
+        (replace(LARGE, bypasses_cache=True), NONE, False),
+    ],
+)
+def test_the_storage_is_tried_only_where_that_decides(
+    facts: Facts, overrule: Overrule, expected: bool
+) -> None:
+    assert awaits_trial(decide(facts, ROOMY, overrule), facts) is expected

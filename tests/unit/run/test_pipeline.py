@@ -12,18 +12,21 @@ from prefetch_cli.base.words import Action, Engine, LoadFormat, Overrule, Server
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.libraries import gather
-from prefetch_cli.linux import memory, mounts
+from prefetch_cli.linux import lustre, memory, mounts
+from prefetch_cli.linux.blockdev import BlockDevice, Kind
 from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
 from prefetch_cli.linux.memory import Memory
 from prefetch_cli.plan.decision import Reason
 from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.run import parts, pipeline
+from prefetch_cli.run.document import document
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.outcome import Outcome, folded
 from prefetch_cli.run.parts import CHECKPOINT, LIBRARIES
 from prefetch_cli.run.states import Decided, Proven, Read, State, Warned
 from prefetch_cli.run.states import Wanted as WantedState
+from prefetch_cli.show.lines import facts
 from tests.helpers import checkpoints, oracle
 from tests.run.third_part import DRAFT, asked_with_draft
 
@@ -70,6 +73,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
         threads=2,
         block_size_bytes=MIB,
         engine=Engine.READ,
+        trial=False,
         max_bytes_per_second=None,
         background=False,
         beside_command=False,
@@ -115,6 +119,130 @@ def doubts(outcome: Outcome) -> list[str]:
 
 def shards(folder: Path) -> list[str]:
     return sorted(map(str, folder.glob("*.safetensors")))
+
+
+# What the files lie on
+
+LOCAL = replace(UNKNOWN, type="ext4")
+NBD = replace(LOCAL, block=BlockDevice("nbd0", Kind.NETWORK, rotational=False))
+RAM = replace(LOCAL, block=BlockDevice("ram0", Kind.MEMORY, rotational=False))
+DISK = replace(LOCAL, block=BlockDevice("sda", Kind.DISK, rotational=True))
+LUSTRE = replace(UNKNOWN, type="lustre", source="10.0.0.1@tcp:/m")
+
+
+def over(below: FileSystem) -> FileSystem:
+    return replace(UNKNOWN, type="fuse", below=below)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason", "begins"),
+    [
+        ([NFS], Reason.NETWORK_FITS, "network file system, and"),
+        ([NBD], Reason.NETWORK_FITS, "network block device, and"),
+        ([NBD, NFS, LOCAL], Reason.NETWORK_FITS, "network file system, and"),
+        ([NBD, LOCAL], Reason.NETWORK_FITS, "network block device, and"),
+        ([over(NBD)], Reason.NETWORK_FITS, "network block device"),
+        ([over(NFS)], Reason.NETWORK_FITS, "network file system"),
+        ([over(LOCAL)], Reason.LOCAL_FITS, "local file system,"),
+        ([RAM], Reason.LOCAL_FITS, "local file system,"),
+        ([UNKNOWN], Reason.LOCAL_FITS, "unknown file system, so it counts as a local one;"),
+        ([UNKNOWN, LOCAL], Reason.LOCAL_FITS, "local file system,"),
+    ],
+)
+def test_the_decision_is_by_the_farthest_of_what_the_files_lie_on(
+    small: Path,
+    on: Callable[..., None],
+    found: list[FileSystem],
+    reason: Reason,
+    begins: str,
+) -> None:
+    on(*found)
+    decided = run(small, overrule=Overrule.NONE, action=Action.DRY_RUN).checkpoint.get(Decided)
+    assert decided is not None
+    assert decided.decision.reason is reason
+    assert decided.decision.message.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("found", "line", "device"),
+    [
+        (LOCAL, "ext4 (local)", None),
+        (NFS, "nfs4 (network)", None),
+        (NBD, "ext4 on nbd0 (network block device)", ("nbd0", "network", False)),
+        (DISK, "ext4 on sda (local)", ("sda", "disk", True)),
+        (RAM, "ext4 on ram0 (block device in memory)", ("ram0", "memory", False)),
+        (over(NBD), "fuse over ext4 on nbd0 (network block device)", ("nbd0", "network", False)),
+        (over(over(NFS)), "fuse over fuse over nfs4 (network)", None),
+        (
+            replace(DISK, options=frozenset({"dax"})),
+            "ext4 on sda (in memory)",
+            ("sda", "disk", True),
+        ),
+        (replace(DISK, type="ocfs2"), "ocfs2 on sda (network)", ("sda", "disk", True)),
+        (UNKNOWN, "unknown (counts as local)", None),
+    ],
+)
+def test_what_the_files_lie_on_is_shown(
+    small: Path,
+    on: Callable[..., None],
+    found: FileSystem,
+    line: str,
+    device: tuple[str, str, bool] | None,
+) -> None:
+    on(found)
+    outcome = run(small, action=Action.CHECK)
+    assert dict(facts(outcome))["file system"] == f"{line} at /"
+    [shown] = document(outcome)["filesystems"]
+    keys = ("name", "kind", "rotational")
+    assert shown["device"] == (None if device is None else dict(zip(keys, device, strict=True)))
+
+
+@pytest.mark.parametrize(("found", "bound"), [([LUSTRE], True), ([LUSTRE, NFS], False)])
+def test_what_lustre_keeps_bounds_the_budget_of_what_lies_on_it(
+    small: Path,
+    on: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    found: list[FileSystem],
+    bound: bool,
+) -> None:
+    # There is no Lustre to mount.
+    monkeypatch.setattr(lustre, "max_cached_bytes", lambda _: MIB)
+    on(*found)
+    wanted = run(small, action=Action.DRY_RUN).checkpoint.get(WantedState)
+    assert wanted is not None
+    assert (wanted.budget.limited_by == "lustre") is bound
+    assert (wanted.budget.size_bytes == MIB) is bound
+
+
+@pytest.mark.parametrize(
+    ("action", "advised"),
+    [
+        (Action.PREFETCH, True),
+        (Action.DRY_RUN, True),
+        (Action.CHECK, False),
+        (Action.EVICT, False),
+    ],
+)
+def test_advice_is_for_those_who_read(
+    small: Path, on: Callable[..., None], action: Action, advised: bool
+) -> None:
+    on(replace(NFS, options=frozenset({"rsize=4096"})), LOCAL)
+    advice = [one for one in run(small, action=action).warnings if "rsize=1048576" in one]
+    assert len(advice) == advised
+
+
+@pytest.mark.parametrize(("given", "percent"), [(None, 40), (90.0, 90), (12.0, 12)])
+def test_the_threshold_is_low_where_the_gpu_uses_the_same_memory(
+    small: Path, monkeypatch: pytest.MonkeyPatch, given: float | None, percent: float
+) -> None:
+    shared = replace(memory.measure(), shared_with_gpu="NVIDIA GB10")
+    monkeypatch.setattr(memory, "measure", lambda: shared)  # no such machine was at hand
+    outcome = run(small, action=Action.DRY_RUN, ram_threshold_percent=given)
+    wanted = outcome.checkpoint.get(WantedState)
+    assert wanted is not None
+    assert wanted.budget.threshold_percent == percent
+    because = f"({percent:g} %, because the GPU of NVIDIA GB10 uses the same memory)"
+    assert (because in dict(facts(outcome))["memory"]) is (given is None)
 
 
 # Libraries

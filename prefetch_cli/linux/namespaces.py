@@ -1,0 +1,128 @@
+"""Where a path leads by the kernel's own word, in whatever mount namespace that is.
+
+A link like /proc/PID/root leads into the namespace of that process, although it reads as `/`: a
+path that is put together from what links say is then one of this namespace, and wrong.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from prefetch_cli.linux import mountinfo
+from prefetch_cli.linux.mountinfo import Mount
+
+_MAGIC = re.compile(
+    r"/proc/(self|thread-self|[0-9]+)/(?:task/[0-9]+/)?(?:root|cwd|exe|fd|map_files)\b"
+)
+_MOUNT_ID = re.compile(rb"^mnt_id:\s*([0-9]{1,18})$", re.MULTILINE)
+_MOST_NAMESPACES = 256  # whose mounts are looked through
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a path leads to: the kernel's number of the mount, and the path in its namespace.
+
+    `device` is the file's st_dev, which btrfs and overlay give in their own way.
+    """
+
+    mount_id: int
+    real_path: str
+    device: int
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A mount of another namespace, and the way to that from here: `/proc/PID/root`."""
+
+    mount: Mount
+    root: str
+
+
+def placed(path: str) -> Place | None:
+    """Return where a path leads, None where the kernel does not tell.
+
+    By O_PATH, which opens nothing: it needs no permission for the file itself, and acts on no
+    device. The number stands in /proc/self/fdinfo since Linux 3.15.
+    """
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            match = _MOUNT_ID.search(file.read(4096))
+        real_path = os.readlink(f"/proc/self/fd/{descriptor}")
+        device = os.fstat(descriptor).st_dev
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(descriptor)
+    return Place(int(match[1]), real_path, device) if match else None
+
+
+def beside(folder: Place, path: str) -> Place | None:
+    """Return where a file lies in a folder that was placed, None where that must be asked.
+
+    It lies on the folder's mount unless it is a link or has another device. Only a file of the same
+    file system that is mounted over this one has neither: the caller must know the mount points.
+    """
+    name = os.path.basename(path)
+    try:
+        status = os.lstat(path)
+    except (OSError, ValueError):
+        return None
+    if name in {"", ".", ".."} or stat.S_ISLNK(status.st_mode) or status.st_dev != folder.device:
+        return None
+    return Place(folder.mount_id, os.path.join(folder.real_path, name), folder.device)
+
+
+def is_magic(path: str) -> bool:
+    """Return whether a path begins with a link that may lead into another namespace."""
+    return _MAGIC.match(path) is not None
+
+
+class Elsewhere:
+    """The mounts of other namespaces, as far as this process may see them."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Foreign | None] = {}
+
+    def mount(self, mount_id: int, path: str) -> Foreign | None:
+        """Return a mount by the kernel's number, which is one for all namespaces, None if unseen.
+
+        Its mount point is a path from here, through /proc/PID/root of a process that sees it: of
+        the one that the path names, if it does.
+        """
+        if mount_id not in self._found:
+            self._found[mount_id] = next(_mounts(mount_id, path), None)
+        return self._found[mount_id]
+
+
+def _mounts(mount_id: int, path: str) -> Iterator[Foreign]:
+    seen: set[tuple[str, str]] = set()
+    for pid in _processes(path):
+        try:
+            key = os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/root")
+        except OSError:
+            continue  # it has ended, or belongs to another user
+        if key in seen:
+            continue
+        seen.add(key)
+        if len(seen) > _MOST_NAMESPACES:
+            return
+        root = f"/proc/{pid}/root"
+        for mount in mountinfo.read(f"/proc/{pid}/mountinfo"):
+            if mount.id == mount_id:
+                point = f"{root}{mount.mount_point}".rstrip("/")
+                yield Foreign(replace(mount, mount_point=point), root)
+
+
+def _processes(path: str) -> list[str]:
+    named = _MAGIC.match(path)
+    first = [named[1]] if named else []
+    try:
+        return first + [name for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return first
