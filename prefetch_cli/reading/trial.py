@@ -33,6 +33,11 @@ _FAULT_BYTES = 64 * 1024  # at a time: between these, the clock is looked at
 _STEP_BYTES = 128 * 1024  # likewise of ours: a step that has not returned counts as nothing
 _LEAST_BLOCK_BYTES = 512 * 1024
 _SECONDS = 0.4  # for each of the two ways
+# Ranks of a node all do this at about the same time. A loader that is measured while others read
+# with all threads looks far too slow, so all measure loaders at the same time by the clock, and
+# then all measure what we do.
+_SHARED_SECONDS = 0.25
+_SHARED_PERIOD = 0.75
 
 
 class Unmeasured(enum.Enum):
@@ -93,26 +98,33 @@ def measure(
     monitor: Monitor,
     *,
     most_bytes: int = MOST_BYTES,
+    beside_others: bool = False,
 ) -> Trial | Unmeasured:
     """Return the two rates on this storage, or why they cannot be measured.
 
     Takes about a second at most, even where the storage does not answer: then threads are left
-    behind. The rate that the plan is limited to limits neither of the two: it is for the caller to
-    ask for few bytes then.
+    behind. `beside_others`: other ranks may do the same at this moment. The rate that the plan is
+    limited to limits neither way: it is for the caller to ask for few bytes then.
     """
     window = max((targets[extent.file].medium.step_bytes for extent in plan.extents), default=1)
     chosen = pieces(plan.extents, most_bytes, window)
     theirs, ours = chosen[::2], chosen[1::2]
     if not ours:
         return Unmeasured.TOO_LITTLE
-    loader = _Loader(theirs, targets, stop.within(_SECONDS), monitor, window)
-    loader_rate = loader.rate()
-    if isinstance(loader_rate, Unmeasured):
-        return loader_rate
+    seconds = _SHARED_SECONDS if beside_others else _SECONDS
+    if beside_others:
+        stop.sleep(_SHARED_PERIOD - time.time() % _SHARED_PERIOD)
+    began = time.monotonic()
+    loader = _Loader(theirs, targets, stop.within(seconds), monitor, window)
+    loader_rate = loader.rate(seconds)
     if stop.requested:
         return Unmeasured.STOPPED
+    if isinstance(loader_rate, Unmeasured):
+        return loader_rate
+    if beside_others:
+        stop.sleep(began + seconds - time.monotonic())
     runner = _Runner(replace(plan, extents=tuple(ours)), targets, window)
-    our_rate = runner.rate(stop.within(_SECONDS))
+    our_rate = runner.rate(stop.within(seconds))
     if isinstance(our_rate, Unmeasured):
         return Unmeasured.STOPPED if stop.requested else our_rate
     return Trial(loader_rate, our_rate, tuple(joined([*loader.read, *runner.read])))
@@ -142,22 +154,21 @@ class _Loader:
         self._refused = False
         self.read: list[Extent] = []
 
-    def rate(self) -> float | Unmeasured:
-        """Return the rate in bytes per second, or why it is not known.
-
-        Where nothing comes in time, the rate is what it is at most.
-        """
+    def rate(self, seconds: float) -> float | Unmeasured:
+        """Return the rate in bytes per second over so long, or why it is not known."""
         began = time.monotonic()
         try:
             spawn(self._run, "trial")
         except RuntimeError:
             return Unmeasured.REFUSED
-        self._ended.wait(_SECONDS + limits.READER_GRACE_SECONDS)
-        seconds = time.monotonic() - began
+        self._ended.wait(seconds + limits.READER_GRACE_SECONDS)
+        took = time.monotonic() - began
         if self._refused:
             return Unmeasured.REFUSED
+        if self._bytes == 0:
+            return Unmeasured.NO_ANSWER
         before = min(self._heads * self._head_bytes, self._bytes // 4)
-        return max(self._bytes + before, _FAULT_BYTES) / seconds
+        return (self._bytes + before) / took
 
     def _run(self) -> None:
         try:

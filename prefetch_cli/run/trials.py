@@ -33,6 +33,7 @@ def try_storage(
         stop,
         monitor,
         most_bytes=min(bound for bound in bounds if bound is not None),
+        beside_others=wanted.share.world_size > 1,
     )
     if isinstance(found, Unmeasured):
         return found
