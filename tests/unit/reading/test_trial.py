@@ -66,7 +66,7 @@ def tried(path: str, *, far: bool = False, most_bytes: int = MOST_BYTES) -> Tria
         max_bytes_per_second=None,
         yielding=False,
     )
-    medium = Medium(far=far, step_bytes=128 * 1024, reads_ahead_little=False)
+    medium = Medium(far=far, step_bytes=128 * 1024, reads_ahead_little=False, spins=False)
     began = time.monotonic()
     found = measure(plan, [Target(path, medium)], Stop(), Monitor(), most_bytes=most_bytes)
     assert time.monotonic() - began < LONGEST_SECONDS
