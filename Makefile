@@ -96,7 +96,7 @@ coverage: $(STAMP) ## Run all tests, and list the branches they miss
 	$(BIN)/python -m coverage report
 
 .PHONY: man
-man: $(STAMP) ## Write man/prefetch-cli.1 and README's tables from the command
+man: $(STAMP) ## Write man/prefetch-cli.1, man/options.md and README's tables from the command
 	$(BIN)/python -m man.generate
 
 .PHONY: install

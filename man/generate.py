@@ -1,4 +1,4 @@
-"""Write the man page and the tables of README from the command itself: `make man`."""
+"""Write man page, option table and README's tables from the command itself: `make man`."""
 
 import os
 import re
@@ -26,9 +26,16 @@ from prefetch_cli.plan.decision import Verdict
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAN_PAGE = os.path.join(_ROOT, "man", f"{PROGRAM}.1")
+OPTIONS = os.path.join(_ROOT, "man", "options.md")
 README = os.path.join(_ROOT, "README.md")
 
 Flags = tuple[Flag, ...]
+
+_OPTIONS_HEAD = f"""\
+# Options
+
+Written by `make man` from the command itself. `man {PROGRAM}` has the details of each.
+"""
 
 
 # README
@@ -40,7 +47,7 @@ def readme(text: str, flags: Flags = FLAGS) -> str:
     Raises ValueError where a marker is missing.
     """
     for name, table in (
-        ("options", _option_table(flags)),
+        ("options", _option_groups(flags)),
         ("decision", _decision_table()),
         ("exit-codes", _exit_code_table()),
     ):
@@ -57,17 +64,11 @@ def _between_markers(text: str, name: str, table: str) -> str:
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 
-def _option_table(flags: Flags) -> str:
-    lines = ["| Option | Default | Meaning |", "| --- | --- | --- |"]
+def _option_groups(flags: Flags) -> str:
+    lines = ["| | |", "| --- | --- |"]
     for group in GROUPS:
-        lines.append(f"| **{group}** | | |")
-        for flag in flags:
-            if flag.group == group:
-                *short, name = flag.names
-                names = [*short, f"{name} {flag.metavar}".strip()]
-                default = _code(flag.default) if flag.default else ""
-                text = _cell(_marked(flag.help))
-                lines.append(f"| {', '.join(map(_code, names))} | {default} | {text} |")
+        names = (_code(flag.name) for flag in flags if flag.group == group)
+        lines.append(f"| {group} | {' '.join(names)} |")
     return _table(lines)
 
 
@@ -102,6 +103,24 @@ def _cell(text: str) -> str:
 def _marked(text: str) -> str:
     """Return Markdown with each flag in the sentence as code."""
     return re.sub(r"(?<![\w`-])--[a-z][a-z-]*", lambda match: _code(match[0]), text)
+
+
+# The options, for whoever reads them without man(1)
+
+
+def option_table(flags: Flags = FLAGS) -> str:
+    """Return the options with their meanings, in Markdown."""
+    lines = ["| Option | Default | Meaning |", "| --- | --- | --- |"]
+    for group in GROUPS:
+        lines.append(f"| **{group}** | | |")
+        for flag in flags:
+            if flag.group == group:
+                *short, name = flag.names
+                names = [*short, f"{name} {flag.metavar}".strip()]
+                default = _code(flag.default) if flag.default else ""
+                text = _cell(_marked(flag.help))
+                lines.append(f"| {', '.join(map(_code, names))} | {default} | {text} |")
+    return f"{_OPTIONS_HEAD}\n{_table(lines)}"
 
 
 # The man page, in man(7)
@@ -255,9 +274,10 @@ def _escaped(text: str) -> str:
 
 
 def main() -> None:
-    """Write the man page and README's tables."""
-    with open(MAN_PAGE, "w", encoding="utf-8") as file:
-        file.write(man_page())
+    """Write man page, option table and README's tables."""
+    for path, text in ((MAN_PAGE, man_page()), (OPTIONS, option_table())):
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
     with open(README, encoding="utf-8") as file:
         text = readme(file.read())
     with open(README, "w", encoding="utf-8") as file:

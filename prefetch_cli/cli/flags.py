@@ -321,7 +321,10 @@ FLAGS = (
         default="8",
         option="threads",
         help="Number of reading threads, at least 1.",
-        details="They take blocks in load order, so one huge file keeps all of them busy.",
+        details=(
+            "They take blocks in load order, so one huge file keeps all of them busy. "
+            "On a disk that spins one begins, and more join where that raises the rate."
+        ),
     ),
     Flag(
         names=("-b", "--block-size"),

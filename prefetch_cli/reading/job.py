@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.base import limits
@@ -24,10 +24,11 @@ from prefetch_cli.reading.engines import (
     Shared,
 )
 from prefetch_cli.reading.pace import Limiter
-from prefetch_cli.reading.plan import Plan, ReadResult, Target
+from prefetch_cli.reading.plan import Medium, Plan, ReadResult, Target
 from prefetch_cli.reading.queue import Queue, SharedFile
 from prefetch_cli.reading.tune import (
     MOST_STEP_BYTES,
+    Climb,
     EngineTuner,
     StepTuner,
     ThreadTuner,
@@ -97,13 +98,13 @@ class Job:
         self._threads = affordable(min(plan.threads, MOST_THREADS, _most_useful(plan)))
         self._unexpected: list[BaseException] = []
         media = {targets[extent.file].medium for extent in plan.extents}
-        yielding = plan.yielding and not any(medium.far for medium in media)
-        self.gate = _Gate(self._threads, yielding=yielding)
+        climb = _climb(plan, media)
+        self.gate = _Gate(self._threads, climb)
         self.engine_tuners = {}
         for medium in media:
             how = trial(plan.engine, far=medium.far, block_bytes=plan.block_size_bytes)
-            # A trial would fill the disk's queue, and others wait behind it.
-            compare = how.pays(plan.size_bytes, self._threads) and not yielding
+            # A trial would fill the disk's queue, and others wait behind it, or the head turns.
+            compare = how.pays(plan.size_bytes, self._threads) and climb is None
             self.engine_tuners[medium] = EngineTuner(how, threads=self._threads, compare=compare)
 
     def run(self) -> None:
@@ -148,6 +149,15 @@ class Job:
             self.stop.request()
 
 
+def _climb(plan: Plan, media: Collection[Medium]) -> Climb | None:
+    """Return why not all threads may read at once; far media want many requests in flight."""
+    if any(medium.far for medium in media):
+        return None
+    if plan.yielding:
+        return Climb.YIELDING
+    return Climb.SPINNING if any(medium.spins for medium in media) else None
+
+
 def _most_useful(plan: Plan) -> int:
     return sum(-(-extent.length // plan.block_size_bytes) + 1 for extent in plan.extents) or 1
 
@@ -155,8 +165,8 @@ def _most_useful(plan: Plan) -> int:
 class _Gate:
     """Holds back the threads that the tuner does not admit."""
 
-    def __init__(self, threads: int, *, yielding: bool) -> None:
-        self._tuner = ThreadTuner(threads, yielding=yielding, now=time.monotonic())
+    def __init__(self, threads: int, climb: Climb | None) -> None:
+        self._tuner = ThreadTuner(threads, climb, now=time.monotonic())
         self._changed = threading.Condition()
         self._entered = 0
 

@@ -13,6 +13,7 @@ class Medium:
     far: bool  # dominated by latency: network and FUSE
     step_bytes: int  # the most that one WILLNEED reads
     reads_ahead_little: bool  # little enough to double it for each open file
+    spins: bool  # or says so, as many virtual disks do
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,8 @@ class _Runner:
 
     def __init__(self, plan: Plan, targets: Sequence[Target], read_ahead_bytes: int) -> None:
         # All threads have something to do, and none asks for so much at once that it waits for all
-        # of the time. A run that gives way to others ends with as many threads as pay.
+        # of the time. Nor is there time to find out how many threads pay where others use the disk,
+        # or where it says that it spins.
         fair = plan.size_bytes // plan.threads // PAGE_BYTES * PAGE_BYTES
         block_bytes = max(_LEAST_BLOCK_BYTES, min(2 * read_ahead_bytes, fair))
         self._plan = replace(
@@ -215,7 +216,7 @@ class _Runner:
             max_bytes_per_second=None,
             yielding=False,
         )
-        self._targets = targets
+        self._targets = [replace(one, medium=replace(one.medium, spins=False)) for one in targets]
         # A monitor of its own: nothing of this counts as progress.
         self._arrivals = _Arrivals()
 

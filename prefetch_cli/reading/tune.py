@@ -3,6 +3,8 @@
 They hold no clock and no lock: measured times are handed in, and the caller takes turns.
 """
 
+import enum
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -21,10 +23,8 @@ _FAST_BYTES_PER_SECOND = 1_000_000_000
 _TOO_SLOW = 0.5  # leave an engine mid-portion when its rate falls below this part of the likely one
 _TOO_SLOW_SECONDS = 0.2  # its rate is not known earlier
 
-# Threads on a disk that others use too: each step doubles them and must raise the rate this much.
-# Beside one other reader, two threads get 4/3 of one thread's share of a saturated disk.
+# Threads that climb: each step doubles them.
 _CLIMB_SECONDS = 0.25
-_CLIMB_WORTH = 1.5
 _CLIMB_AGAIN = 20  # steps after which a settled number is tested again
 _STALLED_SECONDS = 2.0  # without a byte: whoever holds the turn hangs
 
@@ -164,17 +164,30 @@ class EngineTuner:
         return self._bytes[engine] / seconds if seconds > 0 else 0.0
 
 
-class ThreadTuner:
-    """Says how many threads read: all, or as few as the rate needs where others use the disk.
+class Climb(enum.Enum):
+    """Why threads begin with one, and by which factor a step must raise the rate to stand."""
 
-    Another reader's request waits behind all of ours, and a disk that one thread saturates is no
-    faster with eight. So one starts, and their number doubles as long as that pays. A single thread
-    that reads a file end to end also gets the largest folios, which a loader maps fastest.
+    # Each turn of the head costs as much as reading a megabyte. A virtual disk only says that it
+    # spins, and is faster with more: that is found within a second.
+    SPINNING = 1.15
+    # Others use the disk too. Beside one other reader, two threads get 4/3 of one thread's share of
+    # a saturated disk.
+    YIELDING = 1.5
+
+
+class ThreadTuner:
+    """Says how many threads read: all, or as few as the rate needs where more may do harm.
+
+    On a disk that others use, their request waits behind all of ours, and a disk that one thread
+    saturates is no faster with eight. So one starts, and their number doubles as long as that pays.
+    A single thread that reads a file end to end also gets the largest folios, which a loader maps
+    fastest.
     """
 
-    def __init__(self, most: int, *, yielding: bool, now: float) -> None:
-        self.admitted = 1 if yielding else most
+    def __init__(self, most: int, climb: Climb | None, *, now: float) -> None:
+        self.admitted = most if climb is None else 1
         self.fixed = self.admitted == most  # nothing to tune
+        self._worth = math.inf if climb is None else climb.value
         self._most = most
         self._since = now
         self._bytes = 0
@@ -205,7 +218,7 @@ class ThreadTuner:
                 self._settled = 0
                 self._rate_before = 0.0
                 self._admit(self.admitted // 2, now)
-        elif rate < _CLIMB_WORTH * self._rate_before:
+        elif rate < self._worth * self._rate_before:
             self._settled = 1
             self._admit(self._before, now)
         elif self.admitted == self._most:

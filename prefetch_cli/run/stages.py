@@ -314,4 +314,5 @@ def medium(found: FileSystem) -> Medium:
         far=found.far,
         step_bytes=read_step_bytes(found),
         reads_ahead_little=reads_ahead_little(found),
+        spins=found.storage is not None and found.storage.rotational,
     )

@@ -26,8 +26,8 @@ from tests.helpers import oracle
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
-NEAR = Medium(far=False, step_bytes=128 * 1024, reads_ahead_little=False)
-FAR = Medium(far=True, step_bytes=128 * 1024, reads_ahead_little=False)
+NEAR = Medium(far=False, step_bytes=128 * 1024, reads_ahead_little=False, spins=False)
+FAR = Medium(far=True, step_bytes=128 * 1024, reads_ahead_little=False, spins=False)
 
 
 def cold_files(folder: Path, sizes: Sequence[int]) -> list[str]:

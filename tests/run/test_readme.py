@@ -15,7 +15,13 @@ from tests.recipes.section import recipes
 from tests.run import examples
 
 MOST_LINES = 300
-DOCUMENTS = ("README.md", "CHANGELOG.md", "tests/README.md", "tests/bench/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CHANGELOG.md",
+    "man/options.md",
+    "tests/README.md",
+    "tests/bench/README.md",
+)
 
 
 @pytest.fixture(scope="module")

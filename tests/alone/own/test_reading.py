@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 def test_where_the_kernel_reads_ahead_little_requests_are_twice_as_large(tmp_path: Path) -> None:
     def request_kib(*, little: bool) -> float:
         oracle.make_cold(paths)
-        medium = Medium(far=False, step_bytes=128 * 1024, reads_ahead_little=little)
+        medium = Medium(far=False, step_bytes=128 * 1024, reads_ahead_little=little, spins=False)
         before = list(map(int, (disk / "stat").read_text().split()))
         read(paths, medium=medium, engine=Engine.SPLICE, threads=1, block=16 * MIB)
         after = map(int, (disk / "stat").read_text().split())

@@ -93,7 +93,8 @@ def test_all_that_flags_exclude_or_need_is_tried_here() -> None:
     assert pairs == each_other | {(one, COMMAND) for one in EXCLUDE_COMMAND}
     needs = {(flag.parameter, name) for flag in FLAGS for name in flag.needs}
     of_python = {("python", "--package"), ("python", "--libraries")}
-    assert needs == of_python | {(one, COMMAND) for one in NEED_COMMAND}
+    of_dry_run = {("trial", "--dry-run")}
+    assert needs == of_python | of_dry_run | {(one, COMMAND) for one in NEED_COMMAND}
 
 
 @pytest.mark.parametrize("parameter", EXCLUDE_COMMAND)
@@ -130,3 +131,10 @@ def test_python_needs_packages() -> None:
     refused({"python": "p", "libraries": True}, {"python"})
     Given(values(python="p", libraries=True), {"python"}, ("x",)).check()
     Given(values(python="p", package=("a",)), {"python"}).check()
+
+
+def test_a_trial_by_itself_needs_a_dry_run() -> None:
+    error = refused({"trial": True}, {"trial"})
+    assert error.message == "expected --dry-run with --trial, found none"
+    Given(values(trial=True, dry_run=True), {"trial", "dry_run"}).check()
+    Given(values(trial=True), ()).effective().check()

@@ -1,5 +1,6 @@
 """The threads of a job, on real files and the real page cache."""
 
+import contextlib
 import errno
 import math
 import mmap
@@ -7,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +319,40 @@ def test_a_thread_that_hangs_holds_nobody_up_beside_others(
     options: dict[str, Any] = {"engine": Engine.SPLICE, "yielding": True}
     assert read([path], threads=2, block=MIB, **options).complete
     assert free.is_set()
+
+
+@pytest.mark.parametrize(
+    ("medium", "yielding", "alone"),
+    [
+        (NEAR, True, True),
+        (replace(NEAR, spins=True), False, True),
+        (replace(NEAR, spins=True), True, True),
+        (NEAR, False, False),
+        (replace(FAR, spins=True), False, False),
+    ],
+)
+def test_one_thread_begins_where_more_may_do_harm(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    medium: Medium,
+    yielding: bool,
+    alone: bool,
+) -> None:
+    together = threading.Barrier(2)
+    stop = Stop()
+
+    def sendfile(_out: int, _in: int, _offset: int, size: int) -> int:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.1 if alone else 60)
+            assert not alone
+        stop.request()
+        return size
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    path = sparse_file(tmp_path, 10 * MIB)
+    options: dict[str, Any] = {"engine": Engine.SPLICE, "yielding": yielding}
+    done = read([path], medium=medium, stop=stop, threads=2, block=MIB, **options)
+    assert (done.bytes_read == MIB) is alone
 
 
 def test_a_stop_ends_the_threads_that_wait_beside_others(

@@ -99,7 +99,9 @@ def tried(
         yielding=yielding,
     )
     (found,) = mounts.inspect([path])
-    medium = Medium(far=far, step_bytes=read_step_bytes(found), reads_ahead_little=False)
+    medium = Medium(
+        far=far, step_bytes=read_step_bytes(found), reads_ahead_little=False, spins=False
+    )
     began = time.monotonic()
     trial = measure(plan, [Target(path, medium)], stop or Stop(), Monitor(), most_bytes=most_bytes)
     assert time.monotonic() - began < LONGEST_SECONDS

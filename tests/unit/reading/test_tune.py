@@ -1,6 +1,7 @@
 """The tuners, driven by simulated storage: no clock, no thread, no file."""
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from prefetch_cli.base.words import Engine
 from prefetch_cli.reading.tune import (
     MOST_STEP_BYTES,
     STEP_BYTES,
+    Climb,
     EngineTuner,
     Portion,
     StepTuner,
@@ -243,14 +245,14 @@ def climb(threads: ThreadTuner, rate: Callable[[int], float], seconds: float) ->
 
 
 def test_all_threads_read_unless_others_do() -> None:
-    threads = ThreadTuner(8, yielding=False, now=0.0)
+    threads = ThreadTuner(8, None, now=0.0)
     assert (threads.admitted, threads.fixed) == (8, True)
-    one = ThreadTuner(1, yielding=True, now=0.0)
+    one = ThreadTuner(1, Climb.YIELDING, now=0.0)
     assert (one.admitted, one.fixed) == (1, True)
 
 
 def test_one_thread_is_enough_for_a_disk_that_it_saturates() -> None:
-    threads = ThreadTuner(32, yielding=True, now=0.0)
+    threads = ThreadTuner(32, Climb.YIELDING, now=0.0)
     assert not threads.fixed
     admitted = climb(threads, lambda _: 100e6, 60)
     assert admitted[0] == 1
@@ -261,7 +263,7 @@ def test_one_thread_is_enough_for_a_disk_that_it_saturates() -> None:
 @given(st.integers(1, 64), st.integers(1, 64))
 def test_as_many_threads_read_as_the_disk_needs(most: int, needed: int) -> None:
     """Each adds the same rate, up to the number that saturates the disk."""
-    threads = ThreadTuner(most, yielding=True, now=0.0)
+    threads = ThreadTuner(most, Climb.YIELDING, now=0.0)
     admitted = climb(threads, lambda count: 1e8 * min(count, needed), 120)
     assert all(1 <= count <= most for count in admitted)
     usual = Counter(admitted[50:]).most_common(1)[0][0]
@@ -270,8 +272,25 @@ def test_as_many_threads_read_as_the_disk_needs(most: int, needed: int) -> None:
     assert usual < 2 * needed
 
 
+def test_a_disk_that_spins_keeps_one_reader() -> None:
+    """Each reader more costs turns of the head."""
+    threads = ThreadTuner(8, Climb.SPINNING, now=0.0)
+    admitted = climb(threads, lambda count: 200e6 / count, 60)
+    assert admitted[0] == 1
+    assert max(admitted) == 2
+    assert admitted.count(1) > 0.8 * len(admitted)
+
+
+@pytest.mark.parametrize("gain", [1.3, 1.9])
+def test_a_disk_that_only_says_that_it_spins_gets_all_threads_within_a_second(gain: float) -> None:
+    threads = ThreadTuner(8, Climb.SPINNING, now=0.0)
+    admitted = climb(threads, lambda count: 200e6 * gain ** math.log2(count), 10)
+    assert admitted[10] == 8
+    assert admitted.count(8) > 0.8 * len(admitted)
+
+
 def test_a_number_that_settled_is_tested_again() -> None:
-    threads = ThreadTuner(8, yielding=True, now=0.0)
+    threads = ThreadTuner(8, Climb.YIELDING, now=0.0)
     saturated, now = True, 0.0
     admitted: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
     for tick in range(600):
@@ -284,7 +303,7 @@ def test_a_number_that_settled_is_tested_again() -> None:
 
 
 def test_who_hangs_holds_nobody_up() -> None:
-    threads = ThreadTuner(4, yielding=True, now=0.0)
+    threads = ThreadTuner(4, Climb.YIELDING, now=0.0)
     threads.look(2.0)
     assert threads.admitted == 1
     threads.look(2.1)
@@ -297,7 +316,7 @@ def test_who_hangs_holds_nobody_up() -> None:
 
 
 def test_all_are_admitted_at_the_end() -> None:
-    threads = ThreadTuner(64, yielding=True, now=0.0)
+    threads = ThreadTuner(64, Climb.YIELDING, now=0.0)
     threads.end(0.1)
     assert threads.admitted == 64
 

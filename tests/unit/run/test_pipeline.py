@@ -143,10 +143,10 @@ def over(below: FileSystem) -> FileSystem:
         ([NBD, LOCAL], Reason.NETWORK_FITS, "network block device, and"),
         ([over(NBD)], Reason.NETWORK_FITS, "network block device"),
         ([over(NFS)], Reason.NETWORK_FITS, "network file system"),
-        ([over(LOCAL)], Reason.LOCAL_FITS, "local file system,"),
-        ([RAM], Reason.LOCAL_FITS, "local file system,"),
+        ([over(LOCAL)], Reason.LOCAL_FITS, "local file system; "),
+        ([RAM], Reason.LOCAL_FITS, "local file system; "),
         ([UNKNOWN], Reason.LOCAL_FITS, "unknown file system, so it counts as a local one;"),
-        ([UNKNOWN, LOCAL], Reason.LOCAL_FITS, "local file system,"),
+        ([UNKNOWN, LOCAL], Reason.LOCAL_FITS, "local file system; "),
     ],
 )
 def test_the_decision_is_by_the_farthest_of_what_the_files_lie_on(
