@@ -47,7 +47,9 @@ def want(
         threads *= _SMALL_FILES_FACTOR
     found = part.find(threads)
     files = each_once(found.files, known=known)
-    filesystems = mounts.inspect([file.path for file in files], monitor)
+    filesystems = mounts.inspect(
+        [file.real_path for file in files], monitor, [file.device for file in files]
+    )
     available = memory.measure()
     return Wanted(
         kind=part.kind,

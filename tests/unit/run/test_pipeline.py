@@ -91,7 +91,9 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put the files on these file systems, in turn."""
 
     def lie(*found: FileSystem) -> None:
-        def inspect(paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, ...]:
+        def inspect(
+            paths: Sequence[str], monitor: Monitor, devices: Sequence[int] | None = None
+        ) -> tuple[FileSystem, ...]:
             return tuple(found[number % len(found)] for number in range(len(paths)))
 
         monkeypatch.setattr(mounts, "inspect", inspect)
@@ -306,7 +308,7 @@ def test_files_in_memory_take_nothing_of_the_limit(
     monkeypatch.setattr(
         mounts,
         "inspect",
-        lambda paths, _: tuple(tmpfs if path.endswith("lib.so") else NFS for path in paths),
+        lambda paths, *_: tuple(tmpfs if path.endswith("lib.so") else NFS for path in paths),
     )
     wanted = gather.Request((str(library),), packages=(), python=None, command=(), of_command=False)
     decided = run(small, libraries=wanted, max_bytes=1_200_000).checkpoint.get(Decided)
