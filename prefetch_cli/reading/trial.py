@@ -67,9 +67,11 @@ def pieces(extents: Sequence[Extent], most_bytes: int, read_ahead_bytes: int) ->
     """Return pieces of cold extents, evenly spread over all their bytes, each from a page on.
 
     The kernel may read ahead up to two windows behind each piece: these count against
-    `most_bytes`, and a piece is long beside them. There are none where the files are so small that
-    opening them would take most of the time.
+    `most_bytes`, and a piece is long beside them. None is taken of extents below 1 MiB, such as
+    config files, whose reading says nothing; and there are none at all where the files are so small
+    that opening them would take most of the time.
     """
+    extents = [extent for extent in extents if extent.length >= _LEAST_PIECE_BYTES]
     total = sum(extent.length for extent in extents)
     if total < _SMALL_FILE_BYTES * len({extent.file for extent in extents}):
         return []
@@ -84,6 +86,8 @@ def pieces(extents: Sequence[Extent], most_bytes: int, read_ahead_bytes: int) ->
     for extent in extents:
         while number < count and passed + extent.length > number * step:
             offset = extent.offset + max(0, int(number * step) - passed)
+            # At the end of a file, a whole piece lies before it.
+            offset = max(extent.offset, min(offset, extent.end - longest))
             offset = offset // PAGE_BYTES * PAGE_BYTES
             found.append(Extent(extent.file, offset, min(longest, extent.end - offset)))
             number += 1

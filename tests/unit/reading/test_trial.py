@@ -59,6 +59,15 @@ def test_pieces_come_from_all_over(read_ahead_bytes: int) -> None:
     assert max(piece.offset for piece in found) >= 128 * MIB or len(found) == 4
 
 
+@pytest.mark.parametrize("read_ahead_bytes", [128 * 1024, 8 * MIB])
+def test_config_files_before_the_weights_are_no_pieces(read_ahead_bytes: int) -> None:
+    """One of 200 bytes as the only piece of a loader made a fast disk a slow one."""
+    extents = [Extent(0, 0, 200), Extent(1, 0, PAGE_BYTES), Extent(2, 12288, 2000 * MIB)]
+    found = pieces(extents, MOST_BYTES, read_ahead_bytes)
+    assert {piece.file for piece in found} == {2}
+    assert len({piece.length for piece in found}) == 1
+
+
 def test_small_files_are_not_tried() -> None:
     extents = [Extent(file, 0, MIB) for file in range(100_000)]
     assert pieces(extents, MOST_BYTES, 128 * 1024) == []
