@@ -275,6 +275,9 @@ def _doubt(
         read_bytes=done,
         before_bytes=before.resident_bytes_without(failed) if before.method.exact else None,
         after_bytes=after.resident_bytes_without(failed),
+        reclaimed_bytes=doubt.reclaimed_since(
+            before, after, failed=failed, whole=result.complete and decided.plan.cut is None
+        ),
         share_bytes=_bytes_without(failed, wanted.share.extents),
         filesystems=list(wanted.on_storage.values()),
         memory=wanted.memory,
@@ -299,9 +302,11 @@ def _sizes_on_storage(wanted: Wanted) -> list[int]:
 
 def _survey(wanted: Wanted, monitor: Monitor, *, reads_in_flight: bool = False) -> Survey:
     files, extents = wanted.found.files, wanted.share.extents
-    return survey.survey(
+    found = survey.survey(
         files, extents, threads=wanted.threads, monitor=monitor, reads_in_flight=reads_in_flight
     )
+    # What left tmpfs lies in swap, and what cachestat counts of DAX was never in the cache.
+    return found if len(wanted.on_storage) == len(files) else replace(found, reclaimed_by_file={})
 
 
 def _storage(filesystems: Collection[FileSystem]) -> Storage:

@@ -14,6 +14,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
+from prefetch_cli.linux.cachestat import Reclaimed
 from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, Sample
 from prefetch_cli.plan.extents import Extent, whole
 from prefetch_cli.residency.survey import SAMPLERS, Survey, survey
@@ -170,6 +171,29 @@ def test_the_resident_bytes_of_some_files(tmp_path: Path) -> None:
     assert found.resident_bytes_without({0}) == about(2 * MIB)
     assert found.resident_bytes_without(()) == found.resident_bytes
     assert replace(found, resident_bytes=None).resident_bytes_without({0}) is None
+
+
+def test_what_was_reclaimed_is_known_where_cachestat_measures_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = cold(tmp_path, [MIB, MIB, MIB])
+    if look(files).method is not Method.CACHESTAT:
+        pytest.skip("this kernel has no cachestat (Linux 6.5)")
+    assert look(files).reclaimed == Reclaimed(0, 0)
+    assert look(files, reads_in_flight=True).reclaimed is None
+    os.unlink(files[0].path)
+    assert look(files).reclaimed == Reclaimed(0, 0)
+    known = pagecache.exact_method
+    monkeypatch.setattr(
+        pagecache,
+        "exact_method",
+        lambda file: Method.MINCORE if os.fstat(file).st_ino == files[1].inode else known(file),
+    )
+    mixed = look(files)
+    assert mixed.method is Method.CACHESTAT
+    assert mixed.reclaimed is None
+    assert mixed.reclaimed_without({1}) == Reclaimed(0, 0)
+    assert mixed.reclaimed_without({0, 1, 2}) is None
 
 
 def test_many_small_runs_are_read_as_one(tmp_path: Path) -> None:
