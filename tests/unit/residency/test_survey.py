@@ -4,9 +4,13 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,6 +175,47 @@ def test_the_resident_bytes_of_some_files(tmp_path: Path) -> None:
     assert found.resident_bytes_without({0}) == about(2 * MIB)
     assert found.resident_bytes_without(()) == found.resident_bytes
     assert replace(found, resident_bytes=None).resident_bytes_without({0}) is None
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_hang_is_named_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: bool
+) -> None:
+    """Each call into the storage is made in a wait that names the file."""
+    files = cold(tmp_path, [MIB, MIB, 1])
+    paths = {file.path for file in files}
+    waits: dict[int, list[str]] = defaultdict(list)
+    waiting = Monitor.waiting
+
+    @contextmanager
+    def noted(self: Monitor, path: str, offset: int | None = None) -> Iterator[None]:
+        with waiting(self, path, offset):
+            waits[threading.get_ident()].append(path)
+            yield
+            waits[threading.get_ident()].pop()
+
+    calls: list[tuple[str, bool]] = []
+
+    def watched(name: str) -> Callable[..., Any]:
+        call = getattr(os, name)
+
+        def wrapper(file: Any, *more: Any, **named: Any) -> Any:
+            path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file
+            if path in paths:
+                calls.append((name, path in waits[threading.get_ident()]))
+            return call(file, *more, **named)
+
+        return wrapper
+
+    monkeypatch.setattr(Monitor, "waiting", noted)
+    if sampled:
+        monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
+    for name in ("open", "stat", "fstat", "pread", "preadv", "posix_fadvise", "close"):
+        monkeypatch.setattr(os, name, watched(name))
+    look(files)
+    assert {name for name, _ in calls} >= {"open", "close"}
+    assert ("preadv" in {name for name, _ in calls}) is sampled
+    assert [name for name, named in calls if not named] == []
 
 
 def test_what_was_reclaimed_is_known_where_cachestat_measures_every_file(
