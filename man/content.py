@@ -298,6 +298,7 @@ DIAGNOSTICS = (
         "0, or 4 with --min-resident",
         "The likely cause follows: a memory limit, a FUSE file system that drops pages when a file "
         "is opened again, or a file system that keeps its data elsewhere. "
+        "{SIZE} that were dropped again to free memory are no guess: the kernel counts them. "
         "A server's reads would fare the same.",
     ),
     Diagnostic(

@@ -1,7 +1,7 @@
 """The page cache of a file: what it holds, how to fill it and empty it. Thin over system calls.
 
-Sources: cachestat(2) and mm/filemap.c, mincore(2) and mm/mincore.c, preadv2(2), getrusage(2),
-posix_fadvise(2) with mm/fadvise.c and mm/readahead.c, fuse_file_mmap() in fs/fuse/file.c.
+Sources: mincore(2) and mm/mincore.c, preadv2(2), getrusage(2), posix_fadvise(2) with mm/fadvise.c
+and mm/readahead.c, fuse_file_mmap() in fs/fuse/file.c.
 """
 
 import contextlib
@@ -12,16 +12,12 @@ import mmap
 import os
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
-PAGE_BYTES = mmap.PAGESIZE
+from prefetch_cli.linux import cachestat
+from prefetch_cli.linux.cachestat import Reclaimed
 
-# The number is the same on every architecture with the unified table. On others it may be another
-# system call.
-_CACHESTAT = 451
-_MACHINE = os.uname().machine
-_UNIFIED_TABLE = {"x86_64", "aarch64", "riscv64", "ppc64le", "ppc64", "s390x", "loongarch64"}
+PAGE_BYTES = mmap.PAGESIZE
 
 # statfs.f_type of file systems whose files read through another file's cache. cachestat looks at
 # the outer file's cache, which is empty; a mapping, and so mincore, reaches the inner one.
@@ -44,7 +40,6 @@ _libc.mmap.argtypes = [
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
-_libc.syscall.restype = ctypes.c_long
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -62,12 +57,11 @@ class Method(enum.Enum):
         return self in {Method.MINCORE, Method.CACHESTAT}
 
 
-@dataclass(frozen=True)
-class CacheState:
-    """What the cache holds of a range."""
+class Counted(NamedTuple):
+    """What an exact method says of a range."""
 
     resident_bytes: int
-    dirty_bytes: int  # not written back yet, or being written back: cannot be dropped
+    reclaimed: Reclaimed | None  # None where the method cannot tell
 
 
 class Sample(NamedTuple):
@@ -75,17 +69,6 @@ class Sample(NamedTuple):
 
     hits: int
     pages: int
-
-
-class _Range(ctypes.Structure):
-    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
-
-
-class _Stat(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in ("cache", "dirty", "writeback", "evicted", "recently_evicted")
-    )
 
 
 class _StatFs(ctypes.Structure):
@@ -99,7 +82,7 @@ def exact_method(descriptor: int) -> Method:
     not know (Linux 6.14, and the stable kernels with that fix). mincore reports every page as
     resident instead, so we ask it about a page that cannot be.
     """
-    if _cachestat(descriptor, 0, PAGE_BYTES) is not None and not _is_stacked(descriptor):
+    if cachestat.ask(descriptor, 0, PAGE_BYTES) is not None and not _is_stacked(descriptor):
         return Method.CACHESTAT
     return Method.MINCORE if _mincore_is_true(descriptor) else Method.UNKNOWN
 
@@ -111,13 +94,18 @@ def surest_method(descriptor: int) -> Method:
 
 def resident_bytes(descriptor: int, offset: int, length: int, method: Method) -> int:
     """Return the resident bytes of the range, by an exact method; raises OSError."""
+    return count(descriptor, offset, length, method).resident_bytes
+
+
+def count(descriptor: int, offset: int, length: int, method: Method) -> Counted:
+    """Return what is resident of the range, by an exact method, and was; raises OSError."""
     if method is Method.CACHESTAT:
-        state = cache_state(descriptor, offset, length)
+        state = cachestat.ask(descriptor, offset, length)
         if state is None:
             raise OSError(errno.EPERM, "cachestat refused")
-        return state.resident_bytes
+        return Counted(state.resident_bytes, state.reclaimed)
     resident = sum(run for _, run, cached in _runs(descriptor, offset, length) if cached)
-    return min(resident, length)
+    return Counted(min(resident, length), None)
 
 
 def missing(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, int]]:
@@ -128,17 +116,6 @@ def missing(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, in
     for start, size, cached in _runs(descriptor, offset, length):
         if not cached:
             yield start, size
-
-
-def cache_state(descriptor: int, offset: int, length: int) -> CacheState | None:
-    """Return what cachestat(2) says about the range; None where it refuses or is missing."""
-    stat = _cachestat(descriptor, offset, length)
-    if stat is None:
-        return None
-    return CacheState(
-        resident_bytes=min(stat.cache * PAGE_BYTES, length),
-        dirty_bytes=(stat.dirty + stat.writeback) * PAGE_BYTES,
-    )
 
 
 def sample(descriptor: int, size_bytes: int, pages: int) -> Sample | None:
@@ -199,20 +176,6 @@ def _advise(descriptor: int, offset: int, length: int, advice: int) -> None:
     # It is only advice: a container's seccomp profile may refuse it.
     with contextlib.suppress(OSError):
         os.posix_fadvise(descriptor, offset, length, advice)
-
-
-def _cachestat(descriptor: int, offset: int, length: int) -> _Stat | None:
-    if _MACHINE not in _UNIFIED_TABLE:
-        return None
-    stat = _Stat()
-    failed = _libc.syscall(
-        ctypes.c_long(_CACHESTAT),
-        ctypes.c_uint(descriptor),
-        ctypes.byref(_Range(offset, length)),
-        ctypes.byref(stat),
-        ctypes.c_uint(0),
-    )
-    return None if failed else stat
 
 
 def _blocks_read() -> int:

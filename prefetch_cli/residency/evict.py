@@ -12,7 +12,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.files import File
-from prefetch_cli.linux import pagecache, processes
+from prefetch_cli.linux import cachestat, pagecache, processes
 from prefetch_cli.linux.files import open_to_read
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent
@@ -109,7 +109,7 @@ def _drop(file: File, extents: Sequence[Extent], stop: Stop) -> _Dropped:
 
 
 def _dirty_bytes(descriptor: int, extents: Sequence[Extent]) -> int:
-    states = (pagecache.cache_state(descriptor, extent.offset, extent.length) for extent in extents)
+    states = (cachestat.ask(descriptor, extent.offset, extent.length) for extent in extents)
     return sum(state.dirty_bytes for state in states if state is not None)
 
 

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
+from prefetch_cli.linux.cachestat import Reclaimed
 from prefetch_cli.linux.files import open_to_read
 from prefetch_cli.linux.pagecache import Method, Sample
 from prefetch_cli.linux.threads import map_threads
@@ -40,6 +41,13 @@ class Survey:
     missing: tuple[Extent, ...]  # not known to be resident, in load order
     resident_by_file: dict[int, int | None]
     failed: tuple[tuple[str, str], ...]  # path and error of each file that cannot be opened
+    # Of each file that can be opened; None where its method cannot tell.
+    reclaimed_by_file: Mapping[int, Reclaimed | None] = field(default_factory=dict)
+
+    @property
+    def reclaimed(self) -> Reclaimed | None:
+        """What was resident and is no more; None where that is not known of every file."""
+        return self.reclaimed_without(())
 
     @property
     def exact_bytes(self) -> int | None:
@@ -53,6 +61,17 @@ class Survey:
         found = self.resident_by_file.items()
         return sum(size or 0 for file, size in found if file not in files)
 
+    def reclaimed_without(self, files: Container[int]) -> Reclaimed | None:
+        """Return what was resident of all other files; None where that is not known of each."""
+        return _sum([one for file, one in self.reclaimed_by_file.items() if file not in files])
+
+
+def _sum(parts: Sequence[Reclaimed | None]) -> Reclaimed | None:
+    known = [one for one in parts if one is not None]
+    if not known or len(known) < len(parts):
+        return None
+    return Reclaimed(sum(one.size_bytes for one in known), sum(one.recent_bytes for one in known))
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -63,6 +82,7 @@ class _Found:
     resident_bytes: int
     missing: list[Extent]
     error: str | None = None
+    reclaimed: Reclaimed | None = None
 
 
 def survey(
@@ -102,6 +122,7 @@ def survey(
             one.file: None if one.method is Method.UNKNOWN else one.resident_bytes for one in found
         },
         failed=tuple((files[one.file].path, one.error) for one in found if one.error is not None),
+        reclaimed_by_file={one.file: one.reclaimed for one in found if one.error is None},
     )
 
 
@@ -123,13 +144,15 @@ def _look(
     if method is Method.UNKNOWN:
         return _Found(file, method, 0, list(extents))
     resident = 0
+    reclaimed: list[Reclaimed | None] = []
     missing: list[Extent] = []
     for extent in extents:
         for piece in blocks(extent, _PIECE_BYTES):
-            found = pagecache.resident_bytes(descriptor, piece.offset, piece.length, method)
-            resident += found
-            missing += _missing(descriptor, piece, found, method)
-    return _Found(file, method, resident, missing)
+            found = pagecache.count(descriptor, piece.offset, piece.length, method)
+            resident += found.resident_bytes
+            reclaimed.append(found.reclaimed)
+            missing += _missing(descriptor, piece, found.resident_bytes, method)
+    return _Found(file, method, resident, missing, reclaimed=_sum(reclaimed))
 
 
 def _missing(descriptor: int, piece: Extent, resident_bytes: int, method: Method) -> list[Extent]:

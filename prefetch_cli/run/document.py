@@ -186,10 +186,13 @@ def _residency(part: History) -> Json | None:
         return None
     # The figure rests on the less sure of the two.
     method = max((one.method for one in surveys), key=list(Method).index)
+    reclaimed = surveys[-1].reclaimed
     return {
         "before_bytes": None if looked is None else looked.survey.resident_bytes,
         "after_bytes": None if proven is None else proven.survey.resident_bytes,
         "total_bytes": surveys[-1].total_bytes,
+        "evicted_bytes": None if reclaimed is None else reclaimed.size_bytes,
+        "recently_evicted_bytes": None if reclaimed is None else reclaimed.recent_bytes,
         "method": method.value,
     }
 

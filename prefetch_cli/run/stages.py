@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
-from prefetch_cli.base.words import Action, Split
+from prefetch_cli.base.words import Split
 from prefetch_cli.checkpoint.files import File, each_once
-from prefetch_cli.linux import advice, lustre, memory, mounts
+from prefetch_cli.linux import memory, mounts
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.readahead import read_step_bytes, reads_ahead_little
@@ -26,6 +26,7 @@ from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Medium, Plan, Target
 from prefetch_cli.residency import doubt, evict, survey
 from prefetch_cli.residency.survey import Survey
+from prefetch_cli.run import hints
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.parts import Part
 from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Tried, Wanted
@@ -62,7 +63,7 @@ def want(
             options.ram_threshold_percent,
             options.max_bytes,
             available.shared_with_gpu,
-            _most_cached_bytes(filesystems),
+            hints.most_cached_bytes(filesystems),
         ),
         share=partition(
             [file.size_bytes for file in files],
@@ -74,36 +75,8 @@ def want(
         ),
         launcher=rank.launcher,
         threads=threads,
-        advice=_advice(files, filesystems, options),
+        advice=hints.advise(files, filesystems, options),
     )
-
-
-def _most_cached_bytes(filesystems: Sequence[FileSystem]) -> int | None:
-    """Return how much the client of the one file system keeps that holds all files."""
-    different = set(filesystems)
-    return lustre.max_cached_bytes(different.pop()) if len(different) == 1 else None
-
-
-def _advice(
-    files: Sequence[File], filesystems: Sequence[FileSystem], options: Options
-) -> tuple[str, ...]:
-    """Return what would make reading these mounts faster, if they are to be read."""
-    if options.action not in {Action.PREFETCH, Action.DRY_RUN}:
-        return ()
-    lines = (
-        line
-        for one in dict.fromkeys(filesystems)
-        for line in advice.advise(
-            one,
-            (
-                (file.path, file.size_bytes)
-                for file, other in zip(files, filesystems, strict=True)
-                if other == one
-            ),
-            options.block_size_bytes,
-        )
-    )
-    return tuple(lines)
 
 
 def look(wanted: Wanted, monitor: Monitor) -> Looked:
@@ -270,6 +243,9 @@ def _doubt(
         read_bytes=done,
         before_bytes=before.resident_bytes_without(failed) if before.method.exact else None,
         after_bytes=after.resident_bytes_without(failed),
+        reclaimed_bytes=doubt.reclaimed_since(
+            before, after, failed=failed, whole=result.complete and decided.plan.cut is None
+        ),
         share_bytes=_bytes_without(failed, wanted.share.extents),
         filesystems=list(wanted.on_storage.values()),
         memory=wanted.memory,
@@ -294,9 +270,11 @@ def _sizes_on_storage(wanted: Wanted) -> list[int]:
 
 def _survey(wanted: Wanted, monitor: Monitor, *, reads_in_flight: bool = False) -> Survey:
     files, extents = wanted.found.files, wanted.share.extents
-    return survey.survey(
+    found = survey.survey(
         files, extents, threads=wanted.threads, monitor=monitor, reads_in_flight=reads_in_flight
     )
+    # What left tmpfs lies in swap, and what cachestat counts of DAX was never in the cache.
+    return found if len(wanted.on_storage) == len(files) else replace(found, reclaimed_by_file={})
 
 
 def _storage(filesystems: Collection[FileSystem]) -> Storage:

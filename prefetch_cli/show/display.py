@@ -34,6 +34,7 @@ from prefetch_cli.show.streams import Stream
 
 _LABEL_COLUMNS = 13
 _TEXT_LEAST_COLUMNS = 20  # beside the labels
+_HANG = "  "  # in front of the second and later lines of a warning
 _NUMBER_WITH_UNIT = re.compile(r"(\d) ([KMGTPE]?i?B\b|bytes?\b|%|s\b)")
 _PLAIN_TERMINALS = {"", "dumb", "unknown"}  # terminfo: no known capabilities
 
@@ -152,9 +153,14 @@ class Display:
         self._warn_of_new(outcome)
 
     def _tell(self, text: str) -> None:
-        """Write a line to standard error, above the bar if there is one."""
+        """Write a line to standard error, above the bar if there is one.
+
+        On a terminal it is wrapped. In a log, and beside COMMAND, it stays one line.
+        """
         name = f"{PROGRAM} {self._rank}".rstrip()
         line = printable(f"{name}: {text}")
+        if not self._beside and self._errors.isatty() and _has_cursor():
+            line = _hanging(line, self._errors.columns)
         if self._bar is not None:
             self._bar.tell(line)
         else:
@@ -211,13 +217,35 @@ def _has_cursor() -> bool:
 
 def _wrapped(label: str, text: str, columns: int) -> str:
     """Return a labelled line, wrapped beside its label, or below it on a narrow terminal."""
-    # Keep a number and its unit on one line.
-    tied = _NUMBER_WITH_UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", text)
     beside = columns - _LABEL_COLUMNS >= _TEXT_LEAST_COLUMNS
     indent = _LABEL_COLUMNS if beside else 2
-    lines = textwrap.wrap(tied, max(1, columns - indent), break_on_hyphens=False)
+    lines = textwrap.wrap(_tied(text), max(1, columns - indent), break_on_hyphens=False)
     head = _bold(f"{label:<{indent}}") if beside else _bold(label) + "\n" + " " * indent
-    return (head + ("\n" + " " * indent).join(lines)).replace("\N{NO-BREAK SPACE}", " ")
+    return _untied(head + ("\n" + " " * indent).join(lines))
+
+
+def _hanging(text: str, columns: int) -> str:
+    """Return a text, wrapped between words, its later lines indented.
+
+    A path that is longer than a line stays whole, so that it can be copied: the terminal cuts it.
+    """
+    lines = textwrap.wrap(
+        _tied(text),
+        columns,
+        subsequent_indent=_HANG,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    return _untied("\n".join(lines))
+
+
+def _tied(text: str) -> str:
+    """Return a text in which a number and its unit stay on one line."""
+    return _NUMBER_WITH_UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", text)
+
+
+def _untied(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _bold(text: str) -> str:

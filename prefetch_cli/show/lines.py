@@ -22,6 +22,7 @@ from prefetch_cli.run.outcome import History, Outcome
 from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Tried, Wanted
 
 _MOST_NAMES = 3  # names of a part; the rest is counted
+_WORTH_TELLING = 0.01  # of a share: a page or two are always lost
 
 Line = tuple[str, str]  # a label and a text
 
@@ -47,7 +48,7 @@ def facts(outcome: Outcome) -> Iterator[Line]:
     if wanted.share.world_size > 1:
         yield "share", _share(wanted)
     if looked := part.get(Looked):
-        yield "resident", _resident(looked.survey)
+        yield "resident", _resident(looked.survey) + _reclaimed(looked.survey)
     if tried := part.get(Tried):
         yield "forecast", forecast_in_words(tried.forecast)
     if decided := part.get(Decided):
@@ -231,6 +232,14 @@ def _resident(survey: Survey) -> str:
         f"{format_size(survey.resident_bytes)} of {format_size(survey.total_bytes)} "
         f"({format_percent(survey.resident_bytes, survey.total_bytes)}, {how})"
     )
+
+
+def _reclaimed(survey: Survey) -> str:
+    """Return what was resident once, for lines that are printed before anything is read."""
+    reclaimed = survey.reclaimed
+    if reclaimed is None or reclaimed.size_bytes < _WORTH_TELLING * survey.total_bytes:
+        return ""
+    return f"; {format_size(reclaimed.size_bytes)} more were here and dropped again"
 
 
 def each_file(wanted: Wanted, survey: Survey) -> Iterator[Line]:

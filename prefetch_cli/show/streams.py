@@ -1,6 +1,7 @@
 """Standard streams that never raise: a broken log must not stop the warming."""
 
 import os
+import shutil
 from typing import TextIO
 
 
@@ -29,6 +30,15 @@ class Stream:
             return self._stream is not None and self._stream.isatty()
         except (OSError, ValueError):
             return False
+
+    @property
+    def columns(self) -> int:
+        """The width of this terminal, or of standard output's where it does not tell."""
+        try:
+            columns = os.get_terminal_size(self.fileno()).columns
+        except (OSError, ValueError):
+            columns = 0
+        return columns or shutil.get_terminal_size().columns
 
     def fileno(self) -> int:
         """Return the descriptor; raises OSError where there is none."""

@@ -19,7 +19,6 @@ from prefetch_cli.checkpoint import blobs, companions, gguf, index, layouts, sel
 from prefetch_cli.checkpoint.examine import examine, gguf_type
 from prefetch_cli.checkpoint.manifest import Terms
 from prefetch_cli.checkpoint.redirect import redirected
-from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import rules_of
@@ -29,6 +28,7 @@ from prefetch_cli.libraries.distributions import Interpreter
 from prefetch_cli.linux import advice, lustre, memory, mounts, readahead, unified
 from prefetch_cli.linux.blockdev import Kind, device_below
 from prefetch_cli.plan import ranks
+from tests.helpers.requests import request
 
 Run = Callable[[bytes], None]
 
@@ -491,17 +491,8 @@ def _folder(folder: Path) -> Run:
         try:
             for path, part in _laid_out(root, content):
                 path.write_bytes(part)
-            request = Request(
-                references=(Reference(str(root)),),
-                server=Server.AUTO,
-                hub=None,
-                cache_dir=None,
-                load_format=LoadFormat.AUTO,
-                filters=Filters(),
-                weights_only=False,
-                allow_incomplete=True,
-            )
-            found = resolve(request, {}, Monitor(), 2)
+            asked = request(root, allow_incomplete=True)
+            found = resolve(asked, {}, Monitor(), 2)
             assert all(
                 one.real_path.startswith(f"{os.path.realpath(root)}/") for one in found.files
             )

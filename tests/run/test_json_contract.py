@@ -125,6 +125,8 @@ RESIDENCY = record(
     before_bytes=either(COUNT, NULL),
     after_bytes=either(COUNT, NULL),
     total_bytes=COUNT,
+    evicted_bytes=either(COUNT, NULL),
+    recently_evicted_bytes=either(COUNT, NULL),
     method=METHOD,
 )
 FAILED = several(record(path=WORD, error=WORD))

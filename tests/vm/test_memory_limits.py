@@ -155,6 +155,7 @@ def test_force_reads_all_keeps_the_tail_and_says_so(machine: Machine, large: lis
     decided, proven = document["warnings"]
     assert "--partial keeps the head" in decided
     assert f"the memory limit of the cgroup {job}" in proven
+    says_what_was_dropped(document, proven, total - found)
 
 
 def test_the_tightest_of_nested_limits_counts_wherever_it_is(
@@ -262,6 +263,18 @@ def test_a_limit_that_is_lowered_meanwhile_is_seen_in_the_proof(
     (warning,) = document["warnings"]
     assert "stayed in the page cache" in warning
     assert f"the cgroup {job}, or its limit was lowered" in warning
+    says_what_was_dropped(document, warning, sum(SHARDS) - found)
+
+
+def says_what_was_dropped(document: dict[str, Any], warning: str, lost_bytes: int) -> None:
+    """Check the kernel's own count, which it keeps from Linux 6.5 on."""
+    residency = document["residency"]
+    if residency["method"] == "cachestat":
+        assert abs(residency["evicted_bytes"] - lost_bytes) <= 0.02 * sum(SHARDS)
+        assert "were dropped again to free memory, likely because" in warning
+    else:
+        assert residency["evicted_bytes"] is None
+        assert "dropped again" not in warning
 
 
 def test_a_stranger_in_a_limited_cgroup_finds_the_same_limit(

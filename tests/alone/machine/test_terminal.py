@@ -1,7 +1,9 @@
 """What a terminal shows: the bar, the wrapping, the cursor, at several widths."""
 
+import itertools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -168,24 +170,56 @@ def tmux() -> Iterator[list[str]]:
     subprocess.run([*line, "kill-server"], check=False, capture_output=True)
 
 
+def screen(tmux: list[str], columns: int, line: str) -> list[str]:
+    """Return what stands on a terminal of this width once a shell line has ended."""
+    channel = uuid.uuid4().hex
+    then = f"tmux wait-for -S {channel}; cat"
+    size = ("-x", str(columns), "-y", "60")
+    subprocess.run(
+        [*tmux, "new-session", "-d", *size, f"{line}; {then}"], check=True, env=environment()
+    )
+    subprocess.run([*tmux, "wait-for", channel], check=True, timeout=_LONGEST_SECONDS)
+    shown = subprocess.run(
+        [*tmux, "capture-pane", "-p"], check=True, capture_output=True, text=True
+    )
+    return [text for text in shown.stdout.splitlines() if text]
+
+
 @pytest.mark.parametrize("columns", [80, 40, 20])
 def test_the_screen_in_the_end_holds_the_summary_and_no_bar(
     cold: str, tmux: list[str], columns: int
 ) -> None:
-    channel = uuid.uuid4().hex
-    line = " ".join([*COMMAND, *SLOW, cold])
-    then = f"tmux wait-for -S {channel}; cat"
-    subprocess.run(
-        [*tmux, "new-session", "-d", "-x", str(columns), "-y", "60", f"{line}; {then}"],
-        check=True,
-        env=environment(),
-    )
-    subprocess.run([*tmux, "wait-for", channel], check=True, timeout=_LONGEST_SECONDS)
-    screen = subprocess.run(
-        [*tmux, "capture-pane", "-p"], check=True, capture_output=True, text=True
-    ).stdout
-    lines = [text for text in screen.splitlines() if text]
+    lines = screen(tmux, columns, " ".join([*COMMAND, *SLOW, cold]))
     assert lines[0].split()[0] == "checkpoint"
-    assert "━" not in screen
+    assert "━" not in "".join(lines)
     assert "resident" in " ".join(lines[-5:])
     assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_warnings_are_wrapped_between_words_on_a_terminal(
+    cold: str, tmux: list[str], columns: int
+) -> None:
+    run = shlex.join([*COMMAND, "--dry-run", "--rank", "auto", "--force", cold])
+    expected = subprocess.run(
+        shlex.split(run), capture_output=True, text=True, check=True, env=environment()
+    ).stderr
+    assert expected.startswith("prefetch-cli: warning: --rank auto found ")
+    assert expected.count("\n") == 1  # a log has one line
+    lines = screen(tmux, columns, f"{run} > /dev/null")
+    assert len(lines) > 1
+    assert [line[:2] for line in lines[1:]] == ["  "] * len(lines[1:])
+    assert " ".join(map(str.strip, lines)) == expected.strip()
+    # No word was cut: the next one would not have fitted.
+    for line, after in itertools.pairwise(lines):
+        assert len(line) + 1 + len(after.split()[0]) > columns
+    # Standard output goes to a file: the width is that of the terminal with standard error.
+    assert max(map(len, lines)) <= columns
+
+
+def test_a_path_that_is_longer_than_a_line_is_not_broken(tmux: list[str]) -> None:
+    path = f"/no/such/{'x' * 50}"
+    line = f"{shlex.join([*COMMAND, path])} > /dev/null"
+    seen = screen(tmux, 40, line)
+    assert path in "".join(seen)
+    assert seen[0] == "prefetch-cli: error:"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prefetch_cli.linux import pagecache
+from prefetch_cli.linux import cachestat, pagecache
 from prefetch_cli.linux.pagecache import PAGE_BYTES, Method
 from tests.helpers import oracle
 from tests.helpers.command import ROOT
@@ -106,13 +106,13 @@ def test_dirty_pages_are_told_from_clean_ones(tmp_path: Path) -> None:
     path = tmp_path / "dirty"
     path.write_bytes(os.urandom(10 * PAGE_BYTES))
     with path.open("rb") as file:
-        state = pagecache.cache_state(file.fileno(), 0, 10 * PAGE_BYTES)
+        state = cachestat.ask(file.fileno(), 0, 10 * PAGE_BYTES)
         if state is None:
             pytest.skip("this kernel has no cachestat (Linux 6.5)")
         assert state.resident_bytes == 10 * PAGE_BYTES
         assert state.dirty_bytes == 10 * PAGE_BYTES
         os.fsync(file.fileno())
-        clean = pagecache.cache_state(file.fileno(), 0, 10 * PAGE_BYTES)
+        clean = cachestat.ask(file.fileno(), 0, 10 * PAGE_BYTES)
         assert clean is not None
         assert clean.dirty_bytes == 0
 

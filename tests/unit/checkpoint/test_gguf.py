@@ -7,6 +7,7 @@ import shlex
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,10 +17,9 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint import gguf
-from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import Checkpoint, resolve
-from prefetch_cli.checkpoint.selection import Filters
 from tests.helpers.gguf_files import write_gguf
+from tests.helpers.requests import request
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 QUANTISATIONS = ["Q2_K", "Q4_0", "Q4_K_M", "IQ4_XS", "UD-Q4_K_XL", "Q8_0", "BF16", "F16", "MXFP4"]
@@ -29,35 +29,18 @@ def split(base: str, count: int) -> list[str]:
     return [f"{base}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
 
 
-def resolved(
-    argument: str | Path,
-    *,
-    cache: Path | None = None,
-    server: Server = Server.AUTO,
-    load_format: LoadFormat = LoadFormat.AUTO,
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
-) -> Checkpoint:
-    request = Request(
-        references=(Reference(str(argument)),),
-        server=server,
-        hub=None,
-        cache_dir=None if cache is None else str(cache),
-        load_format=load_format,
-        filters=Filters(include, exclude),
-        weights_only=False,
-        allow_incomplete=False,
-    )
-    return resolve(request, {"HOME": "/nonexistent"}, Monitor(), threads=4)
+def resolved(argument: str | Path, *, cache: Path | None = None, **given: Any) -> Checkpoint:
+    asked = request(argument, cache_dir=cache, **given)
+    return resolve(asked, {"HOME": "/nonexistent"}, Monitor(), threads=4)
 
 
 def weights(found: Checkpoint, root: Path) -> list[str]:
     return [os.path.relpath(file.path, root) for file in found.files if file.weight]
 
 
-def refusal(argument: str | Path, **options: object) -> CheckpointError:
+def refusal(argument: str | Path, **given: Any) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
-        resolved(argument, **options)  # type: ignore[arg-type]
+        resolved(argument, **given)
     assert caught.value.message.isprintable()
     assert caught.value.hint
     return caught.value

@@ -20,9 +20,7 @@ from prefetch_cli.base.errors import CheckpointError, ExitCode
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.words import Hub, LoadFormat, Server
 from prefetch_cli.checkpoint.locate import Source
-from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import Checkpoint, resolve
-from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.hubs import ollama
 from prefetch_cli.hubs.ollama import parse_name
 from tests.helpers.hub_caches import (
@@ -32,6 +30,7 @@ from tests.helpers.hub_caches import (
     lay_ollama,
     ollama_manifest,
 )
+from tests.helpers.requests import request
 
 TINY = "registry.ollama.ai/library/tiny/1b"
 
@@ -54,32 +53,10 @@ TEMPLATE, PARAMS = b"{{ .Prompt }}", b'{"stop":["x"]}'
 CONFIG = b'{"os":"linux"}'
 
 
-def request(
-    name: str,
-    store: Path | None = None,
-    *,
-    hub: Hub | None = Hub.OLLAMA,
-    server: Server = Server.AUTO,
-    revision: str | None = None,
-    exclude: tuple[str, ...] = (),
-    weights_only: bool = False,
-    allow_incomplete: bool = False,
-) -> Request:
-    return Request(
-        references=(Reference(name, revision),),
-        server=server,
-        hub=hub,
-        cache_dir=None if store is None else str(store),
-        load_format=LoadFormat.AUTO,
-        filters=Filters((), exclude),
-        weights_only=weights_only,
-        allow_incomplete=allow_incomplete,
-    )
-
-
 def resolved(name: str, store: Path | None, **options: Any) -> Checkpoint:
     environ = options.pop("environ", {"HOME": "/nonexistent"})
-    return resolve(request(name, store, **options), environ, Monitor(), threads=2)
+    asked = request(name, cache_dir=store, **{"hub": Hub.OLLAMA, **options})
+    return resolve(asked, environ, Monitor(), threads=2)
 
 
 def refusal(name: str, store: Path | None, **options: Any) -> CheckpointError:

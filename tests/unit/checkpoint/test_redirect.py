@@ -8,12 +8,11 @@ import pytest
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.base.words import Server
 from prefetch_cli.checkpoint.redirect import redirected
-from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import resolve
-from prefetch_cli.checkpoint.selection import Filters
 from tests.helpers import checkpoints
+from tests.helpers.requests import request
 
 LARGEST = 1024 * 1024
 
@@ -73,19 +72,6 @@ def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"org/name /models/x\n".ljust(LARGEST + 1))
     with pytest.raises(CheckpointError, match="expected a list of models, found more than"):
         redirect(path)
-
-
-def request(*names: str) -> Request:
-    return Request(
-        references=tuple(map(Reference, names)),
-        server=Server.AUTO,
-        hub=None,
-        cache_dir=None,
-        load_format=LoadFormat.AUTO,
-        filters=Filters(),
-        weights_only=False,
-        allow_incomplete=False,
-    )
 
 
 def test_a_source_keeps_its_name_and_has_the_path_of_its_target(tmp_path: Path) -> None:

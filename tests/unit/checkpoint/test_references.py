@@ -2,32 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint.request import Pick, Reference, Request, Role
+from prefetch_cli.checkpoint.request import Pick, Reference, Role
 from prefetch_cli.checkpoint.resolve import Checkpoint, resolve
-from prefetch_cli.checkpoint.selection import Filters
 from tests.helpers import checkpoints
 from tests.helpers.hub_caches import commit, lay_huggingface
-
-REQUEST = Request(
-    references=(),
-    server=Server.VLLM,
-    hub=None,
-    cache_dir=None,
-    load_format=LoadFormat.AUTO,
-    filters=Filters(),
-    weights_only=False,
-    allow_incomplete=False,
-)
+from tests.helpers.requests import request
 
 
-def resolved(*references: Reference, **options: object) -> Checkpoint:
-    asked = replace(REQUEST, references=references, **options)  # type: ignore[arg-type]
+def resolved(*references: Reference, server: Server = Server.VLLM, **given: Any) -> Checkpoint:
+    asked = request(*references, server=server, **given)
     return resolve(asked, {"HOME": "/nonexistent"}, Monitor(), threads=2)
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +24,10 @@ from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
 from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.checkpoint.locate import Source
-from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import Checkpoint, resolve
-from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.linux import threads as linux_threads
 from tests.helpers import checkpoints
+from tests.helpers.requests import request
 from tests.unit.checkpoint.conftest import as_nobody
 
 SHARD = save({"layer.weight": np.zeros(100, np.uint8)})
@@ -57,32 +57,8 @@ def write(
     return folder
 
 
-def request(
-    *arguments: str | Path,
-    load_format: LoadFormat = LoadFormat.AUTO,
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
-    weights_only: bool = False,
-    allow_incomplete: bool = False,
-    hub: Hub | None = None,
-    cache_dir: Path | None = None,
-    revision: str | None = None,
-    server: Server = Server.AUTO,
-) -> Request:
-    return Request(
-        references=tuple(Reference(str(argument), revision) for argument in arguments),
-        server=server,
-        hub=hub,
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        load_format=load_format,
-        filters=Filters(include, exclude),
-        weights_only=weights_only,
-        allow_incomplete=allow_incomplete,
-    )
-
-
-def resolved(*arguments: str | Path, **options: object) -> Checkpoint:
-    asked = request(*arguments, **options)  # type: ignore[arg-type]
+def resolved(*arguments: str | Path, **given: Any) -> Checkpoint:
+    asked = request(*arguments, **given)
     return resolve(asked, {"HOME": "/nonexistent"}, Monitor(), threads=4)
 
 

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,12 @@ from safetensors.numpy import save
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.base.words import Hub, LoadFormat, Server
+from prefetch_cli.base.words import Hub, LoadFormat
 from prefetch_cli.checkpoint import snapshots
-from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.resolve import Checkpoint, resolve
-from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.snapshots import elsewhere
 from tests.helpers.hub_caches import Download, FakeHub, commit, lay_huggingface, write_caches
+from tests.helpers.requests import request
 from tests.unit.checkpoint.test_resolve import HF_INDEX, SHARD, shards
 
 MAIN, OLDER, OLDEST = commit("main"), commit("v1"), commit("v0")
@@ -36,31 +36,15 @@ FILES = {
 }
 
 
-def resolved(
-    name: str | Path,
-    cache: Path,
-    *,
-    revision: str | None = None,
-    load_format: LoadFormat = LoadFormat.AUTO,
-    allow_incomplete: bool = False,
-) -> Checkpoint:
-    request = Request(
-        references=(Reference(str(name), revision),),
-        server=Server.AUTO,
-        hub=Hub.HUGGINGFACE,
-        cache_dir=str(cache),
-        load_format=load_format,
-        filters=Filters(),
-        weights_only=False,
-        allow_incomplete=allow_incomplete,
-    )
-    return resolve(request, {"HOME": "/nonexistent"}, Monitor(), threads=2)
+def resolved(name: str | Path, cache: Path, **given: Any) -> Checkpoint:
+    asked = request(name, cache_dir=cache, hub=Hub.HUGGINGFACE, **given)
+    return resolve(asked, {"HOME": "/nonexistent"}, Monitor(), threads=2)
 
 
-def hint(name: str | Path, cache: Path, **options: str | LoadFormat | None) -> str:
+def hint(name: str | Path, cache: Path, **given: Any) -> str:
     """Return the hint of a refused request."""
     with pytest.raises(CheckpointError) as caught:
-        resolved(name, cache, **options)  # type: ignore[arg-type]
+        resolved(name, cache, **given)
     assert caught.value.hint is not None
     assert caught.value.hint.isprintable()
     return caught.value.hint

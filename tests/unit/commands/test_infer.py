@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from prefetch_cli.base.words import LoadFormat, Server
-from prefetch_cli.checkpoint.request import Pick, Reference, Request, Role
-from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.checkpoint.request import Pick, Reference, Role
 from prefetch_cli.commands.infer import Inferred, completed, infer
+from tests.helpers.requests import request
 
 HOME = {"HOME": "/home/me"}
 
@@ -509,19 +509,6 @@ def test_a_file_of_a_repo_and_its_projector_are_chosen() -> None:
 
 
 # What the user says wins
-
-
-def request(*references: Reference, **more: object) -> Request:
-    options: dict[str, object] = {
-        "server": Server.AUTO,
-        "hub": None,
-        "cache_dir": None,
-        "load_format": LoadFormat.AUTO,
-        "filters": Filters(),
-        "weights_only": False,
-        "allow_incomplete": False,
-    }
-    return Request(references=references, **{**options, **more})  # type: ignore[arg-type]
 
 
 COMMAND = "env A=b sglang serve org/m --revision v1 --load-format pt --download-dir /c"

@@ -4,9 +4,13 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +18,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
+from prefetch_cli.linux.cachestat import Reclaimed
 from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, Sample
 from prefetch_cli.plan.extents import Extent, whole
 from prefetch_cli.residency.survey import SAMPLERS, Survey, survey
@@ -170,6 +175,70 @@ def test_the_resident_bytes_of_some_files(tmp_path: Path) -> None:
     assert found.resident_bytes_without({0}) == about(2 * MIB)
     assert found.resident_bytes_without(()) == found.resident_bytes
     assert replace(found, resident_bytes=None).resident_bytes_without({0}) is None
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_hang_is_named_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: bool
+) -> None:
+    """Each call into the storage is made in a wait that names the file."""
+    files = cold(tmp_path, [MIB, MIB, 1])
+    paths = {file.path for file in files}
+    waits: dict[int, list[str]] = defaultdict(list)
+    waiting = Monitor.waiting
+
+    @contextmanager
+    def noted(self: Monitor, path: str, offset: int | None = None) -> Iterator[None]:
+        with waiting(self, path, offset):
+            waits[threading.get_ident()].append(path)
+            yield
+            waits[threading.get_ident()].pop()
+
+    calls: list[tuple[str, bool]] = []
+
+    def watched(name: str) -> Callable[..., Any]:
+        call = getattr(os, name)
+
+        def wrapper(file: Any, *more: Any, **named: Any) -> Any:
+            path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file
+            if path in paths:
+                calls.append((name, path in waits[threading.get_ident()]))
+            return call(file, *more, **named)
+
+        return wrapper
+
+    monkeypatch.setattr(Monitor, "waiting", noted)
+    if sampled:
+        monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
+    for name in ("open", "stat", "fstat", "pread", "preadv", "posix_fadvise", "close"):
+        monkeypatch.setattr(os, name, watched(name))
+    look(files)
+    assert {name for name, _ in calls} >= {"open", "close"}
+    assert ("preadv" in {name for name, _ in calls}) is sampled
+    assert [name for name, named in calls if not named] == []
+
+
+def test_what_was_reclaimed_is_known_where_cachestat_measures_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = cold(tmp_path, [MIB, MIB, MIB])
+    if look(files).method is not Method.CACHESTAT:
+        pytest.skip("this kernel has no cachestat (Linux 6.5)")
+    assert look(files).reclaimed == Reclaimed(0, 0)
+    assert look(files, reads_in_flight=True).reclaimed is None
+    os.unlink(files[0].path)
+    assert look(files).reclaimed == Reclaimed(0, 0)
+    known = pagecache.exact_method
+    monkeypatch.setattr(
+        pagecache,
+        "exact_method",
+        lambda file: Method.MINCORE if os.fstat(file).st_ino == files[1].inode else known(file),
+    )
+    mixed = look(files)
+    assert mixed.method is Method.CACHESTAT
+    assert mixed.reclaimed is None
+    assert mixed.reclaimed_without({1}) == Reclaimed(0, 0)
+    assert mixed.reclaimed_without({0, 1, 2}) is None
 
 
 def test_many_small_runs_are_read_as_one(tmp_path: Path) -> None:

@@ -8,9 +8,7 @@ import pytest
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
-from prefetch_cli.base.words import Action, Engine, LoadFormat, Overrule, Server, Split
-from prefetch_cli.checkpoint.request import Reference, Request
-from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.base.words import Action, Engine, Overrule, Split
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux import lustre, memory, mounts
 from prefetch_cli.linux.blockdev import BlockDevice, Kind
@@ -30,6 +28,7 @@ from prefetch_cli.run.states import Decided, Looked, Proven, Read, State, Tried,
 from prefetch_cli.run.states import Wanted as WantedState
 from prefetch_cli.show.lines import facts
 from tests.helpers import checkpoints, oracle
+from tests.helpers.requests import request
 from tests.run.third_part import DRAFT, asked_with_draft
 
 MIB = 1024 * 1024
@@ -55,16 +54,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
     """Return the outcome of a run."""
     options = Options(
         action=Action.PREFETCH,
-        request=Request(
-            references=(Reference(str(path)),),
-            server=Server.AUTO,
-            hub=None,
-            cache_dir=None,
-            load_format=LoadFormat.AUTO,
-            filters=Filters(),
-            weights_only=False,
-            allow_incomplete=False,
-        ),
+        request=request(path),
         libraries=None,
         rank=0,
         world_size=1,
