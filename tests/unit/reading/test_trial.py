@@ -166,7 +166,7 @@ def test_where_a_request_takes_long_a_loader_alone_is_slower(
     with behind_fuse(file, "--keep-cache", "--delay", seconds) as path:
         found = tried(path, far=True, yielding=yielding)
     assert isinstance(found, Trial)
-    assert found.our_rate > 2 * found.loader_rate
+    assert found.our_rate > found.loader_rate
 
 
 def test_one_thread_gains_less(file: Path) -> None:
