@@ -220,8 +220,8 @@ def test_the_ranks_of_a_node_agree(on_fuse: Mounted) -> None:
     ]
     forecasts = [json.loads(rank.communicate()[0])["forecast"] for rank in ranks]
     assert all(0 < one["sampled_bytes"] <= MOST_BYTES for one in forecasts)
-    # By page faults one rank reads 6 MiB/s and more; all of them together share 60 MiB/s. A rank that
-    # was measured while others read with all threads would seem a hundred times slower.
+    # By page faults one rank reads 6 MiB/s and more; all of them together share 60 MiB/s. A rank
+    # that was measured while others read with all threads would seem a hundred times slower.
     assert all(one["loader_seconds"] < 5000 for one in forecasts)
     assert all(0 < one["warm_seconds"] < 5000 for one in forecasts)
 
