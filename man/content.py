@@ -131,6 +131,7 @@ ENVIRONMENT = {
     "HF_HOME": "Hugging Face's directory. Default: $XDG_CACHE_HOME/huggingface.",
     "XDG_CACHE_HOME": "The user's cache directory. Default: ~/.cache.",
     "HOME": "What ~ stands for.",
+    "PWD": "The path of the current folder, where that lies in another mount namespace.",
     "VLLM_USE_MODELSCOPE": (
         "`true` or `1` looks repo ids up in ModelScope's cache, for vLLM and where the server is "
         "not known."

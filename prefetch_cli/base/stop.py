@@ -10,7 +10,10 @@ SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # each ends a run, wit
 class Stop:
     """A request to stop, which worker threads look at before each step and while they wait."""
 
-    def __init__(self, time_limit_seconds: float | None = None) -> None:
+    def __init__(
+        self, time_limit_seconds: float | None = None, above: "Stop | None" = None
+    ) -> None:
+        self._above = above
         self._event = threading.Event()
         self._deadline = (
             None if time_limit_seconds is None else time.monotonic() + time_limit_seconds
@@ -24,7 +27,8 @@ class Stop:
     @property
     def requested(self) -> bool:
         """Whether to stop now, because of a request or the time limit."""
-        return self._event.is_set() or self.time_is_up
+        above = self._above is not None and self._above.requested
+        return above or self._event.is_set() or self.time_is_up
 
     @property
     def interrupted(self) -> bool:
@@ -45,6 +49,10 @@ class Stop:
         if self._deadline is None:
             return 0.0
         return time.monotonic() - max(self._deadline, self._paused_until)
+
+    def within(self, seconds: float) -> "Stop":
+        """Return a stop that is requested with this one, or after so many seconds."""
+        return Stop(seconds, self)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but return at a request or at the time limit."""

@@ -13,6 +13,7 @@ from prefetch_cli.checkpoint.files import Incomplete
 from prefetch_cli.checkpoint.folder import FolderReader
 from prefetch_cli.checkpoint.layouts import Component
 from prefetch_cli.checkpoint.manifest import Folder
+from prefetch_cli.linux import namespaces
 
 # What diffusers looks for in the layout's own folder if a component has none.
 _AT_TOP = {
@@ -94,7 +95,7 @@ def _folders(reader: FolderReader, component: Component, seen: set[str]) -> Iter
     inner = reader.below(component.folder)
     found = inner.selected()
     yield found if found.weights else _without_weights(inner, found, component)
-    real_path = os.path.realpath(path)
+    real_path = namespaces.real_path(path)
     if component.is_module and real_path not in seen:  # links may lead in circles
         seen.add(real_path)
         for part in inner.components():

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.checkpoint import headers
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
-from prefetch_cli.linux import pagecache
+from prefetch_cli.linux import namespaces, pagecache
 from prefetch_cli.linux.files import RealFolder, file_type, open_to_read, real_path_of
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 
@@ -38,7 +38,7 @@ def examine(
     weight: bool,
     unfinished: bool = False,
     promised_bytes: int | None = None,
-    real_folder: RealFolder = os.path.realpath,
+    real_folder: RealFolder = namespaces.real_path,
 ) -> Finding:
     """Return the file at `path`, or why it is left out, or what is missing of it.
 
@@ -123,7 +123,7 @@ def _of_another_size(promised_bytes: int, size_bytes: int) -> str:
 
 def _absence(path: str) -> str:
     is_link = os.path.islink(path)
-    whole = os.path.realpath(path) if is_link else path
+    whole = namespaces.real_path(path) if is_link else path
     if is_unfinished(whole) or os.path.lexists(whole + _OLLAMAS_SUFFIX):
         return _UNFINISHED
     return "a symbolic link to nothing" if is_link else "not there"

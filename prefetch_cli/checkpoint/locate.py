@@ -20,6 +20,7 @@ from prefetch_cli.checkpoint.servers import rules_of
 from prefetch_cli.hubs import hub
 from prefetch_cli.hubs.hub_cache import Snapshot
 from prefetch_cli.linux.files import file_type
+from prefetch_cli.linux.namespaces import current_folder, real_path
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FORMAT_OF_A_FILE = {
@@ -161,12 +162,12 @@ def _no_checkpoint(argument: str, found: str | None) -> CheckpointError:
 def _absolute(argument: str) -> str:
     """Return the absolute path, with as many of its links as possible kept."""
     if ".." not in argument.split("/"):
-        return os.path.abspath(argument)
+        return os.path.normpath(os.path.join(current_folder(), argument))
     # After a symbolic link, `..` is the parent of the link's target.
     folder, name = os.path.split(argument)
     if name in ("", ".", ".."):
-        return os.path.realpath(argument)
-    return os.path.join(os.path.realpath(folder), name)
+        return real_path(argument)
+    return os.path.join(real_path(folder), name)
 
 
 def _cached(

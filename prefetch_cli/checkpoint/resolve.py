@@ -16,6 +16,7 @@ from prefetch_cli.checkpoint.locate import Source, locate
 from prefetch_cli.checkpoint.manifest import Manifest
 from prefetch_cli.checkpoint.request import Request, Role
 from prefetch_cli.checkpoint.selection import Filters
+from prefetch_cli.linux import namespaces
 from prefetch_cli.linux.threads import map_threads
 
 _MOST_REASONS = 5
@@ -116,7 +117,7 @@ def _findings(
         if path not in weights
     )
     unfinished = {path for folder in manifest.folders for path in folder.unfinished}
-    real_folder = functools.cache(os.path.realpath)
+    real_folder = functools.cache(namespaces.real_path)
 
     def look(path: str) -> Finding:
         with monitor.waiting(path):

@@ -7,6 +7,7 @@ main thread.
 import contextlib
 import os
 from collections.abc import Sequence
+from itertools import repeat
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.linux import layers, mountinfo
@@ -123,18 +124,23 @@ class MountTable:
         return Kind.UNKNOWN if found.storage is None else found.storage.kind
 
 
-def inspect(paths: Sequence[str], monitor: Monitor | None = None) -> tuple[FileSystem, ...]:
+def inspect(
+    paths: Sequence[str], monitor: Monitor | None = None, devices: Sequence[int] | None = None
+) -> tuple[FileSystem, ...]:
     """Return the file system of what each path leads to, in order; triggers automounts.
 
     The kernel is asked which mount that is, because a path may lead into another mount namespace,
     as /proc/PID/root does. Where that cannot be told, the file system is `UNKNOWN`, never that of
     the same path here.
 
+    `devices` are the paths' st_dev, where they are known and no path is a link: then a folder is
+    looked at once for all files on its device.
+
     The monitor sees which path or directory we wait for. Never raises: the reader will report what
     cannot be opened.
     """
     monitor = monitor or Monitor()
-    found = _look_up(paths, monitor)
+    found = _look_up(paths, monitor, devices)
     waiting = {
         os.path.dirname(path)
         for path, file_system in zip(paths, found, strict=True)
@@ -149,12 +155,17 @@ def inspect(paths: Sequence[str], monitor: Monitor | None = None) -> tuple[FileS
     return _look_up(paths, monitor)
 
 
-def _look_up(paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, ...]:
+def _look_up(
+    paths: Sequence[str], monitor: Monitor, devices: Sequence[int] | None = None
+) -> tuple[FileSystem, ...]:
     finder = _Finder()
     found = []
-    for path in paths:
-        with monitor.waiting(path):
-            found.append(finder.find(path))
+    for path, device in zip(paths, devices or repeat(None), strict=False):
+        known = None if device is None else finder.in_known_folder(path, device)
+        if known is None:
+            with monitor.waiting(path):
+                known = finder.find(path)
+        found.append(known)
     return tuple(found)
 
 
@@ -166,9 +177,30 @@ class _Finder:
         self._elsewhere = Elsewhere()
         self._missed: set[int] = set()
         self._folders: dict[str, Place | None] = {}
+        # Of folders all of whose files lie on one file system, unless one is mounted there.
+        self._whole: dict[str, FileSystem] = {}
+
+    def in_known_folder(self, path: str, device: int) -> FileSystem | None:
+        """Return the file system of a file by its folder, None where it must be looked at."""
+        folder, _, name = path.rpartition("/")
+        found = self._whole.get(folder)
+        place = self._folders.get(folder)
+        if found is None or place is None or place.device != device:
+            return None
+        return None if self._table.is_point(f"{place.real_path}/{name}") else found
 
     def find(self, path: str) -> FileSystem:
-        place = self._beside(path) or placed(path)
+        place = self._beside(path)
+        if place is None:
+            return self._placed(path, placed(path))
+        found = self._placed(path, place)
+        mount = self._table.with_id(place.mount_id)
+        # An overlay has layers, a FUSE mount may show several folders, and autofs is to be mounted.
+        if mount is not None and mount.type not in {"overlay", "autofs"} and not found.is_fuse:
+            self._whole[os.path.dirname(path)] = found
+        return found
+
+    def _placed(self, path: str, place: Place | None) -> FileSystem:
         if place is None:
             return UNKNOWN if is_magic(path) else self._table.of(os.path.realpath(path))
         if not self._table.with_id(place.mount_id) and place.mount_id not in self._missed:

@@ -16,6 +16,8 @@ from prefetch_cli.linux.mountinfo import Mount
 _MAGIC = re.compile(
     r"/proc/(self|thread-self|[0-9]+)/(?:task/[0-9]+/)?(?:root|cwd|exe|fd|map_files)\b"
 )
+_MAGIC_LINK = re.compile(r"/[0-9]+/(?:root|cwd|exe|fd/[0-9]+|map_files/[^/]+)$")
+_MOST_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
 _MOUNT_ID = re.compile(rb"^mnt_id:\s*([0-9]{1,18})$", re.MULTILINE)
 _MOST_NAMESPACES = 256  # whose mounts are looked through
 
@@ -76,6 +78,76 @@ def beside(folder: Place, path: str) -> Place | None:
     if name in {"", ".", ".."} or stat.S_ISLNK(status.st_mode) or status.st_dev != folder.device:
         return None
     return Place(folder.mount_id, os.path.join(folder.real_path, name), folder.device)
+
+
+def real_path(path: str) -> str:
+    """Return what os.path.realpath returns, but keep links that lead where their text does not.
+
+    Such a link is /proc/PID/root of a process in another namespace: what lies behind it has no
+    other name here. A link behind it is followed as the kernel does, from our root if absolute.
+    """
+    if not path.startswith("/"):
+        path = os.path.join(current_folder(), path)
+    found, left, links = "", path.split("/")[::-1], 0
+    while left:
+        name = left.pop()
+        if name in {"", "."}:
+            continue
+        if name == "..":
+            # Only the kernel knows what is above the end of such a link.
+            kept = found.endswith("/..") or _is_kept(found)
+            found = f"{found}/.." if kept else found.rpartition("/")[0]
+            continue
+        step = f"{found}/{name}"
+        target = _target(step) if links < _MOST_LINKS else None
+        if target is None:
+            found = step
+            continue
+        links += 1
+        if target.startswith("/"):
+            found = ""
+        left += target.split("/")[::-1]
+    return found or "/"
+
+
+def current_folder() -> str:
+    """Return a path of the current folder: `/proc/self/cwd` where it has no other one here.
+
+    A folder of another namespace has none for getcwd(2), or that of a folder of this namespace. The
+    shell, which went there by a path, may have told it.
+    """
+    here = placed(".")
+    for folder in (_cwd, lambda: os.environ.get("PWD", "")):
+        if (path := folder()).startswith("/") and here is not None and placed(path) == here:
+            return path
+    return "/proc/self/cwd" if here is not None else os.getcwd()
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def _target(path: str) -> str | None:
+    """Return what a link says, None where there is no link or it is to be kept."""
+    try:
+        target = os.readlink(path)
+    except (OSError, ValueError):
+        return None
+    return None if _is_kept(path) else target
+
+
+def _is_kept(path: str) -> bool:
+    if not _MAGIC_LINK.search(path):
+        return False
+    try:
+        target = os.path.join(os.path.dirname(path), os.readlink(path))
+    except OSError:
+        return False
+    there = placed(path)
+    return there is None or placed(target) != there
 
 
 def is_magic(path: str) -> bool:

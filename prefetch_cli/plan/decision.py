@@ -82,10 +82,21 @@ class Budget:
 
 @dataclass(frozen=True)
 class Forecast:
-    """How long reading what is cold will take, by rates that were measured."""
+    """How long reading what is cold will take, by rates in bytes per second."""
 
-    warm_seconds: float
-    loader_seconds: float  # by a loader alone
+    cold_bytes: int
+    our_rate: float
+    loader_rate: float  # of a loader alone
+
+    @property
+    def warm_seconds(self) -> float:
+        """How long warming takes."""
+        return self.cold_bytes / self.our_rate
+
+    @property
+    def loader_seconds(self) -> float:
+        """How long a loader alone takes."""
+        return self.cold_bytes / self.loader_rate
 
     @property
     def loader_is_slow(self) -> bool:
@@ -104,12 +115,8 @@ class Facts:
     in_memory: bool  # all files are on in-memory file systems
     bypasses_cache: bool  # all files are on mounts whose options say so
     storage: Storage
+    cold_bytes: int  # of all ranks, as far as this one can tell: on storage and readable
     forecast: Forecast | None = None  # None: the storage was not tried
-
-    @property
-    def cold_bytes(self) -> int:
-        """What of the share is not known to be resident."""
-        return self.share_bytes - (self.resident_bytes or 0)
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,16 @@ def awaits_trial(decision: Decision, facts: Facts) -> bool:
     return decision.reason is Reason.LOCAL_FITS and facts.cold_bytes >= _LEAST_COLD_BYTES
 
 
+def allows_trial(decision: Decision) -> bool:
+    """Return whether a dry run may measure the storage: unless nothing on it would be read."""
+    return decision.reason not in {
+        Reason.EMPTY_SHARE,
+        Reason.IN_MEMORY_FILESYSTEM,
+        Reason.ALREADY_RESIDENT,
+        Reason.NO_PAGE_CACHE,
+    }
+
+
 def forecast_in_words(forecast: Forecast) -> str:
     """Return the forecast as a phrase."""
     warm = amounts.format_duration(forecast.warm_seconds)
@@ -197,7 +214,10 @@ def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decisio
     if facts.forecast is None:
         why = ", so it counts as a local one" if facts.storage is Storage.UNKNOWN else ""
         return _skip(Reason.LOCAL_FITS, f"{where}{why}; {fits}: {force}")
-    measured = f"measured: {forecast_in_words(facts.forecast)}"
+    loader, ours = (
+        amounts.format_rate(rate) for rate in (facts.forecast.loader_rate, facts.forecast.our_rate)
+    )
+    measured = f"measured: {loader} by a loader alone, {ours} by prefetch-cli"
     if facts.forecast.loader_is_slow:
         return _prefetch(Reason.LOCAL_SLOW, f"{where}, but slow, {measured}; {fits}")
     return _skip(Reason.LOCAL_FITS, f"{where}, {measured}; {fits}: {force}")

@@ -45,6 +45,7 @@ class Tunables:
     grace_seconds: float = limits.READER_GRACE_SECONDS
     short_step_seconds: float = 0.05  # on far media, a shorter call lets the next read more
     long_step_seconds: float = 0.2  # and a longer one makes it read less
+    most_step_bytes: int = MOST_STEP_BYTES
 
 
 TUNABLES = Tunables()
@@ -277,9 +278,10 @@ class _Worker:
     ) -> int:
         """Return the offset read up to: less than `end` at a stop, or where it is too slow."""
         far, steps, ended = file.medium.far, self._far_steps, time.monotonic()
+        most_step = self._job.tunables.most_step_bytes
         engine.start(descriptor, offset, end)
         while offset < end and not self._stop.requested:
-            most = steps.size_bytes if far else MOST_STEP_BYTES
+            most = min(steps.size_bytes if far else MOST_STEP_BYTES, most_step)
             size = min(self._limiter.step_bytes(most), end - offset, engine.most_bytes or most)
             if not self._limiter.wait(size, self._stop):
                 break

@@ -4,11 +4,14 @@ Half of the bytes are faulted in as a loader that maps the files does: in order,
 others are read as a run would read them. Both stay in the page cache, so nothing is wasted.
 """
 
+import enum
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from prefetch_cli.base import limits
 from prefetch_cli.base.progress import Monitor
@@ -21,20 +24,38 @@ from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Plan, Target
 
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BYTES = 64 * 1024 * 1024  # read-ahead behind each piece included
 
-_PIECE_BYTES = 4 * 1024 * 1024
+_MOST_PIECES = 16  # and so the most files that are opened
+_SMALL_FILE_BYTES = 4 * 1024 * 1024  # opening such a file takes longer than reading it
+_LEAST_PIECE_BYTES = 1024 * 1024
 _FAULT_BYTES = 64 * 1024  # at a time: between these, the clock is looked at
+_STEP_BYTES = 128 * 1024  # likewise of ours: a step that has not returned counts as nothing
+_LEAST_BLOCK_BYTES = 512 * 1024
 _SECONDS = 0.4  # for each of the two ways
+# Ranks of a node all do this at about the same time. A loader that is measured while others read
+# with all threads looks far too slow, so all measure loaders at the same time by the clock, and
+# then all measure what we do.
+_SHARED_SECONDS = 0.25
+_SHARED_PERIOD = 0.75
+
+
+class Unmeasured(enum.Enum):
+    """Why there are no rates, in words."""
+
+    TOO_LITTLE = "too little is cold, or it lies in files too small"
+    NO_ANSWER = "the storage did not answer within a second"
+    REFUSED = "a file could not be read, or the system refused to map it"
+    STOPPED = "the run was stopped"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Two rates in bytes per second, and what was faulted in for the first."""
+    """Two rates in bytes per second, and what is resident now because of them."""
 
     loader_rate: float
     our_rate: float
-    pieces: tuple[Extent, ...]
+    pieces: tuple[Extent, ...]  # apart, in load order
 
     @property
     def sampled_bytes(self) -> int:
@@ -42,14 +63,22 @@ class Trial:
         return sum(piece.length for piece in self.pieces)
 
 
-def pieces(extents: Sequence[Extent], most_bytes: int) -> list[Extent]:
+def pieces(extents: Sequence[Extent], most_bytes: int, read_ahead_bytes: int) -> list[Extent]:
     """Return pieces of cold extents, evenly spread over all their bytes, each from a page on.
 
-    There are none where the files are so small that opening them would take most of the time.
+    The kernel may read ahead up to two windows behind each piece: these count against
+    `most_bytes`, and a piece is long beside them. None is taken of extents below 1 MiB, such as
+    config files, whose reading says nothing; and there are none at all where the files are so small
+    that opening them would take most of the time.
     """
+    extents = [extent for extent in extents if extent.length >= _LEAST_PIECE_BYTES]
     total = sum(extent.length for extent in extents)
-    count = min(most_bytes, total // 2) // _PIECE_BYTES
-    if count < 2 or total // max(1, len(extents)) < _PIECE_BYTES:
+    if total < _SMALL_FILE_BYTES * len({extent.file for extent in extents}):
+        return []
+    most_bytes = min(most_bytes, total // 2)
+    count = max(2, min(_MOST_PIECES, most_bytes // (6 * read_ahead_bytes) // 2 * 2))
+    longest = (most_bytes // count - 2 * read_ahead_bytes) // PAGE_BYTES * PAGE_BYTES
+    if longest < _LEAST_PIECE_BYTES:
         return []
     found: list[Extent] = []
     step = total / count
@@ -57,10 +86,10 @@ def pieces(extents: Sequence[Extent], most_bytes: int) -> list[Extent]:
     for extent in extents:
         while number < count and passed + extent.length > number * step:
             offset = extent.offset + max(0, int(number * step) - passed)
+            # At the end of a file, a whole piece lies before it.
+            offset = max(extent.offset, min(offset, extent.end - longest))
             offset = offset // PAGE_BYTES * PAGE_BYTES
-            length = min(_PIECE_BYTES, extent.end - offset)
-            if not found or found[-1].file != extent.file or found[-1].end <= offset:
-                found.append(Extent(extent.file, offset, length))
+            found.append(Extent(extent.file, offset, min(longest, extent.end - offset)))
             number += 1
         passed += extent.length
     return found
@@ -73,70 +102,88 @@ def measure(
     monitor: Monitor,
     *,
     most_bytes: int = MOST_BYTES,
-) -> Trial | None:
-    """Return the two rates on this storage, None where they cannot be measured.
+    beside_others: bool = False,
+) -> Trial | Unmeasured:
+    """Return the two rates on this storage, or why they cannot be measured.
 
-    Takes about a second at most, even where the storage does not answer: then a thread is left
-    behind.
+    Takes about a second at most, even where the storage does not answer: then threads are left
+    behind. `beside_others`: other ranks may do the same at this moment. The rate that the plan is
+    limited to limits neither way: it is for the caller to ask for few bytes then.
     """
-    chosen = pieces(plan.extents, most_bytes)
+    window = max((targets[extent.file].medium.step_bytes for extent in plan.extents), default=1)
+    chosen = pieces(plan.extents, most_bytes, window)
     theirs, ours = chosen[::2], chosen[1::2]
     if not ours:
-        return None
-    loader = _Loader(theirs, targets, stop, monitor)
-    loader_rate = loader.rate()
-    if loader_rate is None or stop.requested:
-        return None
-    our_rate = _our_rate(replace(plan, extents=tuple(ours)), targets, stop)
-    if our_rate is None:
-        return None
-    # What was begun of ours counts as cold still: reading it again costs next to nothing.
-    return Trial(loader_rate, our_rate, tuple(loader.read))
+        return Unmeasured.TOO_LITTLE
+    seconds = _SHARED_SECONDS if beside_others else _SECONDS
+    if beside_others:
+        stop.sleep(_SHARED_PERIOD - time.time() % _SHARED_PERIOD)
+    began = time.monotonic()
+    loader = _Loader(theirs, targets, stop.within(seconds), monitor, window)
+    loader_rate = loader.rate(seconds)
+    if stop.requested:
+        return Unmeasured.STOPPED
+    if isinstance(loader_rate, Unmeasured):
+        return loader_rate
+    if beside_others:
+        stop.sleep(began + seconds - time.monotonic())
+    runner = _Runner(replace(plan, extents=tuple(ours)), targets, window)
+    our_rate = runner.rate(stop.within(seconds))
+    if isinstance(our_rate, Unmeasured):
+        return Unmeasured.STOPPED if stop.requested else our_rate
+    return Trial(loader_rate, our_rate, tuple(joined([*loader.read, *runner.read])))
 
 
 class _Loader:
     """Faults pieces in, in order, by one thread."""
 
     def __init__(
-        self, extents: Iterable[Extent], targets: Sequence[Target], stop: Stop, monitor: Monitor
+        self,
+        extents: Iterable[Extent],
+        targets: Sequence[Target],
+        stop: Stop,
+        monitor: Monitor,
+        read_ahead_bytes: int,
     ) -> None:
         self._extents = extents
         self._targets = targets
         self._stop = stop
         self._monitor = monitor
+        # The kernel reads a window around the first page of a piece (do_sync_mmap_readahead()).
+        # A loader needs both halves, except at the start of a file.
+        self._head_bytes = read_ahead_bytes // 2
         self._ended = threading.Event()
-        self._until = time.monotonic() + _SECONDS
         self._bytes = 0
+        self._heads = 0
         self._refused = False
         self.read: list[Extent] = []
 
-    def rate(self) -> float | None:
-        """Return the rate in bytes per second, None where the system refuses to measure it.
-
-        Where nothing comes in time, the rate is what it is at most.
-        """
+    def rate(self, seconds: float) -> float | Unmeasured:
+        """Return the rate in bytes per second over so long, or why it is not known."""
         began = time.monotonic()
         try:
             spawn(self._run, "trial")
         except RuntimeError:
-            return None
-        self._ended.wait(_SECONDS + limits.READER_GRACE_SECONDS)
-        seconds = time.monotonic() - began
-        return None if self._refused else max(self._bytes, _FAULT_BYTES) / seconds
+            return Unmeasured.REFUSED
+        self._ended.wait(seconds + limits.READER_GRACE_SECONDS)
+        took = time.monotonic() - began
+        if self._refused:
+            return Unmeasured.REFUSED
+        if self._bytes == 0:
+            return Unmeasured.NO_ANSWER
+        before = min(self._heads * self._head_bytes, self._bytes // 4)
+        return (self._bytes + before) / took
 
     def _run(self) -> None:
         try:
             for extent in self._extents:
-                if self._is_over():
+                if self._stop.requested:
                     return
                 self._fault_in(extent)
         except OSError:  # an old kernel, or a file whose reading will fail too
             self._refused = True
         finally:
             self._ended.set()
-
-    def _is_over(self) -> bool:
-        return time.monotonic() >= self._until or self._stop.requested
 
     def _fault_in(self, extent: Extent) -> None:
         path = self._targets[extent.file].path
@@ -145,7 +192,7 @@ class _Loader:
             descriptor = open_to_read(path)
             try:
                 with mapped(descriptor, extent.offset, extent.length) as address:
-                    while done < extent.length and not self._is_over():
+                    while done < extent.length and not self._stop.requested:
                         size = min(_FAULT_BYTES, extent.length - done)
                         fault_in(address + done, size)
                         done += size
@@ -153,15 +200,76 @@ class _Loader:
             finally:
                 os.close(descriptor)
         if done:
+            self._heads += 1
             self.read.append(extent._replace(length=done))
 
 
-def _our_rate(plan: Plan, targets: Sequence[Target], stop: Stop) -> float | None:
-    """Return the rate at which a run would read the plan; raises nothing of the storage's."""
-    # There is no time to find out how many threads pay on a disk that says that it spins.
-    targets = [replace(one, medium=replace(one.medium, spins=False)) for one in targets]
-    # A monitor of its own: nothing of this counts as progress.
-    result = job.read(plan, targets, Monitor(), Stop(_SECONDS))
-    if result.failed or result.bytes_read == 0 or stop.requested:
-        return None
-    return result.bytes_per_second
+class _Runner:
+    """Reads pieces as a run would."""
+
+    def __init__(self, plan: Plan, targets: Sequence[Target], read_ahead_bytes: int) -> None:
+        # All threads have something to do, and none asks for so much at once that it waits for all
+        # of the time. Nor is there time to find out how many threads pay where others use the disk,
+        # or where it says that it spins.
+        fair = plan.size_bytes // plan.threads // PAGE_BYTES * PAGE_BYTES
+        block_bytes = max(_LEAST_BLOCK_BYTES, min(2 * read_ahead_bytes, fair))
+        self._plan = replace(
+            plan,
+            cut=None,
+            block_size_bytes=min(plan.block_size_bytes, block_bytes),
+            max_bytes_per_second=None,
+            yielding=False,
+        )
+        self._targets = [replace(one, medium=replace(one.medium, spins=False)) for one in targets]
+        # A monitor of its own: nothing of this counts as progress.
+        self._arrivals = _Arrivals()
+
+    def rate(self, stop: Stop) -> float | Unmeasured:
+        """Return the rate in bytes per second, or why it is not known."""
+        tunables = job.Tunables(most_step_bytes=_STEP_BYTES)
+        try:
+            result = job.read(self._plan, self._targets, self._arrivals, stop, tunables=tunables)
+        except (OSError, RuntimeError):  # out of descriptors, or of threads
+            return Unmeasured.REFUSED
+        if result.failed:
+            return Unmeasured.REFUSED
+        return Unmeasured.NO_ANSWER if result.bytes_read == 0 else result.bytes_per_second
+
+    @property
+    def read(self) -> list[Extent]:
+        """What has arrived."""
+        files = {self._targets[extent.file].path: extent.file for extent in self._plan.extents}
+        return [Extent(files[path], *place) for path, *place in list(self._arrivals.ranges)]
+
+
+class _Arrivals(Monitor):
+    """A monitor that remembers what was read, in ranges of paths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.local()
+        self.ranges: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def waiting(self, path: str, offset: int | None = None) -> Iterator[None]:
+        """Remember what this thread asks for."""
+        self._thread.place = path, offset
+        with super().waiting(path, offset):
+            yield
+
+    def advance(self, size_bytes: int) -> None:
+        """Remember that it has come."""
+        path, offset = self._thread.place
+        self.ranges.append((path, offset, size_bytes))
+
+
+def joined(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """Yield extents that do not overlap in their order, those that touch as one."""
+    ordered = sorted(extents)
+    start = ordered[:1]
+    for before, after in pairwise(ordered):
+        if (before.file, before.end) != (after.file, after.offset):
+            yield start[0]._replace(length=before.end - start[0].offset)
+            start = [after]
+    if ordered:
+        yield start[0]._replace(length=ordered[-1].end - start[0].offset)

@@ -202,8 +202,8 @@ def _forecast(part: History) -> Json | None:
     if tried is None:
         return None
     return {
-        "warm_seconds": round(tried.forecast.warm_seconds, 1),
-        "loader_seconds": round(tried.forecast.loader_seconds, 1),
+        "warm_seconds": round(tried.forecast.warm_seconds, 3),
+        "loader_seconds": round(tried.forecast.loader_seconds, 3),
         "sampled_bytes": tried.trial.sampled_bytes,
     }
 

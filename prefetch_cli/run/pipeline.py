@@ -9,9 +9,10 @@ from prefetch_cli.base.words import Action
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import priority
 from prefetch_cli.plan import ranks
-from prefetch_cli.plan.decision import Decision, Verdict
+from prefetch_cli.plan.decision import Decision, Verdict, allows_trial
 from prefetch_cli.plan.ranks import LocalRank
-from prefetch_cli.run import parts, stages
+from prefetch_cli.reading.trial import Unmeasured
+from prefetch_cli.run import parts, stages, trials
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.parts import CHECKPOINT, Part
 from prefetch_cli.run.states import Decided, Looked, Proven, State, Tried, Wanted, Warned
@@ -93,11 +94,13 @@ class _Stages:
         """
         (checkpoint,) = (self._decide(part, 0) for part in asked if part.kind is CHECKPOINT)
         planned: list[_Planned] = []
-        taken_bytes = 0
+        # A trial has read some of it already, which may lie behind the limit that others leave.
+        sampled_bytes = 0 if checkpoint.tried is None else checkpoint.tried.trial.sampled_bytes
+        taken_bytes = sampled_bytes
         for part in asked:
             if part.kind is not CHECKPOINT:
                 planned.append(self._decide(part, taken_bytes))
-            elif taken_bytes > 0:
+            elif taken_bytes > sampled_bytes:
                 planned.append(self._plan(checkpoint, checkpoint.decided.decision, taken_bytes))
             else:
                 planned.append(checkpoint)
@@ -163,20 +166,28 @@ class _Stages:
         seen = self._look(part)
         decision = stages.decide(part, seen.wanted, seen.looked)
         if self._is_to_try(seen, decision):
-            plan = stages.plan(seen.wanted, seen.looked, decision, self._options, 0)
-            tried = stages.try_storage(seen.wanted, seen.looked, plan, self._monitor, self._stop)
-            if tried is not None:
-                self._publish(tried)
-                seen = replace(seen, tried=tried)
-                decision = stages.decide(part, seen.wanted, seen.looked, tried)
+            seen = replace(seen, tried=self._try(seen, decision))
+            decision = stages.decide(part, seen.wanted, seen.looked, seen.tried)
         return self._plan(seen, decision, taken_bytes)
 
-    def _is_to_try(self, seen: _Seen, decision: Decision) -> bool:
-        if self._options.action is Action.DRY_RUN:
-            return self._options.trial
-        return seen.part.kind is CHECKPOINT and stages.awaits_trial(
-            seen.wanted, seen.looked, decision
+    def _try(self, seen: _Seen, decision: Decision) -> Tried | None:
+        plan = stages.plan(seen.wanted, seen.looked, decision, self._options, 0)
+        found = trials.try_storage(
+            seen.wanted, seen.looked, plan, self._options, self._monitor, self._stop
         )
+        if isinstance(found, Tried):
+            self._publish(found)
+            return found
+        if self._options.trial or found is Unmeasured.NO_ANSWER:
+            self._publish(Warned((f"how fast the storage is was not measured: {found.value}",)))
+        return None
+
+    def _is_to_try(self, seen: _Seen, decision: Decision) -> bool:
+        if seen.part.kind is not CHECKPOINT:
+            return False
+        if self._options.action is Action.DRY_RUN:
+            return self._options.trial and allows_trial(decision)
+        return stages.awaits_trial(seen.wanted, seen.looked, decision)
 
     def _plan(self, seen: _Seen, decision: Decision, taken_bytes: int) -> _Planned:
         decided = stages.plan(

@@ -16,14 +16,13 @@ from prefetch_cli.plan.decision import (
     NOTHING_MEANT,
     Decision,
     Facts,
-    Forecast,
     Storage,
     Verdict,
 )
 from prefetch_cli.plan.extents import Extent, head, whole, within, without
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.plan.share import partition
-from prefetch_cli.reading import job, trial
+from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Medium, Plan, Target
 from prefetch_cli.residency import doubt, evict, survey
 from prefetch_cli.residency.survey import Survey
@@ -49,7 +48,9 @@ def want(
         threads *= _SMALL_FILES_FACTOR
     found = part.find(threads)
     files = each_once(found.files, known=known)
-    filesystems = mounts.inspect([file.path for file in files], monitor)
+    filesystems = mounts.inspect(
+        [file.real_path for file in files], monitor, [file.device for file in files]
+    )
     available = memory.measure()
     return Wanted(
         kind=part.kind,
@@ -96,23 +97,15 @@ def awaits_trial(wanted: Wanted, looked: Looked, decided: Decision) -> bool:
     return decision.awaits_trial(decided, _facts(wanted, looked))
 
 
-def try_storage(
-    wanted: Wanted, looked: Looked, decided: Decided, monitor: Monitor, stop: Stop
-) -> Tried | None:
-    """Return how fast the storage is, None where that cannot be measured."""
+def cold(wanted: Wanted, looked: Looked) -> tuple[Extent, ...]:
+    """Return what of the share is not known to be resident, on storage and readable so far."""
     failed = {path for path, _ in looked.survey.failed}
     files, on_storage = wanted.found.files, wanted.on_storage
-    cold = tuple(
+    return tuple(
         extent
         for extent in looked.survey.missing
         if extent.file in on_storage and files[extent.file].path not in failed
     )
-    found = trial.measure(replace(decided.plan, extents=cold), _targets(wanted), stop, monitor)
-    if found is None:
-        return None
-    cold_bytes = sum(extent.length for extent in cold)
-    forecast = Forecast(cold_bytes / found.our_rate, cold_bytes / found.loader_rate)
-    return Tried(wanted.kind, found, forecast)
 
 
 def _facts(wanted: Wanted, looked: Looked) -> Facts:
@@ -124,6 +117,7 @@ def _facts(wanted: Wanted, looked: Looked) -> Facts:
         in_memory=on_storage.keys().isdisjoint(extent.file for extent in wanted.share.extents),
         bypasses_cache=all(one.bypasses_cache for one in on_storage.values()),
         storage=_storage(on_storage.values()),
+        cold_bytes=wanted.share.world_size * sum(extent.length for extent in cold(wanted, looked)),
     )
 
 
@@ -181,10 +175,11 @@ def taken_bytes(wanted: Wanted, decided: Decided) -> int:
 def read(wanted: Wanted, decided: Decided, monitor: Monitor, stop: Stop) -> Read:
     """Return what came of reading the plan."""
     with monitor.reading_part(wanted.kind.name):
-        return Read(wanted.kind, job.read(decided.plan, _targets(wanted), monitor, stop))
+        return Read(wanted.kind, job.read(decided.plan, targets(wanted), monitor, stop))
 
 
-def _targets(wanted: Wanted) -> list[Target]:
+def targets(wanted: Wanted) -> list[Target]:
+    """Return all files as a reader needs to know them."""
     media = {one: medium(one) for one in set(wanted.filesystems)}
     return [
         Target(file.path, media[one])

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from prefetch_cli.base.amounts import format_size, parse_size
-from tests.bench import environment, figures, overlap, scale, spared, throughput
+from tests.bench import environment, figures, overlap, scale, spared, throughput, trial
 from tests.bench.contenders import Contender, contenders, missing_programs
 from tests.bench.machine import machine_shape
 from tests.bench.run import ROOT
@@ -18,7 +18,7 @@ from tests.bench.table import Report, as_json, print_report
 from tests.bench.throttle import ThrottleError, own_disk
 from tests.helpers import oracle
 
-PARTS = ("throughput", "memory", "resident", "start", "dry-run", "scale", "spared")
+PARTS = ("throughput", "memory", "resident", "start", "dry-run", "scale", "spared", "trial")
 # Only on request: they install a server and its imports, about 1 GB, below build/.
 SERVER_PARTS = ("overlap", "libraries")
 _RATE = 400 << 20  # what one of many clients of a network share gets
@@ -160,6 +160,7 @@ def _check_room(options: Options) -> None:
         "memory": min(options.size_bytes, figures.MEMORY_BYTES),
         "resident": options.resident_bytes,
         "overlap": options.size_bytes,
+        "trial": options.size_bytes,
     }
     largest = max((size for part, size in sizes.items() if part in options.parts), default=0)
     for name, free in (
@@ -209,6 +210,9 @@ def _measure_figures(
         yield from scale.scale_figures(place, _say)
     if "spared" in options.parts:
         yield from spared.spared_figures(place, options.size_bytes, _say)
+        _clear(place)
+    if "trial" in options.parts:
+        yield from trial.trial_figures(place, options.size_bytes, _say, rounds=options.rounds)
 
 
 def _measure_server(options: Options, place: str) -> Iterator[overlap.Comparison]:

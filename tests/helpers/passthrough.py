@@ -10,6 +10,7 @@
     --hang-from OFFSET     a read that reaches beyond this offset of a file never returns
     --hang-flush           closing a file never returns
     --delay SECONDS        each read takes this long; concurrent reads wait side by side
+    --rate BYTES           all reads together pass at most this many bytes a second
     --max-background N     at most N read-aheads are in flight (the kernel's own limit: 12)
     --allow-other          usable by all users, not just the one who mounted it
     --default-permissions  the kernel checks file modes; without it nobody does
@@ -85,6 +86,7 @@ class Options:
         self.short: int | None = None
         self.max_background = _BACKGROUND
         self.delay = 0.0
+        self.rate: int | None = None
         self.subtype = self.log = ""
         self.source = "passthrough"
         kinds: dict[str, Callable[[str], object]] = {
@@ -93,6 +95,7 @@ class Options:
             "short": int,
             "max_background": int,
             "delay": float,
+            "rate": int,
             "subtype": str,
             "source": str,
             "log": str,
@@ -118,6 +121,7 @@ class Server:
         self._nodes = {key: node for node, key in self._keys.items()}
         self._folders: dict[int, list[tuple[bytes, os.stat_result]]] = {}
         self._handles = 0
+        self._free_at = 0.0  # when all that was asked for has passed, at a limited rate
         self._lock = threading.Lock()
         self._log = os.open(self._options.log or os.devnull, _APPEND, 0o644)
         self._calls = {
@@ -247,10 +251,19 @@ class Server:
         end = min(offset + size, os.fstat(descriptor).st_size)
         if options.hang_from is not None and end > max(offset, options.hang_from):
             return None
-        time.sleep(options.delay)
+        time.sleep(max(options.delay, self._queued(end - offset)))
         if options.fail_read is not None and offset <= options.fail_read < end:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return os.pread(descriptor, min(size, options.short or size), offset)
+
+    def _queued(self, size: int) -> float:
+        """Return in how many seconds so many bytes have passed behind those of other reads."""
+        if self._options.rate is None:
+            return 0.0
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(now, self._free_at) + max(0, size) / self._options.rate
+            return self._free_at - now
 
     def _record(self, thread: int, node: int, body: bytes) -> None:
         # It waits for the answer, or reads ahead and goes on: then it may be gone, and is unknown.
@@ -370,7 +383,8 @@ def main(arguments: Sequence[str]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     # Each delayed read holds a thread, and concurrent readers send any number of reads.
-    threads = max(64, options.max_background + 8) if options.delay else 4
+    waits = options.delay or options.rate
+    threads = max(64, options.max_background + 8) if waits else 4
     targets = [serve] * threads
     # A shell's background jobs get /dev/null, or a terminal that stops readers.
     with contextlib.suppress(OSError):

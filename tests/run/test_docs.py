@@ -226,7 +226,8 @@ def facts(found: str) -> Facts:
         in_memory="in memory" in found,
         bypasses_cache="bypass" in found,
         storage=Storage.NETWORK if "network" in found else Storage.LOCAL,
-        forecast=Forecast(40, 660) if "slow" in found else None,
+        cold_bytes=0,
+        forecast=Forecast(60 * GIB, GIB, GIB / 11) if "slow" in found else None,
     )
 
 

@@ -721,7 +721,7 @@ def test_agrees_with_findmnt(path: str) -> None:
 
 NAMESPACE = "-m" if os.geteuid() == 0 else "-rm"
 INSPECT = """
-import dataclasses, json, sys
+import dataclasses, json, os, sys
 from prefetch_cli.linux.mounts import inspect
 from prefetch_cli.linux.readahead import read_step_bytes
 found = [
@@ -730,6 +730,9 @@ found = [
      "rotational": fs.storage and fs.storage.rotational, "step": read_step_bytes(fs)}
     for fs in inspect(sys.argv[1:])
 ]
+# By their folders too, where each file is looked for twice.
+real = [path for path in map(os.path.realpath, sys.argv[1:]) if os.path.exists(path)] * 2
+assert inspect(real, None, [os.stat(path).st_dev for path in real]) == inspect(real)
 print(json.dumps(found, default=str))
 """
 
@@ -926,3 +929,25 @@ def test_what_a_look_up_waits_for_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     asked = [*folder_and_file, ("lexists", over), ("open", f"{auto}/z"), ("open", f"{auto}/z")]
     assert awaited == [*asked, ("open", auto), *asked]
     assert monitor.snapshot().longest_wait is None
+
+
+def test_files_of_a_folder_that_are_mounted_there_are_told_apart(tmp_path: Path) -> None:
+    """Also one of the same device, which only its mount point gives away."""
+    found = inspect_among_mounts(
+        """
+        mkdir mem folder
+        mount -t tmpfs tmpfs mem
+        touch mem/x folder/a folder/b folder/c folder/d
+        mount --bind mem/x folder/b
+        mount --bind folder/a folder/c
+        """,
+        tmp_path,
+        *("folder/a", "folder/b", "folder/c", "folder/d"),
+    )
+    assert [one["mount_point"] for one in found] == [
+        found[0]["mount_point"],
+        f"{tmp_path}/folder/b",
+        f"{tmp_path}/folder/c",
+        found[0]["mount_point"],
+    ]
+    assert found[1]["type"] == "tmpfs"

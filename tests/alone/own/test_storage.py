@@ -17,7 +17,7 @@ from prefetch_cli.linux.filesystem import UNKNOWN
 from prefetch_cli.linux.mounts import MountTable, inspect
 from tests.alone.own.test_filesystem import INSPECT, NAMESPACE, inspect_among_mounts
 from tests.helpers.checkpoints import write_sharded
-from tests.helpers.command import run
+from tests.helpers.command import COMMAND, environment, run
 from tests.helpers.passthrough import answered, mounted
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
@@ -353,6 +353,33 @@ def test_the_command_names_the_file_system_of_the_other_namespace(
     assert [one["type"] for one in found["filesystems"]] == ["tmpfs"]
     assert found["filesystems"][0]["mount_point"] == str(root)
     assert found["decision"]["reason"] == "in-memory-filesystem"
+
+
+@pytest.mark.parametrize("way", ["cwd", "cwd by its path", "..", "link", "link behind"])
+def test_the_command_stays_in_the_other_namespace(tmp_path: Path, stranger: int, way: str) -> None:
+    """By whatever name the folder is given, also where this namespace has one of that name."""
+    point = Path(f"/proc/{stranger}/root{tmp_path}/mnt")
+    built = write_sharded(str(point / "model"), shard_bytes=[1 << 20])
+    (point / "deep/link").symlink_to("../model")
+    (tmp_path / "link").symlink_to(point)
+    folder, argument = {
+        "cwd": (point / "model", "."),
+        "cwd by its path": (point, "model"),
+        "..": (tmp_path, f"{point}/deep/../model"),
+        "link": (tmp_path, "link/model"),
+        "link behind": (point / "deep", "../deep/link"),
+    }[way]
+    for pwd in (str(folder), None):
+        done = subprocess.run(
+            [*COMMAND, "--dry-run", "--json", argument],
+            cwd=folder,
+            env=environment(PWD=pwd),
+            capture_output=True,
+            check=True,
+        )
+        found = json.loads(done.stdout)
+        assert found["checkpoint"]["total_bytes"] == sum(map(os.path.getsize, built.files))
+        assert [one["type"] for one in found["filesystems"]] == ["tmpfs"]
 
 
 def test_what_was_mounted_after_the_table_was_read_is_found(

@@ -28,6 +28,7 @@ FACTS = Facts(
     in_memory=False,
     bypasses_cache=False,
     storage=Storage.NETWORK,
+    cold_bytes=0,
 )
 BUDGET = budget(100 * GIB, "host", 90.0, None)
 SMALL = budget(10 * GIB, "/sys/fs/cgroup/job", 90.0, None)
@@ -309,7 +310,14 @@ def test_no_flag_overrules_nothing() -> None:
     assert PARTIAL not in NONE
 
 
-LARGE = replace(FACTS, total_bytes=GIB, share_bytes=GIB, resident_bytes=None, storage=Storage.LOCAL)
+LARGE = replace(
+    FACTS,
+    total_bytes=GIB,
+    share_bytes=GIB,
+    resident_bytes=None,
+    storage=Storage.LOCAL,
+    cold_bytes=GIB,
+)
 ROOMY = replace(BUDGET, size_bytes=2 * GIB, available_bytes=4 * GIB)
 
 
@@ -320,18 +328,19 @@ ROOMY = replace(BUDGET, size_bytes=2 * GIB, available_bytes=4 * GIB)
         (30, 60, Reason.LOCAL_SLOW),
         (30, 59.9, Reason.LOCAL_FITS),  # less than twice as long
         (14.9, 44.8, Reason.LOCAL_FITS),  # less than 30 s longer
-        (0, 30, Reason.LOCAL_SLOW),
+        (0.001, 31, Reason.LOCAL_SLOW),
         (100, 10, Reason.LOCAL_FITS),
     ],
 )
 def test_a_local_file_system_is_slow_by_its_forecast(
     warm_seconds: float, loader_seconds: float, reason: Reason
 ) -> None:
-    facts = replace(LARGE, forecast=Forecast(warm_seconds, loader_seconds))
+    forecast = Forecast(GIB, GIB / warm_seconds, GIB / loader_seconds)
+    facts = replace(LARGE, forecast=forecast)
     decision = decide(facts, ROOMY, NONE)
     assert decision.reason is reason
     assert decision.action is (Verdict.PREFETCH if reason is Reason.LOCAL_SLOW else Verdict.SKIP)
-    assert "a loader alone about" in decision.message
+    assert "by a loader alone" in decision.message
     assert decide(facts, ROOMY, FORCE).reason is Reason.FORCED
     assert (
         decide(replace(facts, storage=Storage.NETWORK), ROOMY, NONE).reason is Reason.NETWORK_FITS
@@ -352,7 +361,7 @@ def test_nothing_is_called_fast_that_was_not_measured() -> None:
         (LARGE, PARTIAL, True),
         (LARGE, FORCE, False),
         (replace(LARGE, storage=Storage.NETWORK), NONE, False),
-        (replace(LARGE, resident_bytes=1), NONE, False),  # less than 1 GiB is cold
+        (replace(LARGE, cold_bytes=GIB - 1), NONE, False),  # less than 1 GiB is cold
         (replace(LARGE, in_memory=True), NONE, False),
         (replace(LARGE, bypasses_cache=True), NONE, False),
     ],

@@ -15,14 +15,16 @@ from prefetch_cli.linux.blockdev import BlockDevice, Kind
 from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
 from prefetch_cli.linux.memory import Memory
 from prefetch_cli.plan.decision import Reason
-from prefetch_cli.reading import job
+from prefetch_cli.plan.extents import Extent
+from prefetch_cli.reading import job, trial
 from prefetch_cli.reading.plan import Plan, ReadResult
-from prefetch_cli.run import parts, pipeline
+from prefetch_cli.reading.trial import Trial
+from prefetch_cli.run import parts, pipeline, stages
 from prefetch_cli.run.document import document
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.outcome import Outcome, folded
 from prefetch_cli.run.parts import CHECKPOINT, LIBRARIES
-from prefetch_cli.run.states import Decided, Proven, Read, State, Warned
+from prefetch_cli.run.states import Decided, Looked, Proven, Read, State, Tried, Warned
 from prefetch_cli.run.states import Wanted as WantedState
 from prefetch_cli.show.lines import facts
 from tests.helpers import checkpoints, oracle
@@ -81,7 +83,9 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put the files on these file systems, in turn."""
 
     def lie(*found: FileSystem) -> None:
-        def inspect(paths: Sequence[str], monitor: Monitor) -> tuple[FileSystem, ...]:
+        def inspect(
+            paths: Sequence[str], monitor: Monitor, devices: Sequence[int] | None = None
+        ) -> tuple[FileSystem, ...]:
             return tuple(found[number % len(found)] for number in range(len(paths)))
 
         monkeypatch.setattr(mounts, "inspect", inspect)
@@ -296,12 +300,96 @@ def test_files_in_memory_take_nothing_of_the_limit(
     monkeypatch.setattr(
         mounts,
         "inspect",
-        lambda paths, _: tuple(tmpfs if path.endswith("lib.so") else NFS for path in paths),
+        lambda paths, *_: tuple(tmpfs if path.endswith("lib.so") else NFS for path in paths),
     )
     wanted = gather.Request((str(library),), packages=(), python=None, command=(), of_command=False)
     decided = run(small, libraries=wanted, max_bytes=1_200_000).checkpoint.get(Decided)
     assert decided is not None
     assert decided.plan.cut is None
+
+
+# The trial
+
+GIB = 1024 * MIB
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> str:
+    """A checkpoint of 1 GiB of holes."""
+    folder = str(tmp_path / "large")
+    built = checkpoints.write_streamed(
+        folder, shard_bytes=[GIB // 2] * 2, fill=checkpoints.Fill.HOLE, durable=False
+    )
+    oracle.evict(built.files)
+    return folder
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let a trial find these rates: no disk here is as slow."""
+
+    def lies(found: Trial) -> None:
+        monkeypatch.setattr(trial, "measure", lambda *_args, **_options: found)
+
+    return lies
+
+
+def test_other_parts_leave_room_for_what_a_trial_has_read(
+    large: str, tmp_path: Path, slow: Callable[..., None], on: Callable[..., None]
+) -> None:
+    on(LOCAL)
+    library = tmp_path / "lib.so"
+    library.write_bytes(bytes(8 * MIB))
+    wanted = gather.Request((str(library),), packages=(), python=None, command=(), of_command=False)
+    # Of the file that is read last: behind the limit, once the library has its part of that.
+    last_file = len(list(Path(large).iterdir())) - 1
+    slow(Trial(MIB, 100 * MIB, (Extent(last_file, GIB // 2 - 4 * MIB, 4 * MIB),)))
+    limit = GIB + 2 * MIB
+    last = run(large, libraries=wanted, overrule=Overrule.NONE, max_bytes=limit)
+    decided = last.checkpoint.get(Decided)
+    assert decided is not None
+    assert decided.decision.reason is Reason.LOCAL_SLOW
+    planned = [last.of(kind).get(Decided) for kind in (LIBRARIES, CHECKPOINT)]
+    read = sum(one.plan.size_bytes for one in planned if one is not None)
+    # The library is resident already: it takes its part of the limit nevertheless.
+    assert limit - 2 * MIB < read + 8 * MIB + 4 * MIB <= limit
+
+
+def test_alone_a_checkpoint_that_was_tried_is_read_whole(
+    large: str, slow: Callable[..., None], on: Callable[..., None]
+) -> None:
+    on(LOCAL)
+    slow(Trial(MIB, 100 * MIB, (Extent(7, 0, 4 * MIB),)))
+    size = sum(path.stat().st_size for path in Path(large).iterdir())
+    last = run(large, overrule=Overrule.NONE, max_bytes=size)
+    read = last.checkpoint.get(Read)
+    assert read is not None
+    assert read.result.complete
+    assert read.result.bytes_read + read.result.bytes_already_resident == size
+
+
+def test_what_is_cold_counts_for_all_ranks(
+    large: str, slow: Callable[..., None], on: Callable[..., None]
+) -> None:
+    on(LOCAL)
+    slow(Trial(1e9, 1e9, ()))
+    for rank in range(2):
+        last = run(large, overrule=Overrule.NONE, rank=rank, world_size=2)
+        assert last.checkpoint.get(Tried) is not None
+
+
+def test_files_that_failed_are_not_cold(large: str, on: Callable[..., None]) -> None:
+    on(LOCAL)
+    last = run(large, overrule=Overrule.NONE, action=Action.DRY_RUN)
+    wanted, looked = last.checkpoint.get(WantedState), last.checkpoint.get(Looked)
+    assert wanted is not None
+    assert looked is not None
+    before = stages.cold(wanted, looked)
+    refused = wanted.found.files[before[-1].file]
+    survey = replace(looked.survey, failed=((refused.path, "Permission denied"),))
+    after = stages.cold(wanted, replace(looked, survey=survey))
+    assert after == tuple(one for one in before if one.file != before[-1].file)
+    assert len(after) < len(before)
 
 
 # The late close of SMB
