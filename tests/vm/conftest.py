@@ -17,6 +17,9 @@ from tests.vm.machine import MIB, Cgroups, Machine, Share, virtiofsd
 from tests.vm.rows import MODEL
 from tests.vm.shared_mounts import SOURCE
 
+FIGURES = "figures"  # the property of a test that has a row of the table at the end
+_HEADINGS = ("storage", "kernel", "loader alone: forecast", "took", "warming: forecast", "took", "")
+
 CGROUPS = {"6.1": Cgroups.V1, "6.12": Cgroups.V2}
 
 
@@ -24,6 +27,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Allow each test the time that emulation takes."""
     for item in items:
         item.add_marker(pytest.mark.timeout(600))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the table of what tests measured: figures to read, which decide nothing."""
+    reports = (report for some in terminalreporter.stats.values() for report in some)
+    rows = [
+        value
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == FIGURES and report.when == "call"
+    ]
+    if not rows:
+        return
+    table = [list(_HEADINGS), *sorted(rows)]
+    widths = [max(len(row[at]) for row in table) for at in range(len(_HEADINGS))]
+    terminalreporter.section("how forecasts held")
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        terminalreporter.write_line("  ".join(cells).rstrip())
 
 
 @pytest.fixture(scope="session")

@@ -21,15 +21,17 @@ _DROPPED = "drops cached pages when a file is opened again"
 
 
 @contextlib.contextmanager
-def passthrough(machine: Machine, *, options: tuple[str, ...]) -> Iterator[str]:
-    """Yield the checkpoint through the tests' own FUSE file system."""
+def passthrough(
+    machine: Machine, *, options: tuple[str, ...], source: str = MODEL
+) -> Iterator[str]:
+    """Yield the checkpoint in `source` through the tests' own FUSE file system."""
     machine.modprobe("fuse")
     point = "/mnt/passthrough"
     machine.run("mkdir", "-p", point)
     server = machine.start_process(
         # It dies with its parent, so it needs one that stays: the shell.
         *("sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", "tests.helpers.passthrough"),
-        *(MODEL, point, *options),
+        *(source, point, *options),
         folder=ROOT,
     )
     try:

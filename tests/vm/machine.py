@@ -41,6 +41,8 @@ _BOOT_MODULES = (
 _KVM_SECONDS = 20  # some hosts have a KVM that hangs
 _BOOT_SECONDS = 180
 _DISK_BYTES = 3 * 1024 * MIB
+SLOW_DISK = "slow"  # the name of one that qemu throttles, as far as reading goes
+_SLOW_BYTES_PER_SECOND = 60_000_000
 
 
 class Cgroups(enum.Enum):
@@ -133,7 +135,7 @@ class Machine:
         kernel: Kernel,
         cgroups: Cgroups,
         *,
-        disks: Sequence[str] = ("data", "xfs", "btrfs", "spare"),
+        disks: Sequence[str] = ("data", "xfs", "btrfs", "spare", SLOW_DISK),
         shares: Sequence[Share] = (),
         memory_bytes: int = 3 * 1024 * MIB,
         touched: bool = False,
@@ -370,6 +372,8 @@ class Machine:
         ]
         for name in self.disks:
             disk = f"file={self.folder}/{name},format=raw,if=none,id={name},cache=unsafe"
+            if name == SLOW_DISK:
+                disk += f",throttling.bps-read={_SLOW_BYTES_PER_SECOND}"
             line += ["-drive", f"{disk},discard=unmap", "-device", f"virtio-blk-pci,drive={name}"]
         for shared in self.shares:
             path = os.path.join(self.folder, shared.tag)
