@@ -102,7 +102,7 @@ def _cell(text: str) -> str:
 
 def _marked(text: str) -> str:
     """Return Markdown with each flag in the sentence as code."""
-    return re.sub(r"(?<![\w`-])--[a-z][a-z-]*", lambda match: _code(match[0]), text)
+    return re.sub(r"(?<![\w`-])--[a-z][a-z0-9-]*", lambda match: _code(match[0]), text)
 
 
 # The options, for whoever reads them without man(1)
@@ -259,7 +259,7 @@ def _prose(text: str) -> Iterator[str]:
     """Yield the source of a paragraph, each sentence on a line of its own."""
     for sentence in re.split(r"(?<=[.!?]) (?=[A-Z`-])", text):
         # Every second piece is code: text in backquotes, and flags.
-        pieces = re.split(r"(`[^`]*`|(?<![\w-])--[a-z][a-z-]*)", sentence)
+        pieces = re.split(r"(`[^`]*`|(?<![\w-])--[a-z][a-z0-9-]*)", sentence)
         marked = "".join(
             rf"\fB{_escaped(piece.strip('`'))}\fR" if number % 2 else piece.replace("\\", r"\e")
             for number, piece in enumerate(pieces)
