@@ -136,13 +136,12 @@ def measure(
         rate = runner.rate(stop.within(_OUR_SECONDS))
         if stop.requested:
             return Unmeasured.STOPPED
-        if isinstance(rate, Unmeasured):
-            if not rates:
-                return rate
-            break
-        rates.append(rate)
+        if rate is Unmeasured.REFUSED:
+            return rate
+        if isinstance(rate, float):
+            rates.append(rate)
         read += runner.read
-    return Trial(loader_rate, max(rates), tuple(joined(read)))
+    return Trial(loader_rate, max(rates), tuple(joined(read))) if rates else Unmeasured.NO_ANSWER
 
 
 def _rounds(

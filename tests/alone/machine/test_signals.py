@@ -114,7 +114,7 @@ def test_a_second_interrupt_ends_at_once(cold: str) -> None:
 @pytest.mark.skipif(shutil.which("timeout") is None, reason="needs timeout (coreutils)")
 def test_timeout_signals_twice_and_the_summary_comes_all_the_same(cold: str) -> None:
     # It signals its child, and then the group in which the child is too.
-    line = ["timeout", "--preserve-status", "--signal=INT", "1s", *COMMAND, *SLOW, cold]
+    line = ["timeout", "--preserve-status", "--signal=INT", "3s", *COMMAND, *SLOW, cold]
     done = subprocess.run(line, capture_output=True, check=False, text=True, env=environment())
     assert done.returncode == 130
     assert "; interrupted by SIGINT" in done.stdout
