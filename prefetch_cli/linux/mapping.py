@@ -1,6 +1,7 @@
-"""A range of a file, mapped and faulted in as a loader that maps it does. Thin over system calls.
+"""A range of a file, mapped, looked at, and faulted in as a loader does. Thin over system calls.
 
-Sources: madvise(2), faultin_page_range() in mm/gup.c, do_sync_mmap_readahead() in mm/filemap.c.
+Sources: mincore(2), madvise(2), faultin_page_range() in mm/gup.c, do_sync_mmap_readahead() in
+mm/filemap.c, fuse_file_mmap() in fs/fuse/file.c.
 """
 
 import ctypes
@@ -11,8 +12,8 @@ from contextlib import contextmanager
 
 _MADV_POPULATE_READ = 22  # Linux 5.14
 
-# Through libc: Python's mmap duplicates the descriptor, and its madvise holds the interpreter's
-# lock while the storage answers.
+# Through libc: Python's mmap duplicates the descriptor, gives the address only of a writable
+# mapping, and its madvise holds the interpreter's lock while the storage answers.
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [
@@ -24,6 +25,7 @@ _libc.mmap.argtypes = [
     ctypes.c_long,
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -31,6 +33,7 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 @contextmanager
 def mapped(descriptor: int, offset: int, length: int) -> Iterator[int]:
     """Map a range that begins at a page, and yield its address; raises OSError."""
+    # Private, since FUSE refuses shared mappings of files that it does not cache (FOPEN_DIRECT_IO).
     address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_PRIVATE, descriptor, offset)
     if address == _MAP_FAILED:
         raise _last_error()
@@ -38,6 +41,17 @@ def mapped(descriptor: int, offset: int, length: int) -> Iterator[int]:
         yield address
     finally:
         _libc.munmap(address, length)
+
+
+def resident_pages(address: int, length: int) -> bytes:
+    """Return a byte for each page of a mapping: its lowest bit says whether that is resident.
+
+    Raises OSError.
+    """
+    vector = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
+    if _libc.mincore(address, length, vector):
+        raise _last_error()
+    return vector.raw
 
 
 def fault_in(address: int, length: int) -> None:

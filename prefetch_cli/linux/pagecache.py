@@ -1,7 +1,7 @@
 """The page cache of a file: what it holds, how to fill it and empty it. Thin over system calls.
 
-Sources: mincore(2) and mm/mincore.c, preadv2(2), getrusage(2), posix_fadvise(2) with mm/fadvise.c
-and mm/readahead.c, fuse_file_mmap() in fs/fuse/file.c.
+Sources: mm/mincore.c, preadv2(2), getrusage(2), posix_fadvise(2) with mm/fadvise.c and
+mm/readahead.c.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from prefetch_cli.linux import cachestat
 from prefetch_cli.linux.cachestat import Reclaimed
+from prefetch_cli.linux.mapping import mapped, resident_pages
 
 PAGE_BYTES = mmap.PAGESIZE
 
@@ -29,18 +30,6 @@ _WINDOW_BYTES = 256 * 1024 * 1024  # mapped at a time for mincore: a vector of 6
 _BEYOND_END_BYTES = 64 * 1024 * 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
-_MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class Method(enum.Enum):
@@ -199,26 +188,8 @@ def _mincore_is_true(descriptor: int) -> bool:
 
 
 def _mincore(descriptor: int, offset: int, length: int) -> bytes:
-    # Through libc, since Python's mmap duplicates the descriptor, and gives the address only of a
-    # writable mapping. Private, since FUSE refuses shared mappings of files that it does not cache
-    # (FOPEN_DIRECT_IO).
-    address = _checked(
-        _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_PRIVATE, descriptor, offset),
-        _MAP_FAILED,
-    )
-    try:
-        vector = ctypes.create_string_buffer(-(-length // PAGE_BYTES))
-        _checked(_libc.mincore(address, length, vector), -1)
-    finally:
-        _libc.munmap(address, length)
-    return vector.raw
-
-
-def _checked(result: int, failure: int | None) -> int:
-    if result == failure:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+    with mapped(descriptor, offset, length) as address:
+        return resident_pages(address, length)
 
 
 def _runs(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
