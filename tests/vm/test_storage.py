@@ -248,7 +248,7 @@ def test_a_network_device_in_another_mount_namespace(storage: Machine) -> None:
 def test_a_fast_local_disk_is_measured_and_left_alone(
     machine: Machine, large: str, record_property: Record
 ) -> None:
-    folder = "/srv/large"
+    folder = "/srv/fast-disk"
     try:
         block_mounts.fill_large(machine, large, folder)
         make_cold(machine, folder)
