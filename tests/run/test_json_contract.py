@@ -303,13 +303,13 @@ def test_max_bytes_bounds_the_budget(cold: str) -> None:
 
 
 def test_time_limit_ends_a_run_that_is_not_complete(cold: str) -> None:
-    found = documented(PREFETCH, "--force", "--max-rate", "4M", "--time-limit", "0.5s", cold)
+    # The limit counts from the start of the process, which takes a while on a busy machine.
+    found = documented(PREFETCH, "--force", "--max-rate", "4M", "--time-limit", "1s", cold)
     result = found["result"]
     assert result["complete"] is False
     assert result["interrupted"] is False
     assert 0 < result["bytes_read"] < found["share"]["bytes"]
-    # The limit counts from the start of the process, which takes a while on a busy machine.
-    assert 0 < result["elapsed_seconds"] < 1.5
+    assert 0.4 < result["elapsed_seconds"] < 1.5
 
 
 def test_the_contract_has_each_action() -> None:
