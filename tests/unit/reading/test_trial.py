@@ -159,14 +159,15 @@ def test_what_it_says_it_has_read_is_resident(file: Path) -> None:
 
 
 @pytest.mark.parametrize("yielding", [False, True])
-@pytest.mark.parametrize("seconds", ["0.02", "0.2"])
+# At 200 ms an answer takes most of a round, so the rates are rough.
+@pytest.mark.parametrize(("seconds", "times"), [("0.02", 2), ("0.2", 1)])
 def test_where_a_request_takes_long_a_loader_alone_is_slower(
-    file: Path, seconds: str, yielding: bool
+    file: Path, seconds: str, times: int, yielding: bool
 ) -> None:
     with behind_fuse(file, "--keep-cache", "--delay", seconds) as path:
         found = tried(path, far=True, yielding=yielding)
     assert isinstance(found, Trial)
-    assert found.our_rate > found.loader_rate
+    assert found.our_rate > times * found.loader_rate
 
 
 def test_one_thread_gains_less(file: Path) -> None:
