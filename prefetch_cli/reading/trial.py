@@ -45,7 +45,7 @@ _SHARED_PERIOD = 0.75
 class Unmeasured(enum.Enum):
     """Why there are no rates, in words."""
 
-    TOO_LITTLE = "too little is cold, or it lies in files too small"
+    TOO_LITTLE = "too little is cold, or the files are too small"
     NO_ANSWER = "the storage did not answer within a second"
     REFUSED = "a file could not be read, or the system refused to map it"
     STOPPED = "the run was stopped"
