@@ -70,6 +70,10 @@ bench: $(STAMP) ## Measure beside the peers; CHECKPOINT=/models/x: which flags s
 bench-vm: $(STAMP) ## Measure on the mounts of test-vm, delayed NFS included; BENCH='--help'
 	$(BIN)/python -m tests.vm.bench $(BENCH)
 
+.PHONY: bench-uml
+bench-uml: $(STAMP) ## Measure over NFS in user-mode Linux, which it builds first; BENCH='--help'
+	$(BIN)/python -m tests.uml $(BENCH)
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## Mutate all input written by others for 10 minutes; FUZZ='--help'
 	$(BIN)/python -m tests.fuzz $(FUZZ)

@@ -76,6 +76,7 @@ DECISION_RULES = (
 NOTHING_TO_GAIN = "any options"
 DECISIONS = (
     Row("nothing in this rank's share", NOTHING_TO_GAIN, Verdict.SKIP, Reason.EMPTY_SHARE),
+    Row("any of the next four", "--verify", Verdict.PREFETCH, Reason.VERIFY),
     Row(
         "all files in memory: tmpfs, ramfs, hugetlbfs, DAX",
         NOTHING_TO_GAIN,
@@ -89,6 +90,12 @@ DECISIONS = (
         Reason.ALREADY_RESIDENT,
     ),
     Row(
+        "99 % of the share resident, by a timed sample's lower bound",
+        "nothing",
+        Verdict.SKIP,
+        Reason.ALREADY_RESIDENT,
+    ),
+    Row(
         "mount options that bypass the page cache",
         NOTHING_TO_GAIN,
         Verdict.SKIP,
@@ -98,25 +105,31 @@ DECISIONS = (
     Row("network, does not fit", "nothing", Verdict.SKIP, Reason.NETWORK_TOO_BIG, warns=True),
     Row("network, does not fit", "--partial", Verdict.PARTIAL, Reason.PARTIAL),
     Row("network, does not fit", "--force", Verdict.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
+    Row("network, does not fit", "--verify", Verdict.PARTIAL, Reason.VERIFY, warns=True),
     Row("local, fits, and slow by a trial", "nothing", Verdict.PREFETCH, Reason.LOCAL_SLOW),
     Row("local, fits", "nothing", Verdict.SKIP, Reason.LOCAL_FITS),
     Row("local, fits", "--force", Verdict.PREFETCH, Reason.FORCED),
+    Row("local, fits", "--verify", Verdict.PREFETCH, Reason.VERIFY),
     Row("local, does not fit", "nothing", Verdict.SKIP, Reason.LOCAL_TOO_BIG),
     Row("local, does not fit", "--force --partial", Verdict.PARTIAL, Reason.PARTIAL),
     Row("local, does not fit", "--force", Verdict.PREFETCH, Reason.FORCED_TOO_BIG, warns=True),
+    Row("local, does not fit", "--verify", Verdict.PARTIAL, Reason.VERIFY, warns=True),
 )
 
 EXIT_CODES = {
     str(int(ExitCode.OK)): "Done, skipped by decision, or stopped by `--time-limit`.",
     str(int(ExitCode.READ_FAILED)): (
-        "A file could not be read or, with `--evict`, dropped; all others were."
+        "A file could not be read or, with `--evict`, dropped, or is not what `--verify` expects; "
+        "all others were."
     ),
-    str(int(ExitCode.USAGE)): "Wrong options.",
+    str(int(ExitCode.USAGE)): "Wrong options, or a bad line in `--from-file`.",
     str(int(ExitCode.CHECKPOINT)): (
         "The checkpoint is missing, empty, incomplete, malformed or ambiguous, or a library was "
         "not found; no weights were read."
     ),
-    str(int(ExitCode.NOT_RESIDENT)): "Less than `--min-resident` is resident, or it is unknown.",
+    str(int(ExitCode.NOT_RESIDENT)): (
+        "Less than `--min-resident` is resident, or may be, or it is unknown."
+    ),
     str(int(ExitCode.COMMAND_NOT_EXECUTABLE)): "COMMAND cannot be executed; nothing was read.",
     str(int(ExitCode.COMMAND_NOT_FOUND)): "COMMAND was not found; nothing was read.",
     "129": "Interrupted by SIGHUP, within a second, after a summary of what was read.",
@@ -164,6 +177,7 @@ ENVIRONMENT = {
     ),
     "PATH": "Where to look for COMMAND, and for python3 with `--package`.",
     "SYSTEMD_EXEC_PID": "In a systemd service, COMMAND ignores SIGPIPE, as systemd set it up.",
+    "COLUMNS": "How wide lines on a terminal are, whatever the terminal says.",
     "NO_COLOR": "If set and not empty, output has no colour.",
     "TERM": "If `dumb` or unset, a terminal gets a line at every 10 % instead of the bar.",
 }
@@ -195,15 +209,46 @@ MORE_EXAMPLES = (
     ("One of two precisions in folders", "{} --include 'fp8/*' /models/R1"),
     ("How much is resident", "{} --check /models/Llama-3.1-70B"),
     ("While the server starts", "{} -- vllm serve /models/R1"),
+    ("The files in load order, for another tool", "{} --list --print0 /models/R1 | xargs -0 ls -l"),
     ("Give the memory back", "{} --evict /models/Llama-3.1-70B"),
 )
 
 DIAGNOSTICS = (
     Diagnostic(
+        "{FILE}: expected {ALGORITHM} {DIGEST} by {SOURCE}, found {DIGEST}",
+        "1",
+        "With `--verify`: the content of the file is not what the hub's name of it, or "
+        "`--checksums`, says. Download it again.",
+    ),
+    Diagnostic(
+        "{FILE}: its header is wrong: {WHAT}",
+        "1",
+        "With `--verify`: safetensors' own library would refuse the file. Download it again.",
+    ),
+    Diagnostic(
+        "--verify: no checksum of any file is known",
+        "0",
+        "CHECKPOINT is not in the cache of Hugging Face or Ollama, whose names tell. "
+        "Only headers were checked. Give `--checksums`.",
+    ),
+    Diagnostic(
         "expected CHECKPOINT, or a COMMAND that names it, found {WHAT}",
         "2",
         "There is no CHECKPOINT, and COMMAND is no server that the command knows, or its words do "
         "not say for sure what it reads. Give CHECKPOINT in front of `--`.",
+    ),
+    Diagnostic(
+        "expected a checkpoint on each line, found {LINES}",
+        "2",
+        "In brackets: why no CHECKPOINT can be called that. All such lines of the list are named, "
+        "up to ten. Nothing was read, and COMMAND does not start without `--best-effort`.",
+    ),
+    Diagnostic(
+        "--metrics {FILE}: not written: {WHY}",
+        "that of the run",
+        "The file is as it was before. What is there has to be a regular file, and its directory "
+        "writable. Storage that does not answer is waited for 10 s; after a signal, for what is "
+        "left of the second in which the run ends.",
     ),
     Diagnostic(
         "COMMAND's options in {FILE} are not read",
@@ -244,10 +289,10 @@ DIAGNOSTICS = (
     Diagnostic(
         "expected a complete checkpoint, found {N} missing or cut short",
         "3",
-        "A shard listed in the index is missing, or a weight file is a Git LFS pointer, is empty, "
-        "has fewer bytes than its header promises (safetensors, GGUF), begins with zeros, or is a "
-        "zip file without its end (.bin, .pt, .pth, .npz), or a blob has another size than "
-        "Ollama's manifest says. A name like model-00001-of-00003 "
+        "A shard listed in the index is missing or no file, or a weight file is a Git LFS pointer, "
+        "is empty, has fewer bytes than its header promises (safetensors, GGUF), begins with "
+        "zeros, or is a zip file without its end (.bin, .pt, .pth, .npz), or a blob has another "
+        "size than Ollama's manifest says. A name like model-00001-of-00003 "
         "promises the others if at least one of them is there. A component that a layout file "
         "names and that has no weights, or none that the globs leave in, is missing too. The hint "
         "names downloads that have not ended, and another snapshot that has the files. Finish the "
@@ -294,6 +339,33 @@ DIAGNOSTICS = (
         "loader gets to it. See `--partial`, `--force` and `--ram-threshold`.",
     ),
     Diagnostic(
+        "expected to be allowed to lock {SIZE} of memory",
+        "2",
+        "RLIMIT_MEMLOCK is too low and CAP_IPC_LOCK is missing. Nothing was read. Raise the limit, "
+        "or leave out `--lock`.",
+    ),
+    Diagnostic(
+        "{SIZE} were dropped three times and are not read again",
+        "0",
+        "`--keep` has given them up: memory is too short for them, or a program drops them "
+        "(posix_fadvise, drop_caches). The rest is still kept.",
+    ),
+    Diagnostic(
+        "only the first {SIZE} of {SIZE} are kept",
+        "0",
+        "The budget is smaller than what was warmed, by `--max-bytes` or since others took memory.",
+    ),
+    Diagnostic(
+        "memory became short: {SIZE} were unlocked early",
+        "0",
+        "Less than 5 % of what was available when `--lock` began was left.",
+    ),
+    Diagnostic(
+        "which files COMMAND's processes use is hidden from this user",
+        "COMMAND's",
+        "They are another user's, or started by a daemon. `--keep load` ends with COMMAND.",
+    ),
+    Diagnostic(
         "{SIZE} of the {SIZE} that were read or resident stayed in the page cache",
         "0, or 4 with --min-resident",
         "The likely cause follows: a memory limit, a FUSE file system that drops pages when a file "
@@ -321,7 +393,8 @@ DIAGNOSTICS = (
     Diagnostic(
         "{PATH}: left out: expected a file, found {WHAT}",
         "0",
-        "A FIFO, a socket or a device is never opened.",
+        "A FIFO, a socket or a device is never opened. What the index names and is no file makes "
+        "the checkpoint incomplete instead.",
     ),
     Diagnostic(
         "{SIZE} stay: dirty, not yet written back",

@@ -178,7 +178,8 @@ def _man_option(flag: Flag, flags: Flags) -> Iterator[str]:
         yield from _prose(f"`{' '.join(flag.implied_by)}` implies it.")
     if flag.needs:
         yield from _prose(f"It needs {_listed(flag.needs, 'or')}.")
-    if excluded := rivals(flag, flags):
+    values = tuple(f"`{' '.join(pair)}`" for pair in flag.conflicts)
+    if excluded := (*rivals(flag, flags), *values):
         yield from _prose(f"It excludes {_listed(excluded, 'and')}.")
     if flag.default:
         yield from _prose(f"Default: `{flag.default}`.")

@@ -118,3 +118,10 @@ def format_percent(part: float, whole: float) -> str:
     if part <= 0:
         return "0 %"
     return f"{min(100 * part / whole, 99.9):.1f} %"
+
+
+def format_range(low: float, high: float, whole: float) -> str:
+    """Return the percentages between which a share lies, rounded outward: `98.1 to 100 %`."""
+    least = math.floor(1000 * low / whole) / 10 if whole else 100.0
+    most = math.ceil(1000 * high / whole) / 10 if whole else 100.0
+    return f"{least:g} to {most:g} %"

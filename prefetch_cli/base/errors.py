@@ -41,6 +41,10 @@ class UsageError(PrefetchError):
     exit_code = ExitCode.USAGE
 
 
+class LimitError(UsageError):
+    """What was asked for is over a limit that the system sets for this user."""
+
+
 class CheckpointError(PrefetchError):
     """A checkpoint that is missing, empty, incomplete, malformed or ambiguous."""
 

@@ -17,10 +17,14 @@ OVERDUE_SECONDS = 1.0
 # For a proof behind reads that failed. On NFSv4 an open waits for the client's state manager, on
 # soft mounts too, whose reads have long since given up (nfs4_client_recover_expired_lease).
 PROOF_IDLE_SECONDS = 30.0
+# For a file of metrics: on a disk that others keep busy, an fsync takes seconds.
+RECORD_SECONDS = 10.0
 
 POLL_SECONDS = 0.1  # between looks at the progress
 # Between lines that say what is waited for; the first one comes after a third of it.
 HEARTBEAT_SECONDS = 30.0
+EVENT_SECONDS = 5.0  # between objects of progress where no more arrives
+KEEPING_SECONDS = 60.0  # between lines that say what was read again
 # For the process that closes what hanging threads keep open: far longer than killable threads take
 # to die.
 DESCRIPTORS_KEPT_SECONDS = 5

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 
@@ -58,28 +58,28 @@ class Monitor:
         self._part_started = 0.0
         self._done_by_part: dict[str, int] = {}
 
-    @contextmanager
-    def waiting(self, path: str, offset: int | None = None) -> Iterator[None]:
+    def waiting(self, path: str, offset: int | None = None) -> AbstractContextManager[None]:
         """Report a call into the storage, until it returns."""
-        thread = threading.get_ident()
+        return _Waiting(self, path, offset)
+
+    def _wait(self, path: str, offset: int | None) -> None:
         now = time.monotonic()
         with self._lock:
             if not self._waits:
                 self._last_arrival = now
-            self._waits.setdefault(thread, []).append((path, offset, now))
-        try:
-            yield
-        finally:
-            now = time.monotonic()
-            with self._lock:
-                self._last_arrival = now
-                waits = self._waits[thread]
-                waits.pop()
-                if waits:
-                    # The storage has answered: the outer call starts waiting again now.
-                    waits[-1] = (*waits[-1][:2], now)
-                else:
-                    del self._waits[thread]
+            self._waits.setdefault(threading.get_ident(), []).append((path, offset, now))
+
+    def _arrive(self) -> None:
+        thread, now = threading.get_ident(), time.monotonic()
+        with self._lock:
+            self._last_arrival = now
+            waits = self._waits[thread]
+            waits.pop()
+            if waits:
+                # The storage has answered: the outer call starts waiting again now.
+                waits[-1] = (*waits[-1][:2], now)
+            else:
+                del self._waits[thread]
 
     def announce(self, parts: Mapping[str, tuple[int, int]]) -> None:
         """Report which parts will be read, with the bytes and files of each."""
@@ -136,3 +136,32 @@ class Monitor:
                 done_by_part=dict(self._done_by_part),
                 part_seconds=(self._stopped or now) - self._part_started,
             )
+
+
+class _Waiting(AbstractContextManager[None]):
+    """A call into the storage: no generator, because each step of a run makes one."""
+
+    __slots__ = ("_monitor", "_offset", "_path")
+
+    def __init__(self, monitor: Monitor, path: str, offset: int | None) -> None:
+        self._monitor = monitor
+        self._path = path
+        self._offset = offset
+
+    def __enter__(self) -> None:
+        self._monitor._wait(self._path, self._offset)
+
+    def __exit__(self, *_: object) -> None:
+        self._monitor._arrive()
+
+
+class Aside(Monitor):
+    """Reports waits to another monitor, and none of what is read as its progress."""
+
+    def __init__(self, above: Monitor) -> None:
+        super().__init__()
+        self._above = above
+
+    def waiting(self, path: str, offset: int | None = None) -> AbstractContextManager[None]:
+        """Report a call into the storage to the other monitor, until it returns."""
+        return self._above.waiting(path, offset)

@@ -38,7 +38,8 @@ class Stop:
     @property
     def time_is_up(self) -> bool:
         """Whether the time limit has passed."""
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        deadline = self._deadline
+        return deadline is not None and time.monotonic() >= deadline
 
     @property
     def overdue_seconds(self) -> float:
@@ -46,9 +47,14 @@ class Stop:
 
         A pause does not count: it does not mean that the storage hangs.
         """
-        if self._deadline is None:
+        deadline = self._deadline  # another thread may lift it
+        if deadline is None:
             return 0.0
-        return time.monotonic() - max(self._deadline, self._paused_until)
+        return time.monotonic() - max(deadline, self._paused_until)
+
+    def lift_time_limit(self) -> None:
+        """Let the time limit pass unnoticed from now on."""
+        self._deadline = None
 
     def within(self, seconds: float) -> "Stop":
         """Return a stop that is requested with this one, or after so many seconds."""

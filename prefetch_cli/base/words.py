@@ -72,15 +72,20 @@ class Overrule(enum.Flag):
     NONE = 0
     FORCE = enum.auto()
     PARTIAL = enum.auto()
+    VERIFY = enum.auto()  # for its content, not for the page cache
 
 
 class Engine(enum.Enum):
     """How bytes are brought into the page cache."""
 
     AUTO = "auto"
+    POPULATE = "populate"  # fault in a mapping for huge pages, then drain what that reads
     ADVISE = "advise"  # POSIX_FADV_WILLNEED on a window, then drain it
     SPLICE = "splice"  # sendfile to /dev/null: no copy, no buffer
     READ = "read"  # preadv into one buffer per thread
+
+    # The same as Enum's, but in C: a run counts by engine at each step.
+    __hash__ = object.__hash__
 
     @classmethod
     def fixed(cls) -> tuple["Engine", ...]:
@@ -95,6 +100,13 @@ class Action(enum.Enum):
     DRY_RUN = "dry-run"
     CHECK = "check"
     EVICT = "evict"
+    LIST = "list"
+
+
+class Until(enum.Enum):
+    """What ends keeping, beside a duration."""
+
+    LOAD = "load"  # COMMAND has loaded its weights
 
 
 class ProgressMode(enum.Enum):
@@ -103,7 +115,15 @@ class ProgressMode(enum.Enum):
     AUTO = "auto"
     BAR = "bar"
     LOG = "log"
+    JSON = "json"  # one object a line, and so is everything else on standard error
     NONE = "none"
+
+
+class Terminator(enum.Enum):
+    """What ends each name of a list."""
+
+    NEWLINE = b"\n"
+    NUL = b"\0"
 
 
 class Verbosity(enum.Enum):

@@ -37,23 +37,28 @@ def examine(
     *,
     weight: bool,
     unfinished: bool = False,
+    named: bool = False,
     promised_bytes: int | None = None,
     real_folder: RealFolder = namespaces.real_path,
 ) -> Finding:
     """Return the file at `path`, or why it is left out, or what is missing of it.
 
     It is `unfinished` where that is known already, as from the listing of its folder, and
-    incomplete where it has another size than was promised.
+    incomplete where it has another size than was promised, or is `named`, as by an index, and no
+    file.
 
     Reads at most the header of a weight file and its last 64 KiB, or the first bytes of what may be
     a Git LFS pointer, and leaves the page cache as it was. Opens regular files only. Pass a cached
     `real_folder` when you examine many files.
     """
+    file: Finding
     try:
         file = file_at(path, weight=weight, real_folder=real_folder)
     except OSError as error:
-        return _unreachable(path, error)
-    if isinstance(file, Skipped):
+        file = _unreachable(path, error)
+    if named and isinstance(file, Skipped) and not file.failed:
+        return Incomplete(path, file.reason, None)
+    if not isinstance(file, File):
         return file
     name = os.path.basename(file.real_path)
     if unfinished or name.endswith(UNFINISHED_SUFFIXES) or _UNFINISHED_BLOB.fullmatch(name):

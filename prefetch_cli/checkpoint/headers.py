@@ -18,10 +18,10 @@ Read = Callable[[int, int], bytes]  # offset, at the start of a page, and length
 
 _STEP_BYTES = 128 * 1024  # of each thread; most headers are shorter
 
-_LENGTH_BYTES = 8  # of the length of a safetensors header
+LENGTH_BYTES = 8  # of the length of a safetensors header
 _LEAST_HEADER_BYTES = len("{}")
 # safetensors refuses longer headers (safetensors/src/tensor.rs, MAX_HEADER_SIZE).
-_HEADER_MOST_BYTES = 100_000_000
+HEADER_MOST_BYTES = 100_000_000
 _OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*([0-9]{1,20})\s*,\s*([0-9]{1,20})\s*\]')
 _OVERLAP_BYTES = 256  # longer than any match of _OFFSETS
 
@@ -65,7 +65,7 @@ def what_is_missing(path: str, size_bytes: int, first: bytes, read: Read) -> str
         return "it is empty"
     if suffix in _ZIPPED:
         return _without_end(size_bytes, first, read)
-    if not any(first[:_LENGTH_BYTES]):
+    if not any(first[:LENGTH_BYTES]):
         return "it begins with zeros, as where a download has only reserved its space"
     promised_bytes = _PROMISES[suffix](first, read)
     if promised_bytes <= size_bytes:
@@ -83,9 +83,9 @@ def _safetensors(first: bytes, read: Read) -> int:
     `data_offsets` of each tensor; the data. Quotes inside a JSON string are escaped and do not
     match.
     """
-    header_bytes = max(int.from_bytes(first[:_LENGTH_BYTES], "little"), _LEAST_HEADER_BYTES)
-    data_start = _LENGTH_BYTES + header_bytes
-    if header_bytes > _HEADER_MOST_BYTES:
+    header_bytes = max(int.from_bytes(first[:LENGTH_BYTES], "little"), _LEAST_HEADER_BYTES)
+    data_start = LENGTH_BYTES + header_bytes
+    if header_bytes > HEADER_MOST_BYTES:
         return data_start
     largest = 0
     kept = b""
@@ -158,7 +158,7 @@ class _Walk:
     def count(self, items: int) -> None:
         """Note so many more items; raises OverflowError where no model has as many."""
         self._items += items
-        if self._items > _MOST_ITEMS or self.offset > _HEADER_MOST_BYTES:
+        if self._items > _MOST_ITEMS or self.offset > HEADER_MOST_BYTES:
             raise OverflowError
 
 

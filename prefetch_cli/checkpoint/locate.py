@@ -58,7 +58,7 @@ def locate(
         return _source(reference, *place), place[-1]
     redirect = redirected(reference.argument, request.server, environ)
     argument = reference.argument if redirect is None else redirect
-    if _URI.match(argument):
+    if is_uri(argument):
         raise CheckpointError(
             f"{printable(argument)}: expected a path or a repo id, found an object store's URI",
             "mount the store or download the checkpoint, then give its path",
@@ -89,6 +89,11 @@ def locate(
             manifest = folders.of_folder(path, terms, monitor)
     source = _source(reference, kind, path, revision, manifest)
     return replace(source, redirect=redirect), manifest
+
+
+def is_uri(argument: str) -> bool:
+    """Return whether an argument names something in an object store, such as s3://bucket/model."""
+    return _URI.match(argument) is not None
 
 
 def _terms(reference: Reference, request: Request) -> Terms:

@@ -116,6 +116,7 @@ def _findings(
         )
         if path not in weights
     )
+    named = {path for one in manifest.folders if one.index is not None for path in one.weights}
     unfinished = {path for folder in manifest.folders for path in folder.unfinished}
     real_folder = functools.cache(namespaces.real_path)
 
@@ -125,6 +126,7 @@ def _findings(
                 path,
                 weight=path in weights,
                 unfinished=path in unfinished,
+                named=path in named or path in manifest.sizes,
                 promised_bytes=manifest.sizes.get(path),
                 real_folder=real_folder,
             )

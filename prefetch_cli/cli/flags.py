@@ -5,12 +5,23 @@ the tests try. A new flag is a record here and the code that acts on its value.
 """
 
 from dataclasses import dataclass
+from enum import Enum
 
-from prefetch_cli.base.words import PROGRAM, Engine, Hub, LoadFormat, ProgressMode, Server, Split
+from prefetch_cli.base.words import (
+    PROGRAM,
+    Engine,
+    Hub,
+    LoadFormat,
+    ProgressMode,
+    Server,
+    Split,
+    Until,
+)
 from prefetch_cli.cli.types import (
     AMOUNT,
     DURATION,
     SIZE,
+    UNTIL,
     Value,
     count,
     listed,
@@ -45,7 +56,9 @@ class Flag:
     default: str | None = None  # as one would write it
     repeatable: bool = False
     excludes: tuple[str, ...] = ()  # it is enough that one of two names the other
+    conflicts: tuple[tuple[str, str], ...] = ()  # flags and their values that it excludes
     needs: tuple[str, ...] = ()  # any one of them
+    value_needs: tuple[Enum, str] | None = None  # one of its values, and what that needs
     implied_by: tuple[str, str] | None = None  # a flag and its value
     at_once: bool = False  # prints something and ends the run: never set by a variable
     option: str = ""  # the field of `run.options.Options` that takes the value as it is
@@ -118,6 +131,23 @@ FLAGS = (
             "org/name:Q4_K_M, or with `--include`. If there are none in the directory itself, "
             "those in its folders count. The projector (mmproj) next to the model goes with it, "
             "as llama.cpp takes it."
+        ),
+    ),
+    Flag(
+        names=("--from-file",),
+        group="Checkpoint",
+        value=Value("FILE|-", words=("-",), paths="file"),
+        help="Take further checkpoints from a list, one a line; - is standard input.",
+        details=(
+            "They come behind CHECKPOINT, in their order. "
+            "White space around a name, blank lines and lines that begin with # are left out. "
+            "If there is a NUL byte in the list, as `find -print0` writes it, NUL bytes end the "
+            "names instead of line ends, and white space belongs to them. "
+            "A name need not be UTF-8. "
+            "A list with an empty name, a name that is too long or an object store's URI is "
+            "refused with the numbers of these lines and exit code 2, before anything is read. "
+            "COMMAND inherits standard input and descriptors unread: give it a file with a name, "
+            "neither - nor <(...)."
         ),
     ),
     Flag(
@@ -317,12 +347,14 @@ FLAGS = (
     Flag(
         names=("-t", "--threads"),
         group="Reading",
-        value=count(1),
-        default="8",
-        option="threads",
-        help="Number of reading threads, at least 1.",
+        value=count(1, auto=True),
+        default="auto",
+        help="Number of reading threads, at least 1; auto is as many as pay, 8 to 64.",
         details=(
             "They take blocks in load order, so one huge file keeps all of them busy. "
+            "With `auto`, 8 begin, and twice as many read as long as that raises the rate by 15 %, "
+            "64 at most; it is tried again when the rate changes, and now and then. With "
+            "`--background`, no more than 8 read. "
             "On a disk that spins one begins, and more join where that raises the rate."
         ),
     ),
@@ -342,11 +374,13 @@ FLAGS = (
         option="engine",
         help=f"How to fill the page cache: {listed(Engine)}; auto picks by measuring.",
         details=(
+            "`populate` faults pages in as huge pages, which a loader maps fastest (local disks, "
+            "Linux 6.9); "
             "`splice` sends pages to /dev/null without copying them; `advise` asks the kernel to "
             "read ahead, then drains; `read` copies into one small buffer per thread. "
             "`auto` starts with the one that suits the file system. If there is much to read, it "
             "tries another on a small part, `advise` on a slow local disk and `read` elsewhere, "
-            "and switches if that is clearly faster."
+            "and switches if that is clearly faster. It does not choose `populate` yet."
         ),
     ),
     Flag(
@@ -381,6 +415,48 @@ FLAGS = (
         ),
     ),
     Flag(
+        names=("--verify",),
+        group="Reading",
+        excludes=("--dry-run", "--check", "--evict", "--list"),
+        conflicts=(
+            ("--split", "bytes"),
+            ("--engine", "populate"),
+            ("--engine", "advise"),
+            ("--engine", "splice"),
+        ),
+        help="Hash what is read, and compare it with the hub's names or --checksums.",
+        details=(
+            "In the caches of Hugging Face and of Ollama, a blob's name is its digest. "
+            "The header of a safetensors file is checked too: its tensors must lie one after the "
+            "other up to the end of the file, each as long as its dtype and shape say. "
+            "A file that is not what it should be has failed: it is named with what was expected "
+            "and what was found, the exit code is 1, and the others are still read. "
+            "What cannot be checked is counted. "
+            "Every file is read, also where the decision would be to skip and what is already "
+            "resident, but only whole files up to the budget and `--max-bytes`; `--force` reads "
+            "all. Ranks share whole files. "
+            "COMMAND starts once all is verified and if no file has failed, whatever `--lead` "
+            "says. With `--best-effort` it starts at `--lead`, and failures are only logged. "
+            "Where `--time-limit` ends the run first, it starts with a warning."
+        ),
+    ),
+    Flag(
+        names=("--checksums",),
+        group="Reading",
+        value=Value("FILE", paths="file"),
+        option="checksums",
+        needs=("--verify",),
+        help="The SHA-256 of the files, as sha256sum lists them.",
+        details=(
+            "All its forms are read: text and binary, tagged, and with a NUL behind each line. "
+            "Blank lines and lines that begin with # are comments. "
+            "Names are relative to the folder of FILE or to CHECKPOINT. "
+            "Lines about other files are counted. "
+            "A malformed line is an error before anything is read. "
+            "The list wins over a blob's name."
+        ),
+    ),
+    Flag(
         names=("-n", "--dry-run"),
         group="Actions",
         excludes=("--check", "--evict", COMMAND),
@@ -406,8 +482,9 @@ FLAGS = (
         excludes=("--evict", COMMAND),
         help="Print how much is resident.",
         details=(
-            "The method is printed beside the figure. A sample is called an estimate; if no method "
-            "can tell, the figure is unknown."
+            "The method is printed beside the figure. A sample gives the interval that holds the "
+            "truth in 95 % of all samples; it looks at no more than 1,024 pages. If no method can "
+            "tell, the figure is unknown."
         ),
     ),
     Flag(
@@ -421,12 +498,66 @@ FLAGS = (
         ),
     ),
     Flag(
+        names=("--list",),
+        group="Actions",
+        excludes=("--dry-run", "--check", "--evict", COMMAND),
+        help="Print the files in load order, one a line; read no weights.",
+        details=(
+            "These are the files of this rank's share, libraries first, and nothing else is "
+            "printed on standard output. A path is absolute, and printed byte for byte; on a "
+            "terminal, its control characters are escaped. "
+            "With `--json`, they are the document's `files`."
+        ),
+    ),
+    Flag(
+        names=("--print0",),
+        group="Actions",
+        needs=("--list",),
+        excludes=("--json",),
+        help="With --list: end each path with a NUL byte, for xargs -0.",
+        details="A path may hold a line end.",
+    ),
+    Flag(
         names=("--min-resident",),
         group="Actions",
         value=percent(0),
         option="min_resident_percent",
         help="Exit 4 if less is resident after warming, or with --check.",
-        details="The exit code is also 4 if residency is unknown.",
+        details=(
+            "The exit code is also 4 if residency is unknown. Of an estimate the lower bound must "
+            "be as much; if only the upper bound is, the exit code is 4, and the error says so."
+        ),
+    ),
+    Flag(
+        names=("--keep",),
+        group="Actions",
+        value=UNTIL,
+        excludes=("--dry-run", "--check", "--evict", "--list"),
+        value_needs=(Until.LOAD, COMMAND),
+        help="Then read again what is dropped, for 30m or, behind --, until it is loaded.",
+        details=(
+            "The run looks every few seconds, at most 5 % of the time, and reads again what the "
+            "kernel dropped, within the budget of the memory that is available then. "
+            "What is dropped for the third time is given up, with a warning: memory is short. "
+            "What is resident when reading ends is kept, also after a skip; libraries are not. "
+            "`load` ends 30 s after COMMAND's processes had every weight file mapped or open and "
+            "have none any more, or when COMMAND ends: a server that serves from its mapping has "
+            "its pages kept to its end. "
+            "A file that is opened for less than 0.25 s may be missed. "
+            "`--time-limit` does not count what comes after reading."
+        ),
+    ),
+    Flag(
+        names=("--lock",),
+        group="Actions",
+        needs=("--keep",),
+        help="With --keep: lock the pages in memory instead (mlock).",
+        details=(
+            "It needs CAP_IPC_LOCK or a limit that is large enough (`ulimit -l`); that is checked "
+            "before anything is read, and a refusal is a usage error. "
+            "At most the budget is locked. "
+            "If less than 5 % of what was available is left later, all is unlocked with a warning."
+        ),
     ),
     Flag(
         names=("--lead",),
@@ -439,7 +570,8 @@ FLAGS = (
             "A percentage is of what there is to read in this share; what is already resident "
             "counts as warm. "
             "By default COMMAND starts once the decision is known. "
-            "It starts in any case when the run skips, finishes, fails or reaches `--time-limit`."
+            "It starts in any case when the run skips, finishes, fails or reaches `--time-limit`; "
+            "with `--verify`, see there."
         ),
     ),
     Flag(
@@ -447,7 +579,13 @@ FLAGS = (
         group="Command",
         needs=(COMMAND,),
         help="Start COMMAND even if the checkpoint is missing, incomplete or malformed.",
-        details="Without it, the exit code is then 3 and COMMAND does not start.",
+        details=(
+            "Also if a line of `--from-file` is bad; and if `--lock` is refused, what is dropped "
+            "is read again instead. "
+            "Without it, the exit code is then 3, or 2, and COMMAND does not start. "
+            "With `--verify`, COMMAND starts even if a file fails; without it, the exit code is "
+            "then 1."
+        ),
     ),
     Flag(
         names=("--json",),
@@ -464,7 +602,22 @@ FLAGS = (
         help=f"How to show progress: {listed(ProgressMode)}; auto is bar on a terminal, else log.",
         details=(
             "`log` writes a line at every 10 %. "
+            "`json` writes an object a line, at every 10 % and at least every 5 s, and warnings "
+            "and errors as objects too; see prefetch-cli-json(5). "
             "If nothing arrives for 10 s, `bar` and `log` say which file they are waiting for."
+        ),
+    ),
+    Flag(
+        names=("--metrics",),
+        group="Output",
+        value=Value("FILE", paths="file"),
+        help="Write the result as a text file for Prometheus, by node_exporter.",
+        details=(
+            "FILE is one for node_exporter's textfile collector, and ends in .prom for that. "
+            "It is written when the run ends (with `--keep`, when that ends), also by an error or "
+            "a signal, as a whole: through a file beside it that is renamed. Its mode is 0644. "
+            "If that fails, a warning says so; the exit code stays. "
+            "Every sample has the labels `checkpoint` and `rank`. Give each rank a FILE of its own."
         ),
     ),
     Flag(
@@ -478,7 +631,10 @@ FLAGS = (
         names=("-v", "--verbose"),
         group="Output",
         help="Print each file too.",
-        details="Its line says how much of it is resident, before and after.",
+        details=(
+            "Its line says how much of it is resident, before and after. "
+            "With `--json`, the document has a key `files`."
+        ),
     ),
     Flag(
         names=("--version",),

@@ -4,7 +4,7 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -18,6 +18,9 @@ from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX, FLAGS
 from prefetch_cli.cli.rules import Given
 from prefetch_cli.linux.exit import leave
 
+if TYPE_CHECKING:
+    from prefetch_cli.show.audience import Audience
+
 _SEE_HELP = f"see {PROGRAM} --help"
 
 
@@ -26,17 +29,20 @@ def _run(ctx: click.Context, /, **values: Any) -> int:
     # Imported here because `--help` need not pay for what only a run needs.
     from prefetch_cli.cli import meaning  # noqa: PLC0415
     from prefetch_cli.process import beside, supervisor  # noqa: PLC0415
+    from prefetch_cli.process.record import Recorded  # noqa: PLC0415
 
     given = Given(values, _typed(ctx), ctx.obj or ()).effective()
     given.check()
     terms = meaning.to_terms(given.values, given.command)
     options = meaning.to_options(given.values, given.command, os.environ)
     display = meaning.to_display(given.values, beside_command=terms is not None)
-    if terms is None:
-        return supervisor.supervise(options, os.environ, display)
-    return beside.accompany(
-        terms, display, lambda audience: supervisor.supervise(options, os.environ, audience)
-    )
+    record = meaning.to_record(given.values, options)
+
+    def warm(audience: "Audience") -> int:
+        watching = audience if record is None else Recorded(audience, record)
+        return supervisor.supervise(options, os.environ, watching)
+
+    return warm(display) if terms is None else beside.accompany(terms, display, warm)
 
 
 def _typed(ctx: click.Context) -> set[str]:

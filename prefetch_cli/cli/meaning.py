@@ -1,5 +1,6 @@
 """The values of the flags -> what a run takes: Options, Terms and a Display."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from prefetch_cli.base.errors import PrefetchError, UsageError
@@ -8,6 +9,8 @@ from prefetch_cli.base.words import (
     Action,
     Overrule,
     ProgressMode,
+    Terminator,
+    Until,
     Verbosity,
 )
 from prefetch_cli.checkpoint.request import Reference, Request
@@ -19,7 +22,10 @@ from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.process.beside import Terms
 from prefetch_cli.process.command import which
-from prefetch_cli.run.options import Options
+from prefetch_cli.process.record import Record
+from prefetch_cli.reading.plan import AUTO_THREADS, Threads
+from prefetch_cli.run.from_file import STANDARD_INPUT, FromFile
+from prefetch_cli.run.options import Keep, Options
 from prefetch_cli.run.outcome import Outcome, Refused, exit_code
 from prefetch_cli.show.display import Display
 
@@ -37,24 +43,38 @@ def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str
         overrule |= Overrule.FORCE
     if values["partial"]:
         overrule |= Overrule.PARTIAL
+    if values["verify"]:
+        overrule |= Overrule.VERIFY
     return Options(
         action=_action(values),
         request=_request(values, inferred),
+        from_file=_from_file(values, inferred),
         libraries=_libraries(values, command, environ),
         rank=rank,
         world_size=world_size,
         overrule=overrule,
+        threads=_threads(values["threads"]),
         block_size_bytes=-(-values["block_size"] // PAGE_BYTES) * PAGE_BYTES,
         beside_command=bool(command),
+        keep=_keep(values, command),
         **{flag.option: values[flag.parameter] for flag in FLAGS if flag.option},
     )
+
+
+def _threads(asked: int | str) -> Threads:
+    return AUTO_THREADS if isinstance(asked, str) else Threads.fixed(asked)
 
 
 def to_terms(values: Values, command: Sequence[str]) -> Terms | None:
     """Return what to run beside the warming, None without a COMMAND."""
     if not command:
         return None
-    return Terms(tuple(command), lead=values["lead"], best_effort=values["best_effort"])
+    return Terms(
+        tuple(command),
+        lead=values["lead"],
+        best_effort=values["best_effort"],
+        awaits_verdict=values["verify"] and not values["best_effort"],
+    )
 
 
 def to_display(values: Values, *, beside_command: bool = False) -> Display:
@@ -69,7 +89,15 @@ def to_display(values: Values, *, beside_command: bool = False) -> Display:
         verbosity,
         json_document=values["json"],
         beside_command=beside_command,
+        terminator=Terminator.NUL if values["print0"] else Terminator.NEWLINE,
     )
+
+
+def to_record(values: Values, options: Options) -> Record | None:
+    """Return the file of metrics, None where none is wanted."""
+    if values["metrics"] is None:
+        return None
+    return Record(values["metrics"], [one.argument for one in options.request.references])
 
 
 def _request(values: Values, inferred: Inferred | None) -> Request:
@@ -89,6 +117,8 @@ def _request(values: Values, inferred: Inferred | None) -> Request:
         weights_only=values["weights_only"],
         allow_incomplete=values["allow_incomplete"],
     )
+    if values["from_file"] is not None:
+        return request  # completed once the list is read
     if inferred is not None:
         request = completed(request, inferred, values["revision"])
     if request.references or _wants_others(values):
@@ -99,6 +129,21 @@ def _request(values: Values, inferred: Inferred | None) -> Request:
         f"expected CHECKPOINT, or a COMMAND that names it, found {inferred.problem}",
         "give CHECKPOINT in front of --",
     )
+
+
+def _from_file(values: Values, inferred: Inferred | None) -> FromFile | None:
+    """Return the list of further checkpoints, None where there is none.
+
+    Raises UsageError for one on standard input, which COMMAND inherits unread.
+    """
+    path = values["from_file"]
+    if path is None:
+        return None
+    if path == STANDARD_INPUT and inferred is not None:
+        raise UsageError(
+            "--from-file: expected a file, found -, which COMMAND reads", "write the list to a file"
+        )
+    return FromFile(path, values["revision"], inferred)
 
 
 def _wants_others(values: Values) -> bool:
@@ -119,6 +164,19 @@ def _libraries(
         python=values["python"],
         command=(which(command[0], environ), *command[1:]) if packages and command else (),
         of_command=values["libraries"],
+    )
+
+
+def _keep(values: Values, command: Sequence[str]) -> Keep | None:
+    """Return how long to keep what is warm, None where that is not asked for."""
+    until, lock = values["keep"], values["lock"]
+    if until is None:
+        return None
+    return Keep(
+        seconds=None if until is Until.LOAD else until,
+        command_pid=os.getpid() if command else None,  # this process becomes COMMAND
+        lock=lock,
+        best_effort=values["best_effort"],
     )
 
 
@@ -158,10 +216,16 @@ def refuse(values: Values, error: PrefetchError, defect: BaseException | None) -
     Values may be missing, or exclude each other: that may be the error.
     """
     outcome = Outcome(_action(values), ending=Refused(error))
+    as_json = values.get("progress") is ProgressMode.JSON
     display = Display(
-        ProgressMode.NONE,
+        ProgressMode.JSON if as_json else ProgressMode.NONE,
         Verbosity.VERBOSE if values.get("verbose") else Verbosity.NORMAL,
         json_document=bool(values.get("json")),
     )
+    if values.get("metrics"):
+        names = [name for name in values.get("checkpoints") or () if not name.startswith("-")]
+        record = Record(values["metrics"], names)
+        if (problem := record.write(outcome)) is not None:
+            display.warn(problem)
     display.failed(outcome, defect)
     return exit_code(outcome)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefetch_cli.base.amounts import parse_amount, parse_duration, parse_size
+from prefetch_cli.base.words import Until
 
 _MOST = 1_000_000  # threads or ranks; more is a typing error
 
@@ -22,6 +23,20 @@ class Value:
 
 SIZE = Value("SIZE", parse_size)
 DURATION = Value("DURATION", parse_duration)
+
+
+def _until(text: str) -> float | Until:
+    try:
+        return Until(text)
+    except ValueError:
+        pass
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"{error}".replace(", found", ", or load, found")) from None
+
+
+UNTIL = Value("DURATION|load", _until, (Until.LOAD.value,))
 AMOUNT = Value("SIZE|PERCENT", parse_amount)
 
 

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from prefetch_cli.base.amounts import format_size
-from prefetch_cli.linux import lustre
+from prefetch_cli.linux import lustre, mountstats
 from prefetch_cli.linux.filesystem import FileSystem
-from prefetch_cli.linux.procfs import below
 
 _KIB = 1024
 _SMALL_RSIZE = 256 * _KIB
@@ -18,7 +17,6 @@ _BEST_RSIZE = 1024 * _KIB  # the most that Linux asks for: NFS_MAX_FILE_IO_SIZE
 # trip that is less than 1.2 GB/s.
 _FAR_SECONDS = 0.005
 _FEWEST_CALLS = 5
-_MOST_BYTES = 4 << 20  # of mountstats
 _SHORT_CALLS = frozenset({"GETATTR", "LOOKUP", "ACCESS"})
 # Calls, transmissions, time-outs, bytes sent and received; ms in the queue, until the answer.
 _CALL = re.compile(r"^\s*([A-Z_]+): [0-9]+ ([0-9]{1,18})(?: [0-9]+){4} ([0-9]{1,18}) ")
@@ -49,7 +47,7 @@ def _of_nfs(fs: FileSystem, root: str) -> Iterator[str]:
         )
     # It is shown only where there is more than one (nfs_show_mount_options() in fs/nfs/super.c).
     if fs.int_option("nconnect") is None and "proto=rdma" not in fs.options:
-        seconds = round_trip_seconds(fs.mount_point, below(root, "/proc/self/mountstats"))
+        seconds = round_trip_seconds(fs.mount_point, root)
         if seconds is not None and seconds >= _FAR_SECONDS:
             yield (
                 f"{fs.mount_point}: one connection to an NFS server that took "
@@ -57,30 +55,17 @@ def _of_nfs(fs: FileSystem, root: str) -> Iterator[str]:
             )
 
 
-def round_trip_seconds(mount_point: str, mountstats: str) -> float | None:
+def round_trip_seconds(mount_point: str, root: str = "/") -> float | None:
     """Return how long an NFS server took to answer short calls, None without enough of them.
 
     The mean since the mount; fs/nfs and net/sunrpc/stats.c write the table.
     """
-    try:
-        with open(mountstats, encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read(_MOST_BYTES).splitlines()
-    except OSError:
-        return None
     calls = milliseconds = 0
-    ours = False
-    for line in lines:
-        if line.startswith(("device ", "no device ")):
-            ours = f" mounted on {_escaped(mount_point)} with fstype nfs" in line
-        elif ours and (match := _CALL.match(line)) and match[1] in _SHORT_CALLS:
+    for line in mountstats.lines_of(mount_point, root):
+        if (match := _CALL.match(line)) and match[1] in _SHORT_CALLS:
             calls += int(match[2])
             milliseconds += int(match[3])
     return milliseconds / calls / 1000 if calls >= _FEWEST_CALLS else None
-
-
-def _escaped(path: str) -> str:
-    """Return a path as seq_path() writes it."""
-    return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", path)
 
 
 def _of_lustre(

@@ -1,16 +1,26 @@
 """A range of a file, mapped, looked at, and faulted in as a loader does. Thin over system calls.
 
-Sources: mincore(2), madvise(2), faultin_page_range() in mm/gup.c, do_sync_mmap_readahead() in
-mm/filemap.c, fuse_file_mmap() in fs/fuse/file.c.
+Sources: mincore(2), madvise(2), mlock(2), faultin_page_range() in mm/gup.c,
+do_sync_mmap_readahead() in mm/filemap.c, fuse_file_mmap() in fs/fuse/file.c.
 """
 
+import contextlib
 import ctypes
+import functools
 import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+HUGE_PAGE_BYTES = 2 * 1024 * 1024  # a page table's worth of pages of 4 KiB
+HUGE_READ_BYTES = 2 * HUGE_PAGE_BYTES  # what a fault in a mapping for huge pages reads
+
+_MADV_HUGEPAGE = 14
 _MADV_POPULATE_READ = 22  # Linux 5.14
+_MLOCK_ONFAULT = 1
+# Faults read huge pages since Linux 5.18, but before 6.9 one that fails is tried for ever
+# (madvise_populate() in mm/madvise.c).
+_HUGE_READS_SINCE = (6, 9)
 
 # Through libc: Python's mmap duplicates the descriptor, gives the address only of a writable
 # mapping, and its madvise holds the interpreter's lock while the storage answers.
@@ -27,6 +37,7 @@ _libc.mmap.argtypes = [
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -34,7 +45,20 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 def mapped(descriptor: int, offset: int, length: int) -> Iterator[int]:
     """Map a range that begins at a page, and yield its address; raises OSError."""
     # Private, since FUSE refuses shared mappings of files that it does not cache (FOPEN_DIRECT_IO).
-    address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_PRIVATE, descriptor, offset)
+    with _mapped(length, mmap.MAP_PRIVATE, descriptor, offset) as address:
+        yield address
+
+
+@contextmanager
+def reserved(length: int) -> Iterator[int]:
+    """Reserve so many bytes of addresses with nothing behind them; raises OSError."""
+    with _mapped(length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0) as address:
+        yield address
+
+
+@contextmanager
+def _mapped(length: int, flags: int, descriptor: int, offset: int) -> Iterator[int]:
+    address = _libc.mmap(None, length, mmap.PROT_READ, flags, descriptor, offset)
     if address == _MAP_FAILED:
         raise _last_error()
     try:
@@ -62,6 +86,61 @@ def fault_in(address: int, length: int) -> None:
     """
     if _libc.madvise(address, length, _MADV_POPULATE_READ):
         raise _last_error()
+
+
+def lock(address: int, length: int) -> None:
+    """Lock a part of a mapping in memory until it is unmapped; raises OSError.
+
+    What of it is not resident is read.
+    """
+    if _libc.mlock(address, length):
+        raise _last_error()
+
+
+def lock_when_touched(address: int, length: int) -> None:
+    """Lock a part of a mapping as soon as its pages are touched; raises OSError.
+
+    The kernel asks for the whole length whether it may be locked.
+    """
+    mlock2 = getattr(_libc, "mlock2", None)  # glibc 2.27
+    if mlock2 is not None and mlock2(
+        ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_uint(_MLOCK_ONFAULT)
+    ):
+        raise _last_error()
+
+
+def populate(descriptor: int, offset: int, length: int) -> None:
+    """Bring in a range of a file that lies in one aligned huge page; raises OSError.
+
+    Each fault reads HUGE_READ_BYTES from a multiple of HUGE_PAGE_BYTES on, whatever the file's
+    read-ahead is, in folios as large as the file system has them, and even if transparent huge
+    pages are switched off. While a fault waits for the storage, it holds no lock of the address
+    space (maybe_unlock_mmap_for_io()).
+    """
+    start = offset // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+    first = offset // mmap.PAGESIZE * mmap.PAGESIZE
+    end = offset + length
+    with mapped(descriptor, start, end - start) as address:
+        if _libc.madvise(address, end - start, _MADV_HUGEPAGE):
+            raise _last_error()
+        fault_in(address + first - start, end - first)
+
+
+@functools.cache
+def populates() -> bool:
+    """Return whether `populate` does here what it says.
+
+    Larger pages make huge pages of 32 MiB and more, too much to read at once.
+    """
+    major, minor = os.uname().release.split(".")[:2]
+    if mmap.PAGESIZE != 4096 or (int(major), int(minor)) < _HUGE_READS_SINCE:
+        return False
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with contextlib.suppress(OSError), mmap.mmap(-1, mmap.PAGESIZE, flags=flags) as page:
+        page.madvise(_MADV_HUGEPAGE)  # EINVAL if the kernel was built without huge pages
+        page.madvise(_MADV_POPULATE_READ)
+        return True
+    return False
 
 
 def _last_error() -> OSError:

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from prefetch_cli.base import amounts
 from prefetch_cli.base.words import Overrule
+from prefetch_cli.plan.budget import Budget, in_words
 
-DEFAULT_PERCENT = 90.0
-# Where the GPU has no memory of its own: it then needs as much again, for the same weights.
-SHARED_PERCENT = 40.0
 _ENOUGH_RESIDENT = 0.99
 # A loader alone is slow if it takes so many times as long as warming, and so much longer.
 _SLOW_FACTOR = 2
@@ -40,6 +38,7 @@ class Reason(enum.Enum):
     FORCED = "forced"
     FORCED_TOO_BIG = "forced-too-big"
     PARTIAL = "partial"
+    VERIFY = "verify"
 
 
 class Storage(enum.Enum):
@@ -69,18 +68,6 @@ NOTHING_MEANT = frozenset(
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How many bytes of a checkpoint this node's page cache may take."""
-
-    size_bytes: int
-    available_bytes: int
-    threshold_percent: float
-    limited_by: str  # "host", the path of a cgroup, "lustre", or "max-bytes"
-    max_bytes: int | None
-    shared_with: str | None = None  # the hardware whose GPU is why the threshold is low
-
-
-@dataclass(frozen=True)
 class Forecast:
     """How long reading what is cold will take, by rates in bytes per second."""
 
@@ -106,6 +93,14 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What a sample of the share says."""
+
+    low_bytes: int  # so much is resident at least
+    pages: int
+
+
+@dataclass(frozen=True)
 class Facts:
     """The facts that decide."""
 
@@ -117,6 +112,7 @@ class Facts:
     storage: Storage
     cold_bytes: int  # of all ranks, as far as this one can tell: on storage and readable
     forecast: Forecast | None = None  # None: the storage was not tried
+    sample: Sample | None = None  # of the share, by the clock; None where that was not needed
 
 
 @dataclass(frozen=True)
@@ -130,39 +126,27 @@ class Decision:
     limit_bytes: int | None  # read only this many bytes, in load order; None: all
 
 
-def budget(
-    available_bytes: int,
-    limited_by: str,
-    threshold_percent: float | None,
-    max_bytes: int | None,
-    shared_with_gpu: str | None = None,
-    most_cached_bytes: int | None = None,
-) -> Budget:
-    """Return how many bytes a checkpoint may take, and what limits them.
-
-    `most_cached_bytes` is what Lustre's client keeps, None where that is no limit.
-    Where no threshold is given it is 90 % of what is available, or 40 % where the GPU has no memory
-    of its own, on the hardware that is named.
-    """
-    shared_with = None if threshold_percent is not None else shared_with_gpu
-    if threshold_percent is None:
-        threshold_percent = DEFAULT_PERCENT if shared_with is None else SHARED_PERCENT
-    size = int(available_bytes * threshold_percent / 100)
-    if most_cached_bytes is not None and most_cached_bytes < size:
-        size, limited_by = most_cached_bytes, "lustre"
-    if max_bytes is not None and max_bytes < size:
-        size, limited_by = max_bytes, "max-bytes"
-    return Budget(size, available_bytes, threshold_percent, limited_by, max_bytes, shared_with)
-
-
 def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
     """Return the decision: the first rule that matches.
 
     The rules for network and local file systems are vLLM's (vllm-project/vllm#36012, #37673).
-    Before them come states in which reading gains nothing, so `overrule` does not apply to them.
+    Before them come states in which reading gains nothing, so `overrule` does not apply to them,
+    except where that rests on a sample.
     """
     if facts.share_bytes == 0:
         return _skip(Reason.EMPTY_SHARE, "this rank has nothing to read")
+    gain = _without_gain(facts, overrule)
+    if gain is not None and Overrule.VERIFY in overrule:
+        return _verify_what_costs_no_memory(gain.message, facts, budget)
+    if gain is not None:
+        return gain
+    if facts.total_bytes <= budget.size_bytes:
+        return _decide_fitting(facts, budget, overrule)
+    return _decide_too_big(facts, budget, overrule)
+
+
+def _without_gain(facts: Facts, overrule: Overrule) -> Decision | None:
+    """Return why reading would add nothing to the page cache, None where it would."""
     if facts.in_memory:
         return _skip(Reason.IN_MEMORY_FILESYSTEM, "the files are already in memory")
     if (
@@ -170,15 +154,33 @@ def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
         and facts.resident_bytes >= _ENOUGH_RESIDENT * facts.share_bytes
     ):
         return _skip(Reason.ALREADY_RESIDENT, "it is already in the page cache")
+    if (
+        facts.sample is not None
+        and facts.sample.low_bytes >= _ENOUGH_RESIDENT * facts.share_bytes
+        and Overrule.FORCE not in overrule
+    ):
+        found = amounts.format_range(facts.sample.low_bytes, facts.share_bytes, facts.share_bytes)
+        return _skip(
+            Reason.ALREADY_RESIDENT,
+            f"{found} of it is already in the page cache, by a timed sample of "
+            f"{facts.sample.pages:,} pages: give --force to read it anyway",
+        )
     if facts.bypasses_cache:
         return _skip(
             Reason.NO_PAGE_CACHE,
             "the mount options let reads bypass the page cache, so nothing would stay; "
             "mount it with caching",
         )
-    if facts.total_bytes <= budget.size_bytes:
-        return _decide_fitting(facts, budget, overrule)
-    return _decide_too_big(facts, budget, overrule)
+    return None
+
+
+def _verify_what_costs_no_memory(why: str, facts: Facts, budget: Budget) -> Decision:
+    # So the budget does not bound it. Nothing overrules --max-bytes.
+    if budget.max_bytes is not None and budget.max_bytes < facts.total_bytes:
+        most = amounts.format_size(budget.max_bytes)
+        message = f"{why}; the files in its first {most} (--max-bytes) are read to verify them"
+        return _partial(Reason.VERIFY, message, budget.max_bytes)
+    return _prefetch(Reason.VERIFY, f"{why}; read to verify it")
 
 
 def awaits_trial(decision: Decision, facts: Facts) -> bool:
@@ -204,12 +206,14 @@ def forecast_in_words(forecast: Forecast) -> str:
 
 
 def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
-    fits = f"{amounts.format_size(facts.total_bytes)} fit into {_budget_in_words(budget)}"
+    fits = f"{amounts.format_size(facts.total_bytes)} fit into {in_words(budget)}"
     where = facts.storage.value
     if facts.storage.network:
         return _prefetch(Reason.NETWORK_FITS, f"{where}, and {fits}")
     if Overrule.FORCE in overrule:
         return _prefetch(Reason.FORCED, f"{where}, forced; {fits}")
+    if Overrule.VERIFY in overrule:
+        return _prefetch(Reason.VERIFY, f"{where}, read to verify it; {fits}")
     force = "give --force to read it anyway"
     if facts.forecast is None:
         why = ", so it counts as a local one" if facts.storage is Storage.UNKNOWN else ""
@@ -225,17 +229,15 @@ def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decisio
 
 def _decide_too_big(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
     total = amounts.format_size(facts.total_bytes)
-    too_big = f"{facts.storage.value}, but {total} do not fit into {_budget_in_words(budget)}"
+    too_big = f"{facts.storage.value}, but {total} do not fit into {in_words(budget)}"
     if Overrule.PARTIAL in overrule and (facts.storage.network or Overrule.FORCE in overrule):
-        return Decision(
-            Verdict.PARTIAL,
-            Reason.PARTIAL,
-            f"{too_big}: reading the first {amounts.format_size(budget.size_bytes)} of it",
-            warning=False,
-            limit_bytes=budget.size_bytes,
-        )
+        message = f"{too_big}: reading the first {amounts.format_size(budget.size_bytes)} of it"
+        return _partial(Reason.PARTIAL, message, budget.size_bytes, warning=False)
     if Overrule.FORCE in overrule:
         return _force_too_big(too_big, facts, budget)
+    if Overrule.VERIFY in overrule:
+        message = f"{too_big}: only the files that fit are verified; --force reads all"
+        return _partial(Reason.VERIFY, message, budget.size_bytes)
     if facts.storage.network:
         return _skip(
             Reason.NETWORK_TOO_BIG,
@@ -253,13 +255,8 @@ def _force_too_big(too_big: str, facts: Facts, budget: Budget) -> Decision:
     # Nothing overrules --max-bytes.
     if budget.max_bytes is not None and budget.max_bytes < facts.total_bytes:
         most = "that" if budget.limited_by == "max-bytes" else amounts.format_size(budget.max_bytes)
-        return Decision(
-            Verdict.PARTIAL,
-            Reason.FORCED_TOO_BIG,
-            f"{too_big}: forced, up to {most}",
-            warning=True,
-            limit_bytes=budget.max_bytes,
-        )
+        message = f"{too_big}: forced, up to {most}"
+        return _partial(Reason.FORCED_TOO_BIG, message, budget.max_bytes)
     return Decision(
         Verdict.PREFETCH,
         Reason.FORCED_TOO_BIG,
@@ -270,15 +267,8 @@ def _force_too_big(too_big: str, facts: Facts, budget: Budget) -> Decision:
     )
 
 
-def _budget_in_words(budget: Budget) -> str:
-    size = amounts.format_size(budget.size_bytes)
-    if budget.limited_by == "max-bytes":
-        return f"the {size} of --max-bytes"
-    if budget.limited_by == "lustre":
-        return f"the {size} that Lustre's client keeps (llite.*.max_cached_mb)"
-    available = amounts.format_size(budget.available_bytes)
-    too = "" if budget.shared_with is None else ", which the GPU uses too"
-    return f"{size}, {budget.threshold_percent:g} % of {available} available{too}"
+def _partial(reason: Reason, message: str, limit_bytes: int, *, warning: bool = True) -> Decision:
+    return Decision(Verdict.PARTIAL, reason, message, warning, limit_bytes)
 
 
 def _prefetch(reason: Reason, message: str) -> Decision:

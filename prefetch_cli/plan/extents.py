@@ -1,5 +1,6 @@
 """Ranges of files in load order: pure functions over them."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -50,11 +51,15 @@ def without(extents: Iterable[Extent], pieces: Sequence[Extent]) -> Iterator[Ext
     by_file: dict[int, list[Extent]] = {}
     for piece in sorted(pieces):
         by_file.setdefault(piece.file, []).append(piece)
+    ends = {file: [piece.end for piece in group] for file, group in by_file.items()}
     for extent in extents:
         offset = extent.offset
-        for piece in by_file.get(extent.file, ()):
-            if piece.end <= offset or piece.offset >= extent.end:
-                continue
+        # There may be thousands on both sides: begin with the first piece that can overlap.
+        group = by_file.get(extent.file, [])
+        for number in range(bisect_right(ends.get(extent.file, []), offset), len(group)):
+            piece = group[number]
+            if piece.offset >= extent.end:
+                break
             if piece.offset > offset:
                 yield Extent(extent.file, offset, piece.offset - offset)
             offset = piece.end

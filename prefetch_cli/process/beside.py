@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefetch_cli.base.amounts import Amount, format_size
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import CheckpointError, ExitCode, PrefetchError, UsageError
 from prefetch_cli.base.errors import interrupted_exit_code as interrupted
 from prefetch_cli.base.progress import Progress
+from prefetch_cli.base.text import counted
 from prefetch_cli.plan.decision import Verdict
 from prefetch_cli.process.command import CommandError, execute, which
 from prefetch_cli.process.fork import QUIT, START, Channel, Warmer, fork
@@ -26,7 +27,11 @@ from prefetch_cli.run.states import Decided, Read
 from prefetch_cli.show.audience import Audience
 from prefetch_cli.show.display import Display
 
+_UNVERIFIED_HINT = "give --best-effort to start COMMAND anyway"
+
 Warm = Callable[[Audience], int]
+# What the user can mend: COMMAND does not start, unless `--best-effort` says so.
+_OF_THE_USER = (CheckpointError, UsageError)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Terms:
     command: tuple[str, ...]  # never empty
     lead: Amount
     best_effort: bool
+    awaits_verdict: bool = False  # COMMAND must not start before all is verified
 
 
 def accompany(terms: Terms, display: Display, warm: Warm) -> int:
@@ -48,13 +54,15 @@ def accompany(terms: Terms, display: Display, warm: Warm) -> int:
     try:
         channel = fork()
     except OSError as error:
+        if terms.awaits_verdict:
+            raise PrefetchError(f"cannot verify: {error.strerror}", _UNVERIFIED_HINT) from None
         display.warn(f"not warming: {error.strerror}; starting COMMAND anyway")
         execute(path, terms.command)
     if isinstance(channel, Warmer):
         channel.detach()
         return warm(_Beside(display, terms, channel))
     with channel:
-        code = _await_start(channel, display)
+        code = _await_start(channel, terms, display)
     if code is not None:
         return code
     number, _ = channel.receive(0)  # a signal that arrived meanwhile; the next one ends the process
@@ -70,7 +78,7 @@ def accompany(terms: Terms, display: Display, warm: Warm) -> int:
         raise
 
 
-def _await_start(channel: Channel, display: Display) -> int | None:
+def _await_start(channel: Channel, terms: Terms, display: Display) -> int | None:
     """Return None when COMMAND may start, or the exit code to end with."""
     while True:
         number, said = channel.receive(None)
@@ -78,6 +86,8 @@ def _await_start(channel: Channel, display: Display) -> int | None:
             channel.send(number)
             channel.await_exit()
             return interrupted(number)
+        if said == b"" and terms.awaits_verdict:
+            raise PrefetchError("the warmer exited before all was verified", _UNVERIFIED_HINT)
         if said == b"":
             display.warn("the warmer exited early; starting COMMAND anyway")
             return None
@@ -102,6 +112,8 @@ class _Beside:
     def learned(self, outcome: Outcome, kind: Kind) -> None:
         """Show the decision, and start COMMAND if enough is warm already."""
         self._display.learned(outcome, kind)
+        if self._terms.awaits_verdict:
+            return
         if read := outcome.checkpoint.get(Read):
             self._look(read.result.bytes_read)
             self._start_short()
@@ -126,20 +138,28 @@ class _Beside:
         if self._warmer.dismissed:
             return
         error = outcome.error
-        if error is None:
+        if self._terms.awaits_verdict:
+            self._display.finished(outcome)
+            self._start_if_verified(outcome)
+        elif error is None:
             if outcome.signal is None:
                 self._start_short()
             self._display.finished(outcome)
-        elif isinstance(error, CheckpointError) and self._terms.best_effort:
+        elif isinstance(error, _OF_THE_USER) and self._terms.best_effort:
             hint = "" if error.hint is None else f"; {error.hint}"
             self._display.warn(f"{error.message}{hint}; starting COMMAND anyway")
             self._say(START)
         else:
             self._display.finished(outcome)
-            if isinstance(error, CheckpointError):
+            if isinstance(error, _OF_THE_USER):
                 self._say(int(error.exit_code))
             else:
                 self._start("nothing is warm")
+
+    def warn(self, warning: str) -> None:
+        """Show a warning, unless COMMAND has ended."""
+        if not self._warmer.dismissed:
+            self._display.warn(warning)
 
     def stop_bar(self) -> None:
         """Do nothing: a log has no bar."""
@@ -153,6 +173,24 @@ class _Beside:
         """Start COMMAND, with a warning, where no more will be read."""
         found = format_size(self._warm_bytes)
         self._start(f"expected {format_size(self._lead_bytes or 0)} warm (--lead), found {found}")
+
+    def _start_if_verified(self, outcome: Outcome) -> None:
+        """Start COMMAND, or have it not started where a file failed or the run was refused."""
+        if outcome.signal is not None:
+            return
+        if outcome.error is not None:
+            self._say(int(outcome.error.exit_code))
+        elif outcome.failed:
+            self._display.warn(
+                f"{counted(len(outcome.failed), 'file')} failed: COMMAND is not started; "
+                "--best-effort starts it anyway"
+            )
+            self._say(int(ExitCode.READ_FAILED))
+        else:
+            read = outcome.checkpoint.get(Read)
+            if read is not None and not read.result.complete:
+                self._display.warn("not all is verified; starting COMMAND anyway")
+            self._say(START)
 
     def _start(self, why: str) -> None:
         if not self._said:

@@ -173,8 +173,8 @@ def _receive_byte(end: socket.socket) -> bytes:
 
 
 def _redirect_streams() -> None:
-    """Read standard input from /dev/null, and write standard output to standard error."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    """Read nothing from standard input, and write standard output to standard error."""
+    null = _nothing()
     try:
         os.fstat(2)
     except OSError:
@@ -183,3 +183,13 @@ def _redirect_streams() -> None:
     os.dup2(2, 1)
     if null > 2:
         os.close(null)
+
+
+def _nothing() -> int:
+    """Return a descriptor that is at its end; what is written to it is lost."""
+    try:
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # there need not be a /dev
+        end, other = os.pipe()
+        os.close(other)
+        return end

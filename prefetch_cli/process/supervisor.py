@@ -25,7 +25,7 @@ from prefetch_cli.run.outcome import (
     fold,
 )
 from prefetch_cli.run.pipeline import run
-from prefetch_cli.run.states import Read, State
+from prefetch_cli.run.states import Keeping, Read, State
 from prefetch_cli.show.audience import Audience
 
 
@@ -69,7 +69,7 @@ class _Job:
     def hangs_in_proof(self) -> bool:
         """Whether reads failed and the storage has not answered the proof for too long."""
         parts = self.outcome.parts
-        if any(part.is_due for part in parts):
+        if any(part.is_due or part.get(Keeping) for part in parts):
             return False
         reads = (part.get(Read) for part in parts)
         if not any(read.result.failed for read in reads if read is not None):

@@ -5,13 +5,13 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from prefetch_cli.base import limits
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
-from prefetch_cli.base.words import Engine
+from prefetch_cli.linux import mapping
 from prefetch_cli.linux.threads import affordable, spawn_many
 from prefetch_cli.plan.extents import Extent, blocks
 from prefetch_cli.reading.engines import (
@@ -20,22 +20,16 @@ from prefetch_cli.reading.engines import (
     WINDOW_BYTES,
     AbstractEngine,
     Engines,
+    HashingEngine,
     Registry,
     Shared,
 )
-from prefetch_cli.reading.pace import Limiter
-from prefetch_cli.reading.plan import Medium, Plan, ReadResult, Target
-from prefetch_cli.reading.queue import Queue, SharedFile
-from prefetch_cli.reading.tune import (
-    MOST_STEP_BYTES,
-    Climb,
-    EngineTuner,
-    StepTuner,
-    ThreadTuner,
-    trial,
-)
-
-_LOOK_SECONDS = 0.1  # how often a thread that waits its turn looks at the clock and the stop
+from prefetch_cli.reading.gate import Gate
+from prefetch_cli.reading.pace import MOST_STEP_BYTES, Limiter, Steps
+from prefetch_cli.reading.plan import Hashed, Medium, Plan, ReadResult, Target, Threads
+from prefetch_cli.reading.prior import Prior, prior
+from prefetch_cli.reading.queue import OwnDescriptor, Queue, SharedFile
+from prefetch_cli.reading.tune import Portion, Setting, Tuner
 
 
 @dataclass(frozen=True)
@@ -46,9 +40,11 @@ class Tunables:
     short_step_seconds: float = 0.05  # on far media, a shorter call lets the next read more
     long_step_seconds: float = 0.2  # and a longer one makes it read less
     most_step_bytes: int = MOST_STEP_BYTES
+    tuned: bool = True  # False: the likely engine reads, with the threads that are to begin
 
 
 TUNABLES = Tunables()
+_LOOK_SECONDS = 0.05  # how often to look whether more threads pay, or the run is to stop
 
 
 def read(
@@ -91,21 +87,39 @@ class Job:
         self.tunables = tunables
         self.limiter = limiter or Limiter(plan.max_bytes_per_second)
         self.registry = registry
-        self.queue = Queue(plan, targets, monitor)
-        self.lock = threading.Lock()  # of the counters and the engine tuners
-        self.bytes_by_engine: Counter[Engine] = Counter()
+        most = affordable(min(plan.threads.most, MOST_THREADS, _most_useful(plan)))
+        first = min(plan.threads.first, most)
+        self._threads = Threads(first, most if tunables.tuned else first)
+        self.gate = self._gate(targets)
+        self.queue = Queue(plan, targets, monitor, lambda: self.gate.threads)
+        self.lock = threading.Lock()  # of what is found
         self.failed: dict[str, str] = {}
-        self._threads = affordable(min(plan.threads, MOST_THREADS, _most_useful(plan)))
+        self.hashed: dict[int, Hashed] = {}
         self._unexpected: list[BaseException] = []
-        media = {targets[extent.file].medium for extent in plan.extents}
-        climb = _climb(plan, media)
-        self.gate = _Gate(self._threads, climb)
-        self.engine_tuners = {}
-        for medium in media:
-            how = trial(plan.engine, far=medium.far, block_bytes=plan.block_size_bytes)
-            # A trial would fill the disk's queue, and others wait behind it, or the head turns.
-            compare = how.pays(plan.size_bytes, self._threads) and climb is None
-            self.engine_tuners[medium] = EngineTuner(how, threads=self._threads, compare=compare)
+
+    def _gate(self, targets: Sequence[Target]) -> Gate:
+        sizes: Counter[Medium] = Counter()
+        for extent in self.plan.extents:
+            sizes[targets[extent.file].medium] += extent.length
+        now = time.monotonic()
+        return Gate({one: Tuner(self._prior(one), sizes[one], now) for one in sizes})
+
+    def _prior(self, medium: Medium) -> Prior:
+        found = prior(
+            self.plan.engine,
+            self._threads,
+            medium,
+            block_bytes=self.plan.block_size_bytes,
+            populates=self._populates,
+            yielding=self.plan.yielding,
+        )
+        return found if self.tunables.tuned else replace(found, engines=found.engines[:1])
+
+    @property
+    def _populates(self) -> bool:
+        """Whether 4 MiB may be read at once, and the kernel does so for a fault."""
+        most = self.limiter.step_bytes(self.tunables.most_step_bytes)
+        return most >= mapping.HUGE_READ_BYTES and mapping.populates()
 
     def run(self) -> None:
         """Return when all threads have ended, or when the grace after a stop is over.
@@ -113,32 +127,47 @@ class Job:
         Raises any exception of a thread except an OSError, which fails a file.
         """
         # Nothing may be advised ahead of a limited rate.
-        shared = Shared(self._threads, self.limiter.step_bytes(WINDOW_BYTES))
-        threads = spawn_many(lambda: self._work(shared), self._threads, "read")
+        shared = Shared(lambda: self.gate.threads, self.limiter.step_bytes(WINDOW_BYTES))
+        threads: list[threading.Thread] = []
         left_at = None
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.05)
-                if self.stop.requested:
-                    left_at = left_at or time.monotonic() + self.tunables.grace_seconds
-                    if time.monotonic() >= left_at:
-                        return  # a thread hangs: its descriptors end with the process
-        self.queue.close()
+        while self._start(threads, shared) or any(thread.is_alive() for thread in threads):
+            _wait_for(threads)
+            self.gate.look()
+            if self.stop.requested:
+                left_at = left_at or time.monotonic() + self.tunables.grace_seconds
+                if time.monotonic() >= left_at:
+                    return  # a thread hangs: its descriptors end with the process
         shared.close()
         if self._unexpected:
             raise self._unexpected[0]
 
+    def _start(self, threads: list[threading.Thread], shared: Shared) -> bool:
+        """Start as many threads as may read by now, and return whether there were any to start."""
+        missing = self.gate.threads - len(threads)
+        if missing <= 0 or (self.stop.requested and threads):
+            return False
+        try:
+            threads += spawn_many(lambda: self._work(shared), missing, f"read-{len(threads)}")
+        except RuntimeError:
+            if not threads:
+                raise
+        if self.gate.threads > len(threads):
+            self.gate.limit(len(threads))
+        return True
+
     def result(self, elapsed_seconds: float) -> ReadResult:
         """Return what has been read so far."""
-        counts = self.bytes_by_engine
-        bytes_read = counts.total()
+        used = self.gate.used or Setting(self.plan.engine, self.plan.threads.first)
+        bytes_read = self.gate.bytes_read
         return ReadResult(
             bytes_read=bytes_read,
             bytes_already_resident=self.plan.already_resident_bytes,
             elapsed_seconds=elapsed_seconds,
-            engine=max(counts, key=counts.__getitem__, default=self.plan.engine),
+            engine=used.engine,
+            threads=used.threads,
             complete=bytes_read == self.plan.size_bytes,
             failed=tuple(self.failed.items()),
+            hashed=dict(self.hashed),
         )
 
     def _work(self, shared: Shared) -> None:
@@ -149,56 +178,16 @@ class Job:
             self.stop.request()
 
 
-def _climb(plan: Plan, media: Collection[Medium]) -> Climb | None:
-    """Return why not all threads may read at once; far media want many requests in flight."""
-    if any(medium.far for medium in media):
-        return None
-    if plan.yielding:
-        return Climb.YIELDING
-    return Climb.SPINNING if any(medium.spins for medium in media) else None
+def _wait_for(threads: Sequence[threading.Thread]) -> None:
+    """Return when one of them ends, or soon."""
+    for thread in threads:
+        if thread.is_alive():
+            thread.join(_LOOK_SECONDS)
+            return
 
 
 def _most_useful(plan: Plan) -> int:
     return sum(-(-extent.length // plan.block_size_bytes) + 1 for extent in plan.extents) or 1
-
-
-class _Gate:
-    """Holds back the threads that the tuner does not admit."""
-
-    def __init__(self, threads: int, climb: Climb | None) -> None:
-        self._tuner = ThreadTuner(threads, climb, now=time.monotonic())
-        self._changed = threading.Condition()
-        self._entered = 0
-
-    def number(self) -> int:
-        """Return the number of the thread that asks, from 0."""
-        with self._changed:
-            self._entered += 1
-            return self._entered - 1
-
-    def admit(self, number: int, stop: Stop) -> bool:
-        """Return True when it is this thread's turn, or False when it is time to stop."""
-        with self._changed:
-            while number >= self._tuner.admitted and not stop.requested:
-                self._changed.wait(_LOOK_SECONDS)
-                self._tuner.look(time.monotonic())
-        return not stop.requested
-
-    def record(self, size_bytes: int, now: float) -> None:
-        """Count what was read."""
-        if self._tuner.fixed:
-            return
-        with self._changed:
-            before = self._tuner.admitted
-            self._tuner.record(size_bytes, now)
-            if self._tuner.admitted > before:
-                self._changed.notify_all()
-
-    def open(self) -> None:
-        """Let all threads see that nothing is left."""
-        with self._changed:
-            self._tuner.end(time.monotonic())
-            self._changed.notify_all()
 
 
 class _Worker:
@@ -209,77 +198,97 @@ class _Worker:
         self._monitor = job.monitor
         self._stop = job.stop
         self._limiter = job.limiter
+        self._own = OwnDescriptor()
+        self._number = job.gate.number()
+        self._extent: Extent | None = None  # of the plan, that is being read
         self._engines = Engines(shared, job.registry)
-        self._far_steps = StepTuner(job.tunables.short_step_seconds, job.tunables.long_step_seconds)
+        self._far_steps = Steps(job.tunables.short_step_seconds, job.tunables.long_step_seconds)
 
     def run(self) -> None:
         """Read blocks until none is left or it is time to stop."""
         job = self._job
-        number = job.gate.number()
-        while job.gate.admit(number, self._stop) and (taken := job.queue.take()):
-            run, file = taken
-            try:
-                self._read_run(run, file)
-            finally:
-                job.queue.give_back(file)
+        try:
+            while self._turn() and (taken := job.queue.take()):
+                self._extent = taken.extent
+                left = None
+                try:
+                    self._own.close_unless(taken.file)
+                    left = self._read_run(taken.run, taken.file)
+                finally:
+                    job.queue.give_back(taken, left)
+        finally:
+            self._own.close()
         job.gate.open()
 
-    def _read_run(self, run: Extent, file: SharedFile) -> None:
+    def _turn(self) -> bool:
+        """Return True when it is this thread's turn, or False when it is time to stop."""
+        if not self._job.gate.admits(self._number):
+            self._own.close()  # whoever waits keeps no file open
+        return self._job.gate.admit(self._number, self._stop)
+
+    def _read_run(self, run: Extent, file: SharedFile) -> Extent | None:
+        """Return what is left of the run for others, if this thread is no longer to read."""
+        hashing = None
+        if file.digest is not None:
+            hashing = self._engines.hashing(file.medium, file.digest, run.length)
         for block in blocks(run, self._job.plan.block_size_bytes):
             if file.given_up or self._stop.requested:
-                return
+                return None
+            offset = block.end
             try:
-                self._read_block(block, file)
+                offset = self._read_block(block, file, hashing)
             except OSError as error:
                 file.fail(error)
                 with self._job.lock:
                     self._job.failed.setdefault(file.path, error.strerror or str(error))
-
-    def _read_block(self, block: Extent, file: SharedFile) -> None:
-        """Read one block, by one engine or, where that turns out slow, by several."""
-        with self._monitor.waiting(file.path):
-            descriptor = file.descriptor()
-        if file.near_cut(block):
-            engine = self._engines.exact(file.medium)
-            self._read_range(engine, descriptor, file, block.offset, block.end)
-            return
-        tuner = self._job.engine_tuners[file.medium]
-        offset = block.offset
-        while offset < block.end and not self._stop.requested:
-            offset = self._read_portion(tuner, descriptor, file, offset, block.end)
-
-    def _read_portion(
-        self, tuner: EngineTuner, descriptor: int, file: SharedFile, start: int, end: int
-    ) -> int:
-        """Return the offset up to which the engine that the tuner picked has read."""
-        with self._job.lock:
-            portion = tuner.pick(end - start)
-        engine = self._engines.by_name(portion.engine, file.medium)
-        end, offset, began = start + portion.size_bytes, start, time.monotonic()
-
-        def too_slow(offset: int, now: float) -> bool:
-            return tuner.abandon(portion.engine, offset - start, now - began)
-
-        try:
-            offset = self._read_range(engine, descriptor, file, start, end, too_slow)
-        finally:
+            if offset < run.end and hashing is None and not self._job.gate.admits(self._number):
+                return Extent(run.file, offset, run.end - offset)
+        if hashing is not None and hashing.result is not None:
             with self._job.lock:
-                tuner.record(portion, offset - start, time.monotonic() - began)
+                self._job.hashed[run.file] = hashing.result
+        return None
+
+    def _read_block(self, block: Extent, file: SharedFile, hashing: HashingEngine | None) -> int:
+        """Return the offset read up to, by one engine or, where that is slow, by several."""
+        with self._monitor.waiting(file.path):
+            descriptor = self._own.of(file)
+        if hashing is not None or file.near_cut(block):
+            engine = hashing or self._engines.exact(file.medium)
+            return self._read_range(engine, descriptor, file, block.offset, block.end)
+        offset = block.offset
+        while (
+            offset < block.end and not self._stop.requested and self._job.gate.admits(self._number)
+        ):
+            offset = self._read_portion(descriptor, file, offset, block.end)
         return offset
+
+    def _read_portion(self, descriptor: int, file: SharedFile, start: int, end: int) -> int:
+        """Return the offset up to which the engine that was picked has read."""
+        gate = self._job.gate
+        tuner = gate.tuner(file.medium)
+        portion = gate.pick(self._number, tuner, end - start)
+        engine = self._engines.by_name(portion.engine, file.medium)
+        end = start + portion.size_bytes
+        try:
+            return self._read_range(engine, descriptor, file, start, end, portion)
+        finally:
+            gate.end(self._number, tuner)
 
     def _read_range(
         self,
         engine: AbstractEngine,
         descriptor: int,
         file: SharedFile,
-        offset: int,
+        start: int,
         end: int,
-        too_slow: Callable[[int, float], bool] | None = None,
+        portion: Portion | None = None,
     ) -> int:
-        """Return the offset read up to: less than `end` at a stop, or where it is too slow."""
-        far, steps, ended = file.medium.far, self._far_steps, time.monotonic()
-        most_step = self._job.tunables.most_step_bytes
-        engine.start(descriptor, offset, end)
+        """Return the offset read up to: less than `end` where this is to be left."""
+        gate, steps, far = self._job.gate, self._far_steps, file.medium.far
+        most_step, tuner = self._job.tunables.most_step_bytes, gate.tuner(file.medium)
+        engine.start(descriptor, start, end, self._extent)
+        offset, began = start, time.monotonic()
+        ended = began
         while offset < end and not self._stop.requested:
             most = min(steps.size_bytes if far else MOST_STEP_BYTES, most_step)
             size = min(self._limiter.step_bytes(most), end - offset, engine.most_bytes or most)
@@ -288,13 +297,14 @@ class _Worker:
             got = self._step(engine, descriptor, file, offset, size)
             offset += got
             now = time.monotonic()
-            steps.record(now - ended)
-            ended = now
-            self._job.gate.record(got, now)
-            with self._job.lock:
-                self._job.bytes_by_engine[engine.used] += got
-                if too_slow is not None and too_slow(offset, now):
-                    break
+            took, ended = now - ended, now
+            steps.record(took)
+            gate.record(self._number, tuner, engine.used, got, took, now)
+            if portion is not None and (
+                not gate.admits(self._number)
+                or gate.abandon(tuner, portion, offset - start, now - began, now)
+            ):
+                break
         return offset
 
     def _step(

@@ -1,4 +1,4 @@
-"""--max-rate: how long to wait before each read."""
+"""How much one call reads, and with --max-rate how long to wait before it."""
 
 import threading
 import time
@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.linux.pagecache import PAGE_BYTES
+from prefetch_cli.reading.prior import STEP_BYTES
+
+MOST_STEP_BYTES = 4 * STEP_BYTES  # fewer, larger calls cost less where calls are fast
 
 
 class Limiter:
@@ -42,3 +45,19 @@ class Limiter:
         if self._rate is not None:
             with self._lock:
                 self._next -= size_bytes / self._rate
+
+
+class Steps:
+    """Sizes one thread's calls on far media: twice as much after a short one, half after a long."""
+
+    def __init__(self, short_seconds: float, long_seconds: float) -> None:
+        self.size_bytes = STEP_BYTES
+        self._short_seconds = short_seconds
+        self._long_seconds = long_seconds
+
+    def record(self, seconds: float) -> None:
+        """Take how long the last call took."""
+        if seconds < self._short_seconds:
+            self.size_bytes = min(2 * self.size_bytes, MOST_STEP_BYTES)
+        elif seconds > self._long_seconds:
+            self.size_bytes = max(self.size_bytes // 2, STEP_BYTES)

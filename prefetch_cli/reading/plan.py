@@ -1,8 +1,11 @@
 """What to read, and the result: the values at both ends of the reader."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from prefetch_cli.base.text import counted
 from prefetch_cli.base.words import Engine
+from prefetch_cli.checkpoint.digests import Digest
 from prefetch_cli.plan.extents import Extent
 
 
@@ -14,6 +17,37 @@ class Medium:
     step_bytes: int  # the most that one WILLNEED reads
     reads_ahead_little: bool  # little enough to double it for each open file
     spins: bool  # or says so, as many virtual disks do
+    fuse: bool = False  # a FUSE server answers
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How many threads read."""
+
+    first: int  # that begin, and that look at the files before
+    most: int  # with those that join as long as more pay
+
+    @classmethod
+    def fixed(cls, count: int) -> "Threads":
+        """Return just so many."""
+        return cls(count, count)
+
+    def at_least(self, first: int) -> "Threads":
+        """Return the same where so many begin."""
+        return Threads(first, max(first, self.most))
+
+    def none_join(self) -> "Threads":
+        """Return the same where only those read that begin."""
+        return Threads.fixed(self.first)
+
+    def __str__(self) -> str:
+        """Return it in words, as in `8 to 64 threads`."""
+        if self.first == self.most:
+            return counted(self.most, "thread")
+        return f"{self.first:,} to {counted(self.most, 'thread')}"
+
+
+AUTO_THREADS = Threads(8, 64)
 
 
 @dataclass(frozen=True)
@@ -31,11 +65,13 @@ class Plan:
     extents: tuple[Extent, ...]  # what is missing, in load order
     cut: Extent | None  # the head of the file in which the budget ends
     already_resident_bytes: int
-    threads: int
+    threads: Threads
     block_size_bytes: int
     engine: Engine
     max_bytes_per_second: int | None
     yielding: bool  # others use the disk too: keep the queue short for them
+    # Of the files to hash on the way, by number: each is one whole extent, and one thread reads it.
+    digests: Mapping[int, Digest] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -49,15 +85,25 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Hashed:
+    """A file whose bytes have all been hashed."""
+
+    hexdigits: str  # of the bytes that were planned
+    size_bytes: int  # of the file when that was done
+
+
+@dataclass(frozen=True)
 class ReadResult:
     """The result of reading a plan."""
 
     bytes_read: int
     bytes_already_resident: int
     elapsed_seconds: float
-    engine: Engine  # the one that read the most
+    engine: Engine  # this and the next: what read the most
+    threads: int
     complete: bool  # everything planned was read
     failed: tuple[tuple[str, str], ...]  # path and error, each file once
+    hashed: Mapping[int, Hashed] = field(default_factory=dict)  # by the file's number
 
     @property
     def bytes_per_second(self) -> float:

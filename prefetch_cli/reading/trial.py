@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -31,7 +31,9 @@ _MOST_PIECES = 16  # and so the most files that are opened
 _SMALL_FILE_BYTES = 4 * 1024 * 1024  # opening such a file takes longer than reading it
 _LEAST_PIECE_BYTES = 1024 * 1024
 _FAULT_BYTES = 64 * 1024  # at a time: between these, the clock is looked at
-_STEP_BYTES = 128 * 1024  # likewise of ours: a step that has not returned counts as nothing
+# Likewise of ours: a step that has not returned counts as nothing. `populate` reads 4 MiB at once,
+# for which pieces are too short, so another engine reads where that was asked for.
+_STEP_BYTES = 128 * 1024
 _LEAST_BLOCK_BYTES = 512 * 1024
 _LOADER_SECONDS = 0.35
 _OUR_SECONDS = 0.25  # twice
@@ -155,7 +157,9 @@ def _rounds(
     """
     halves = (ours,) if once or len(ours) < 2 else (ours[::2], ours[1::2])
     for number, half in enumerate(halves):
-        fair = sum(extent.length for extent in half) // plan.threads // PAGE_BYTES * PAGE_BYTES
+        fair = (
+            sum(extent.length for extent in half) // plan.threads.first // PAGE_BYTES * PAGE_BYTES
+        )
         small = fair if number else min(2 * read_ahead_bytes, fair)
         yield tuple(half), min(plan.block_size_bytes, max(_LEAST_BLOCK_BYTES, small))
 
@@ -234,8 +238,6 @@ class _Runner:
     """Reads pieces as a run would."""
 
     def __init__(self, plan: Plan, targets: Sequence[Target]) -> None:
-        # There is no time to find out how many threads pay where others use the disk, or where it
-        # says that it spins.
         self._plan = replace(plan, cut=None, max_bytes_per_second=None, yielding=False)
         self._targets = [replace(one, medium=replace(one.medium, spins=False)) for one in targets]
         # A monitor of its own: nothing of this counts as progress.
@@ -243,7 +245,8 @@ class _Runner:
 
     def rate(self, stop: Stop) -> float | Unmeasured:
         """Return the rate in bytes per second, or why it is not known."""
-        tunables = job.Tunables(most_step_bytes=_STEP_BYTES)
+        # There is no time to find out which engine and how many threads pay.
+        tunables = job.Tunables(most_step_bytes=_STEP_BYTES, tuned=False)
         try:
             result = job.read(self._plan, self._targets, self._arrivals, stop, tunables=tunables)
         except (OSError, RuntimeError):  # out of descriptors, or of threads
@@ -270,14 +273,12 @@ class _Arrivals(Monitor):
         self.asked_since = math.inf  # threads take a while to start, and files to open
         self.ranges: list[tuple[str, int, int]] = []
 
-    @contextmanager
-    def waiting(self, path: str, offset: int | None = None) -> Iterator[None]:
-        """Remember what this thread asks for."""
+    def waiting(self, path: str, offset: int | None = None) -> AbstractContextManager[None]:
+        """Remember what this thread asks for; nobody looks at this monitor meanwhile."""
         self._thread.place = path, offset
         if offset is not None:
             self.asked_since = min(self.asked_since, time.monotonic())
-        with super().waiting(path, offset):
-            yield
+        return nullcontext()
 
     def advance(self, size_bytes: int) -> None:
         """Remember that it has come."""

@@ -1,63 +1,48 @@
-"""Engine, threads and step size, chosen while reading: pure state machines.
+"""Engine and threads, chosen while reading: a pure state machine, rates in and the next step out.
 
-They hold no clock and no lock: measured times are handed in, and the caller takes turns.
+It holds no clock and no lock: times are handed in, and the caller takes turns.
 """
 
-import enum
-import math
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from prefetch_cli.base.words import Engine
+from prefetch_cli.reading.prior import Prior
 
-STEP_BYTES = 1024 * 1024  # read by one call: the grain of progress and of stopping
-MOST_STEP_BYTES = 4 * STEP_BYTES  # fewer, larger calls cost less where calls are fast
+# A window, over which a rate is measured, ends when this much of it is over:
+_WINDOW_SECONDS = 0.25  # and each thread has ended two steps
+_FAST_SECONDS = 0.05  # and each thread has read two portions
+_LONG_SECONDS = 2.0  # and each has ended one
+_LONGEST_SECONDS = 4.0  # and any has
+_PATIENCE_SECONDS = 0.5  # for steps under way at its end
+_SETTLED_SECONDS = 1.0  # once nothing is tried
+_STARTING_SECONDS = 3.0  # a window begins by then, whatever still reads in another way
 
-# Comparing engines
-_COMPARISONS = 2  # that must agree
-_PORTIONS = 2  # per thread and engine, each half a block
-_WORTH = 16  # compare only if there is this many times as much to read as a comparison reads
+# Another engine is tried if that costs little of what is left, in windows.
+_WORTH_TRYING = 16
+_WORTH_CLIMBING = 100  # by an engine that is slower so far
+_FAR_BETTER = 2.0  # times as fast: one comparison is enough
 # On near media, do not compare once the likely engine is this fast: the trial would cost more
 # processor time than any other engine could save.
 _FAST_BYTES_PER_SECOND = 1_000_000_000
-_TOO_SLOW = 0.5  # leave an engine mid-portion when its rate falls below this part of the likely one
-_TOO_SLOW_SECONDS = 0.2  # its rate is not known earlier
+_TOO_SLOW = 0.5  # leave an engine mid-portion when its rate falls below this part of the best one
+TOO_SLOW_SECONDS = 0.2  # its rate is not known earlier
 
-# Threads that climb: each step doubles them.
-_CLIMB_SECONDS = 0.25
-_CLIMB_AGAIN = 20  # steps after which a settled number is tested again
+# Looking again
+_CHANGED = 1.33  # a rate that differs by this factor
+_CHANGED_WINDOWS = 3  # in so many windows in a row
+_QUIET_SECONDS = 10.0  # after settling, twice as long each time that nothing else is found
+_MOST_QUIET_SECONDS = 30.0
+
 _STALLED_SECONDS = 2.0  # without a byte: whoever holds the turn hangs
+_STALLED_MOST = 8  # threads that the hanging of others lets read
 
 
 @dataclass(frozen=True)
-class Trial:
-    """How to find the engine on one kind of medium."""
+class Setting:
+    """A way to read."""
 
-    engines: tuple[Engine, ...]  # the likely one first
-    better: float  # another must read this many times as fast to replace it
-    fast_is_enough: bool  # keep the likely one without a trial where it is fast
-    portion_bytes: int = STEP_BYTES  # read by one thread with one engine at a time
-
-    def pays(self, size_bytes: int, threads: int) -> bool:
-        """Return whether the trial is a small part of reading this much."""
-        others = len(self.engines) - 1
-        return size_bytes >= _WORTH * _PORTIONS * others * threads * self.portion_bytes
-
-
-# The prior: which engine measured best, and which may beat it. Far away, if advice is ignored or
-# harmful, `read` is what helps: `splice` then asks for a pipe's 64 KiB at a time. A wrong choice
-# there costs more than a right one gains, so it takes a wider margin.
-_FAR = Trial((Engine.ADVISE, Engine.READ), better=1.3, fast_is_enough=False)
-_NEAR = Trial((Engine.SPLICE, Engine.ADVISE), better=1.1, fast_is_enough=True)
-
-
-def trial(engine: Engine, *, far: bool, block_bytes: int) -> Trial:
-    """Return how to find the engine that was asked for: only AUTO leaves a choice."""
-    prior = _FAR if far else _NEAR
-    if engine is not Engine.AUTO:
-        prior = replace(prior, engines=(engine,))
-    # The other engine may be far slower, so a thread reads half a block with it.
-    return replace(prior, portion_bytes=max(STEP_BYTES, block_bytes // 2))
+    engine: Engine
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -66,184 +51,271 @@ class Portion:
 
     engine: Engine
     size_bytes: int
-    measured: bool  # its time counts in the comparison
 
 
-class EngineTuner:
-    """Finds the engine that reads fastest here, by trying each.
+class Tuner:
+    """Finds the engine and the number of threads that read fastest on one medium, by trying.
 
-    No engine wins everywhere. All threads try the same one at a time, because side by side the one
-    that fills the device's queue first would win at the other's expense. Another engine replaces
-    the likely one at once if it is far faster, otherwise only if a second comparison agrees: one
-    comparison takes a few dozen milliseconds, in which the machine may have been busy.
+    No pair wins everywhere. All threads read in the same way at a time, because side by side the
+    one that fills the device's queue first would win at the other's expense. Threads double as long
+    as that pays. Then another engine has its turn if there is enough to read: with as many threads,
+    and with more while it could still win if each further thread added its share. It replaces the
+    best at once if it is far faster, otherwise only if a second comparison agrees: one takes a few
+    dozen milliseconds, in which the machine may have been busy. What was found is looked at again
+    when the rate changes, and now and then.
     """
 
-    def __init__(self, trial: Trial, *, threads: int, compare: bool) -> None:
-        self._trial = trial
-        self._threads = threads
-        self._likely = self._chosen = trial.engines[0]
-        self._others = trial.engines[1:] if compare else ()
-        self._comparisons = _COMPARISONS if self._others else 0
-        # The first portions do not count: a connection opens its window, a disk's queue fills.
-        self._settling = threads
-        self._in_flight: Counter[Engine] = Counter()
-        self._untried: list[Engine] = []  # the next one last
-        self._compare()
-
-    def pick(self, most_bytes: int) -> Portion:
-        """Return what to read next, of at most this size; `record` must follow."""
-        engine = self._untried[-1] if self._untried else self._chosen
-        # Beside portions of another engine, the time would measure both.
-        measured = self._in_flight.total() == self._in_flight[engine]
-        self._in_flight[engine] += 1
-        if not self._untried:
-            return Portion(engine, most_bytes, measured=False)
-        if measured and self._settling > 0:
-            self._settling -= 1
-            measured = False
-        elif measured:
-            self._left -= 1
-            if self._left <= 0:
-                self._next()
-        return Portion(engine, min(most_bytes, self._trial.portion_bytes), measured)
-
-    def abandon(self, engine: Engine, size_bytes: int, seconds: float) -> bool:
-        """Return whether to leave a portion that has read so much in so long; its trial ends."""
-        if seconds < _TOO_SLOW_SECONDS or engine is self._likely:
-            return False
-        if size_bytes / seconds >= _TOO_SLOW * self._rate(self._likely):
-            return False
-        if self._untried and self._untried[-1] is engine:
-            self._next()
-        return True
-
-    def record(self, portion: Portion, size_bytes: int, seconds: float) -> None:
-        """Take what was read of a portion, and how long that took."""
-        self._in_flight[portion.engine] -= 1
-        if portion.measured:
-            self._bytes[portion.engine] += size_bytes
-            self._seconds[portion.engine] += seconds
-        compared = self._comparisons and not self._untried
-        if compared and not any(self._in_flight[other] for other in self._others):
-            self._judge()
-
-    def _compare(self) -> None:
-        self._bytes: Counter[Engine] = Counter()
-        self._seconds: dict[Engine, float] = dict.fromkeys(self._trial.engines, 0.0)
-        self._left = self._quota
-        if self._comparisons:
-            self._untried = [*reversed(self._others), self._likely]
-
-    def _judge(self) -> None:
-        """Choose, or compare the best two again where that is in doubt."""
-        likely = self._rate(self._likely)
-        best = max(self._others, key=self._rate)
-        better = self._rate(best) > self._trial.better * likely > 0
-        self._comparisons = self._comparisons - 1 if better else 0
-        if self._comparisons and _TOO_SLOW * self._rate(best) < likely:
-            self._others = (best,)
-            self._compare()
-        elif better:
-            self._comparisons = 0
-            self._chosen = best
-
-    def _next(self) -> None:
-        self._untried.pop()
-        self._left = self._quota
-        rate = self._rate(self._likely) * self._threads
-        if self._trial.fast_is_enough and rate > _FAST_BYTES_PER_SECOND:
-            self._untried.clear()
-            self._comparisons = 0
+    def __init__(self, prior: Prior, size_bytes: int, now: float) -> None:
+        self._prior = prior
+        self._most = prior.threads.most
+        self._no_choice = len(prior.engines) == 1 and prior.threads.first == self._most
+        self._left_bytes = size_bytes
+        self._in_flight: dict[int, Engine] = {}  # by the thread that reads a portion
+        self._last = now  # when something was read
+        self._finished = False
+        self._found: Setting | None = None  # when it last settled
+        self._quiet_seconds = _QUIET_SECONDS
+        self._reached: dict[Engine, _Measured] = {}  # by other engines than the best
+        self._exhausted: set[Engine] = set()  # of which more threads do not pay
+        self._setting = Setting(prior.engines[0], prior.threads.first)
+        self._since: float | None = None  # when the window began
+        self._until: float | None = None  # when it ended
+        self._awaited: set[int] = set()  # whose steps were under way then
+        self._bytes = 0.0
+        self._search(self._setting, now)
 
     @property
-    def _quota(self) -> int:
-        return _PORTIONS * self._threads
+    def threads(self) -> int:
+        """How many threads read."""
+        return self._most if self._finished else self._setting.threads
 
-    def _rate(self, engine: Engine) -> float:
-        seconds = self._seconds[engine]
-        return self._bytes[engine] / seconds if seconds > 0 else 0.0
+    @property
+    def reads(self) -> bool:
+        """Whether a thread reads."""
+        return bool(self._in_flight)
 
+    def pick(self, thread: int, most_bytes: int) -> Portion:
+        """Return what a thread reads next, of at most this size; `end` must follow."""
+        engine = self._setting.engine
+        self._in_flight[thread] = engine
+        # Half of a block asks only half as far ahead, so the best keeps whole ones by itself.
+        compared = engine is not self._best.engine or self._again
+        return Portion(
+            engine, min(most_bytes, self._prior.portion_bytes) if compared else most_bytes
+        )
 
-class Climb(enum.Enum):
-    """Why threads begin with one, and by which factor a step must raise the rate to stand."""
+    def record(self, thread: int, size_bytes: int, seconds: float, now: float) -> bool:
+        """Count what a step of a thread has read in so long, be it of a portion or not.
 
-    # Each turn of the head costs as much as reading a megabyte. A virtual disk only says that it
-    # spins, and is faster with more: that is found within a second.
-    SPINNING = 1.15
-    # Others use the disk too. Beside one other reader, two threads get 4/3 of one thread's share of
-    # a saturated disk.
-    YIELDING = 1.5
+        Returns whether another way to read may have been chosen.
+        """
+        self._left_bytes -= size_bytes
+        self._last = now
+        if self._no_choice or self._in_flight.get(thread) is not self._setting.engine:
+            return False
+        if self._since is None:
+            self._begin(now)
+            return False
+        # Threads that ask at once are answered at once: how many ends of steps lie in a window
+        # depends on where in that beat it begins. So each step counts by its part in the window,
+        # and the window's rate is known when the steps have ended that were under way at its end.
+        began = now - seconds
+        within = min(now, self._until or now) - max(began, self._since)
+        self._bytes += size_bytes * max(0.0, within) / seconds if seconds > 0 else size_bytes
+        self._steps += 1
+        if self._until is None and self._is_over(now - self._since):
+            self._until = now
+            self._awaited = set(self._in_flight)
+        self._awaited.discard(thread)
+        if self._until is not None:
+            length = self._until - self._since
+            if not self._awaited or now - self._until >= max(length, _PATIENCE_SECONDS):
+                self._judge(self._bytes / length, now)
+                return True
+        return False
 
+    def abandon(self, engine: Engine, size_bytes: int, seconds: float, now: float) -> bool:
+        """Return whether to leave a portion that has read so much in so long."""
+        if seconds < TOO_SLOW_SECONDS or engine is self._best.engine:
+            return False
+        if size_bytes / seconds >= _TOO_SLOW * self._best_rate / self._best.threads:
+            return False
+        if engine is self._setting.engine:
+            if engine in self._reached:
+                return False  # it is known to be slower, and may win with more threads
+            self._judge(size_bytes / seconds * self.threads, now)
+        return True
 
-class ThreadTuner:
-    """Says how many threads read: all, or as few as the rate needs where more may do harm.
-
-    On a disk that others use, their request waits behind all of ours, and a disk that one thread
-    saturates is no faster with eight. So one starts, and their number doubles as long as that pays.
-    A single thread that reads a file end to end also gets the largest folios, which a loader maps
-    fastest.
-    """
-
-    def __init__(self, most: int, climb: Climb | None, *, now: float) -> None:
-        self.admitted = most if climb is None else 1
-        self.fixed = self.admitted == most  # nothing to tune
-        self._worth = math.inf if climb is None else climb.value
-        self._most = most
-        self._since = now
-        self._bytes = 0
-        self._before = 1  # threads of the step before
-        self._rate_before = 0.0  # with those
-        self._settled = 0  # steps since more threads did not pay; 0 while climbing
-
-    def record(self, size_bytes: int, now: float) -> None:
-        """Count what was read, and decide once in a while."""
-        self._bytes += size_bytes
-        seconds = now - self._since
-        if seconds >= _CLIMB_SECONDS:
-            self._step(self._bytes / seconds, now)
+    def end(self, thread: int) -> None:
+        """Note that a thread no longer reads the portion that it picked."""
+        del self._in_flight[thread]
+        self._awaited.discard(thread)  # if its last step failed
 
     def look(self, now: float) -> None:
-        """Admit more where nothing has been read for long: whoever reads hangs."""
-        if now - self._since > _STALLED_SECONDS:
-            self._admit(2 * self.admitted, now)
+        """Let more threads read where nothing has been read for long: whoever reads hangs."""
+        more = min(2 * self.threads, self._most, _STALLED_MOST)
+        if now - self._last > _STALLED_SECONDS and more > self.threads:
+            self._last = now
+            self._try(replace(self._setting, threads=more), now)
 
-    def end(self, now: float) -> None:
-        """Admit all: nothing is left to read."""
-        self._admit(self._most, now)
+    def limit(self, threads: int) -> None:
+        """Use no more threads than these: the system refuses more."""
+        self._most = threads
+        self._setting = replace(self._setting, threads=min(self.threads, threads))
 
-    def _step(self, rate: float, now: float) -> None:
+    def finish(self) -> None:
+        """Let all threads see that nothing is left."""
+        self._finished = True
+
+    # Measuring
+
+    def _try(self, setting: Setting, now: float) -> None:
+        self._setting = setting
+        self._since = None
+        self._begin_by = now + _STARTING_SECONDS
+        self._steps = 0
+
+    def _begin(self, now: float) -> None:
+        """Begin to measure once as many threads read in this way, and have opened and asked."""
+        self._steps += 1
+        alone = list(self._in_flight.values()) == [self._setting.engine] * self.threads
+        if (alone and self._steps >= self.threads) or now >= self._begin_by:
+            self._measure(now)
+
+    def _measure(self, since: float) -> None:
+        self._since = since
+        self._until = None
+        self._bytes = 0.0
+        self._steps = 0
+
+    def _is_over(self, seconds: float) -> bool:
         if self._settled:
-            self._settled += 1
-            if self._settled > _CLIMB_AGAIN:
-                self._settled = 0
-                self._rate_before = 0.0
-                self._admit(self.admitted // 2, now)
-        elif rate < self._worth * self._rate_before:
-            self._settled = 1
-            self._admit(self._before, now)
-        elif self.admitted == self._most:
-            self._settled = 1
+            return seconds >= _SETTLED_SECONDS
+        steps, portion_bytes = self._steps / self.threads, self._prior.portion_bytes
+        return (
+            (seconds >= _FAST_SECONDS and self._bytes >= 2 * portion_bytes * self.threads)
+            or (seconds >= _WINDOW_SECONDS and steps >= 2)
+            or (seconds >= _LONG_SECONDS and steps >= 1)
+            or seconds >= _LONGEST_SECONDS
+        )
+
+    # Searching
+
+    def _search(self, first: Setting, now: float) -> None:
+        """Look for the best from here on; it is this as long as no other is known."""
+        self._best = first
+        self._best_rate = 0.0
+        self._settled = False
+        self._exhausted.discard(first.engine)
+        self._doubted: Setting | None = None  # better in one comparison
+        self._again: list[Setting] = []  # to be compared again; the next one last
+        self._try(first, now)
+
+    def _judge(self, rate: float, now: float) -> None:
+        """Take a rate of the present way, and choose the next."""
+        if self._settled:
+            self._watch(rate, now)
+            return
+        setting, best = self._setting, self._best
+        if self._best_rate == 0 or setting == best:
+            self._best, self._best_rate = setting, rate
+        elif setting.engine is not best.engine:
+            self._compare(setting, rate)
+        elif rate >= self._prior.pays * self._best_rate:
+            self._best, self._best_rate = setting, rate
         else:
-            self._before, self._rate_before = self.admitted, rate
-            self._admit(2 * self.admitted, now)
-        self._bytes, self._since = 0, now
+            self._exhausted.add(setting.engine)
+        self._go_on(now)
 
-    def _admit(self, threads: int, now: float) -> None:
-        self.admitted = max(1, min(threads, self._most))
-        self._since = now
+    def _compare(self, setting: Setting, rate: float) -> None:
+        """Take the rate of another engine than the best."""
+        engine, gain = setting.engine, rate / self._best_rate
+        clear = gain >= _FAR_BETTER or setting == self._doubted
+        if gain > self._prior.better and not clear:
+            self._doubted = setting
+            self._again = [setting, self._best]
+            return
+        before = self._reached.get(engine)
+        if before is not None and rate < self._prior.pays * before.rate:
+            self._exhausted.add(engine)
+        if gain > self._prior.better:
+            self._reached[self._best.engine] = _Measured(self._best.threads, self._best_rate)
+            self._best, self._best_rate = setting, rate
+        else:
+            self._reached[engine] = _Measured(setting.threads, rate)
+
+    def _go_on(self, now: float) -> None:
+        """Try what may be better, or settle."""
+        if self._again:
+            self._try(self._again.pop(), now)
+            return
+        following = self._more_threads() or self._other_engine()
+        if following is not None:
+            self._try(following, now)
+            return
+        self._quiet_seconds = min(2 * self._quiet_seconds, _MOST_QUIET_SECONDS)
+        if self._best != self._found:
+            self._quiet_seconds = _QUIET_SECONDS
+        self._found = self._best
+        self._settled = True
+        self._settled_at = now
+        self._odd = 0
+        self._try(self._best, now)
+
+    def _more_threads(self) -> Setting | None:
+        best = self._best
+        if best.engine in self._exhausted or best.threads >= self._most:
+            return None
+        return replace(best, threads=min(2 * best.threads, self._most))
+
+    def _other_engine(self) -> Setting | None:
+        if self._prior.fast_is_enough and self._best_rate > _FAST_BYTES_PER_SECOND:
+            return None
+        for engine in self._prior.engines:
+            if engine is self._best.engine or engine in self._exhausted:
+                continue
+            reached = self._reached.get(engine)
+            if reached is None:
+                if self._windows_left >= _WORTH_TRYING:
+                    return Setting(engine, self._best.threads)
+            elif reached.threads < self._most and self._windows_left >= _WORTH_CLIMBING:
+                # It can win if each thread adds as much as those before.
+                most_rate = reached.rate * self._most / reached.threads
+                if most_rate > self._prior.better * self._best_rate:
+                    return Setting(engine, min(2 * reached.threads, self._most))
+        return None
+
+    @property
+    def _windows_left(self) -> float:
+        """How many windows the rest takes at the best rate."""
+        rate = max(1.0, self._best_rate)
+        fast = 2 * self._prior.portion_bytes * self._best.threads / rate
+        seconds = min(_WINDOW_SECONDS, max(_FAST_SECONDS, fast))
+        return self._left_bytes / rate / seconds
+
+    # Settled
+
+    def _watch(self, rate: float, now: float) -> None:
+        """Take a rate of what was found, and look again when it changes, and now and then."""
+        self._measure(now)
+        changed = not 1 / _CHANGED <= rate / max(1.0, self._best_rate) <= _CHANGED
+        self._odd = self._odd + 1 if changed else 0
+        due = now - self._settled_at >= self._quiet_seconds
+        first, found = self._prior.threads.first, self._best
+        if not due or self._windows_left < _WORTH_CLIMBING:
+            return
+        if self._odd >= _CHANGED_WINDOWS:
+            self._reached.clear()
+            self._exhausted.clear()
+            self._search(replace(found, threads=first), now)
+        elif first == 1 < self._most:
+            # Whoever begins with one thread has others to spare: do fewer do as well by now?
+            self._search(replace(found, threads=max(1, found.threads // 2)), now)
+        elif found.threads < self._most:
+            self._search(found, now)
 
 
-class StepTuner:
-    """Sizes one thread's calls on far media: twice as much after a short one, half after a long."""
-
-    def __init__(self, short_seconds: float, long_seconds: float) -> None:
-        self.size_bytes = STEP_BYTES
-        self._short_seconds = short_seconds
-        self._long_seconds = long_seconds
-
-    def record(self, seconds: float) -> None:
-        """Take how long the last call took."""
-        if seconds < self._short_seconds:
-            self.size_bytes = min(2 * self.size_bytes, MOST_STEP_BYTES)
-        elif seconds > self._long_seconds:
-            self.size_bytes = max(self.size_bytes // 2, STEP_BYTES)
+@dataclass(frozen=True)
+class _Measured:
+    threads: int
+    rate: float  # in bytes per second, of all of them

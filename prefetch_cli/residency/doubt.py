@@ -34,6 +34,7 @@ def doubt(
     read_bytes: int,
     before_bytes: int | None,
     after_bytes: int | None,
+    sampled_pages: int | None = None,
     reclaimed_bytes: int | None,
     share_bytes: int,
     filesystems: Sequence[FileSystem],
@@ -43,7 +44,8 @@ def doubt(
 
     All figures are bytes of the share without the files that failed, which have warnings of their
     own. A figure is None where no method can tell; the summary says "unknown" then, so there is no
-    warning. `reclaimed_bytes` is what the kernel has dropped since to free memory: a fact, unlike
+    warning. Where it was sampled, `after_bytes` is the most that may be resident, by so many pages.
+    `reclaimed_bytes` is what the kernel has dropped since to free memory: a fact, unlike
     the causes behind "likely". `memory` is what was available before the read.
     """
     if after_bytes is None or read_bytes == 0:
@@ -51,9 +53,12 @@ def doubt(
     expected = min(share_bytes, read_bytes + (before_bytes or 0))
     if after_bytes >= _ENOUGH * expected:
         return None
+    most, how = "", ""
+    if sampled_pages is not None:
+        most, how = "at most ", f", by a sample of {sampled_pages:,} pages"
     found = (
-        f"{format_size(after_bytes)} of the {format_size(expected)} that were read or resident "
-        f"stayed in the page cache ({format_percent(after_bytes, expected)})"
+        f"{most}{format_size(after_bytes)} of the {format_size(expected)} that were read or "
+        f"resident stayed in the page cache ({format_percent(after_bytes, expected)}{how})"
     )
     lost = expected - after_bytes
     if reclaimed_bytes is not None and reclaimed_bytes >= _MOST_OF_IT * lost:

@@ -1,7 +1,7 @@
 """How much of a share is resident, and what is missing: by the best method that is truthful."""
 
 import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -12,18 +12,13 @@ from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.cachestat import Reclaimed
 from prefetch_cli.linux.files import open_to_read
-from prefetch_cli.linux.pagecache import Method, Sample
+from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent, blocks
+from prefetch_cli.residency import samples
+from prefetch_cli.residency.draw import Page
+from prefetch_cli.residency.samples import Sampled
 
-# How to estimate a file whose exact residency this process may not know. Each takes a descriptor,
-# the file's size in bytes and a number of pages, and returns None where it cannot tell. They are
-# tried in the order of Method.
-SAMPLERS: Mapping[Method, Callable[[int, int, int], Sample | None]] = {
-    Method.NOWAIT: pagecache.sample,
-}
-
-_SAMPLED_PAGES = 1024  # of a checkpoint: each sampled page may start a read of its own
 # Ask cachestat about 1 GiB at a time. Only where the answer is "some of it", ask about 16 MiB
 # pieces, and only of those look at each page.
 _PIECE_BYTES = 1024 * 1024 * 1024
@@ -43,11 +38,22 @@ class Survey:
     failed: tuple[tuple[str, str], ...]  # path and error of each file that cannot be opened
     # Of each file that can be opened; None where its method cannot tell.
     reclaimed_by_file: Mapping[int, Reclaimed | None] = field(default_factory=dict)
+    sampled: Sampled | None = None  # how far to trust an estimate; None where there is none
 
     @property
     def reclaimed(self) -> Reclaimed | None:
         """What was resident and is no more; None where that is not known of every file."""
         return self.reclaimed_without(())
+
+    @property
+    def low_bytes(self) -> int | None:
+        """The fewest resident bytes; None where no method can tell."""
+        return self.resident_bytes if self.sampled is None else self.sampled.low_bytes
+
+    @property
+    def high_bytes(self) -> int | None:
+        """The most resident bytes; None where no method can tell."""
+        return self.resident_bytes if self.sampled is None else self.sampled.high_bytes
 
     @property
     def exact_bytes(self) -> int | None:
@@ -92,12 +98,14 @@ def survey(
     threads: int,
     monitor: Monitor,
     reads_in_flight: bool = False,
+    avoid: Collection[Page] = (),
 ) -> Survey:
     """Return how much of the extents is resident.
 
     Opens each file anew: some file systems (FUSE without FOPEN_KEEP_CACHE) drop a file's pages at
     the next open, and a server would open it too. With `reads_in_flight` cachestat is not asked:
-    it counts their pages already. A file that cannot be opened counts as not resident.
+    it counts their pages already. A file that cannot be opened counts as not resident. A timed
+    sample looks at no page of `avoid`, those of an earlier one, if it can.
     """
     groups = [(file, list(group)) for file, group in groupby(extents, attrgetter("file"))]
 
@@ -109,10 +117,12 @@ def survey(
         except OSError as error:
             return _failed(file, wanted, error)
 
-    found = _with_samples(files, map_threads(look, groups, threads), monitor)
+    found, sampled = _with_samples(files, map_threads(look, groups, threads), monitor, avoid)
     # The sum is as sure as its least sure part; of an empty share everything is known.
     method = max((one.method for one in found), key=list(Method).index, default=Method.MINCORE)
     resident = sum(one.resident_bytes for one in found)
+    if sampled is not None:
+        resident = sampled.likely_bytes
     return Survey(
         resident_bytes=None if method is Method.UNKNOWN else resident,
         total_bytes=sum(extent.length for extent in extents),
@@ -123,6 +133,7 @@ def survey(
         },
         failed=tuple((files[one.file].path, one.error) for one in found if one.error is not None),
         reclaimed_by_file={one.file: one.reclaimed for one in found if one.error is None},
+        sampled=sampled,
     )
 
 
@@ -180,42 +191,33 @@ def _missing(descriptor: int, piece: Extent, resident_bytes: int, method: Method
     return runs if len(runs) <= _MOST_RUNS else [piece]
 
 
-def _with_samples(files: Sequence[File], found: list[_Found], monitor: Monitor) -> list[_Found]:
+def _with_samples(
+    files: Sequence[File], found: list[_Found], monitor: Monitor, avoid: Collection[Page]
+) -> tuple[list[_Found], Sampled | None]:
     """Return what was found, with an estimate for each file whose residency is unknown.
 
     All or none: a sum of estimates and blanks would say nothing.
     """
-    unknown = [one for one in found if one.method is Method.UNKNOWN]
-    total_bytes = sum(files[one.file].size_bytes for one in unknown)
-    estimates: dict[int, _Found] = {}
-    for one in unknown:
-        size_bytes = files[one.file].size_bytes
-        pages = max(1, _SAMPLED_PAGES * size_bytes // max(1, total_bytes))
-        try:
-            with _opened(files[one.file].path, monitor) as descriptor:
-                sampled = _sample(descriptor, size_bytes, pages)
-        except OSError as error:
-            # Deleted or unreachable since the first look.
-            estimates[one.file] = _failed(one.file, one.missing, error)
-            continue
-        if sampled is None:
-            estimates = {file: each for file, each in estimates.items() if each.error is not None}
-            break
-        method, (hits, asked) = sampled
-        wanted_bytes = sum(extent.length for extent in one.missing)
-        estimates[one.file] = replace(
-            one, method=method, resident_bytes=wanted_bytes * hits // max(1, asked)
+    unknown = {one.file: one for one in found if one.method is Method.UNKNOWN}
+    if not unknown:
+        return found, None
+    extents = [extent for one in unknown.values() for extent in one.missing]
+    estimate = samples.estimate(files, extents, monitor=monitor, avoid=avoid)
+    for file, error in estimate.errors.items():
+        # Deleted or unreachable since the first look.
+        unknown[file] = _failed(file, unknown[file].missing, error)
+    known = sum(one.resident_bytes for one in found if one.method is not Method.UNKNOWN)
+    for file, resident_bytes in estimate.resident_by_file.items():
+        unknown[file] = replace(
+            unknown[file], method=estimate.method, resident_bytes=resident_bytes
         )
-    return [estimates.get(one.file, one) for one in found]
-
-
-def _sample(descriptor: int, size_bytes: int, pages: int) -> tuple[Method, Sample] | None:
-    for method in Method:
-        sampler = SAMPLERS.get(method)
-        sample = None if sampler is None else sampler(descriptor, size_bytes, pages)
-        if sample is not None:
-            return method, sample
-    return None
+    sampled = estimate.sampled and replace(
+        estimate.sampled,
+        low_bytes=known + estimate.sampled.low_bytes,
+        likely_bytes=known + estimate.sampled.likely_bytes,
+        high_bytes=known + estimate.sampled.high_bytes,
+    )
+    return [unknown.get(one.file, one) for one in found], sampled
 
 
 def _failed(file: int, wanted: list[Extent], error: OSError) -> _Found:

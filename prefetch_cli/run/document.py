@@ -2,24 +2,40 @@
 
 import os
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import PrefetchError
+from prefetch_cli.base.words import Action, Verbosity
 from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.linux.blockdev import BlockDevice
 from prefetch_cli.linux.pagecache import Method
+from prefetch_cli.residency.keep import Ended
+from prefetch_cli.run.listing import listed
 from prefetch_cli.run.outcome import History, Outcome, exit_code
 from prefetch_cli.run.parts import BESIDE
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Tried, Wanted
+from prefetch_cli.run.states import (
+    Decided,
+    Evicted,
+    Keeping,
+    Kept,
+    Looked,
+    Proven,
+    Read,
+    Tried,
+    Verified,
+    Wanted,
+)
+from prefetch_cli.run.verification import Finding
 
 SCHEMA_VERSION = 1
 
 Json = dict[str, Any]
 
 
-def document(outcome: Outcome) -> Json:
-    """Return the JSON document of a run that has ended."""
+def document(outcome: Outcome, verbosity: Verbosity = Verbosity.NORMAL) -> Json:
+    """Return the JSON document of a run that has ended, with each file where that is asked for."""
     head = {
         "schema_version": SCHEMA_VERSION,
         "version": __version__,
@@ -38,7 +54,7 @@ def document(outcome: Outcome) -> Json:
     }
     return {
         **head,
-        "checkpoint": _checkpoint(wanted),
+        "checkpoint": _checkpoint(wanted, checkpoint),
         "filesystems": _filesystems(wanted),
         "memory": _memory(wanted),
         "decision": _decision(checkpoint),
@@ -47,7 +63,10 @@ def document(outcome: Outcome) -> Json:
         "result": _result(outcome, checkpoint),
         "residency": _residency(checkpoint),
         "forecast": _forecast(checkpoint),
+        "verification": _verification(checkpoint),
+        "keep": _keep(checkpoint),
         **beside,
+        **_files(outcome, verbosity),
         "warnings": list(outcome.warnings),
     }
 
@@ -65,7 +84,11 @@ def _interrupted_early(outcome: Outcome) -> PrefetchError | None:
     return PrefetchError(f"interrupted by {name} before anything was read")
 
 
-def _checkpoint(wanted: Wanted) -> Json:
+def _errors(errors: Mapping[str, str]) -> list[Json]:
+    return [{"path": json_path(path), "error": error} for path, error in errors.items()]
+
+
+def _checkpoint(wanted: Wanted, part: History) -> Json:
     found = wanted.found
     sources = found.sources if isinstance(found, Checkpoint) else ()
     return {
@@ -82,6 +105,7 @@ def _checkpoint(wanted: Wanted) -> Json:
         ],
         "files": len(found.files),
         "total_bytes": found.size_bytes,
+        "failed": _errors(part.unseen),
     }
 
 
@@ -145,17 +169,14 @@ def _plan(part: History) -> Json | None:
     if decided is None:
         return None
     return {
-        "threads": decided.plan.threads,
+        "threads": decided.plan.threads.most,
         "block_size_bytes": decided.plan.block_size_bytes,
         "engine": decided.plan.engine.value,
     }
 
 
 def _result(outcome: Outcome, part: History) -> Json | None:
-    failed = [
-        {"path": json_path(path), "error": error}
-        for path, error in part.failed(outcome.action).items()
-    ]
+    failed = _errors(part.failed(outcome.action))
     if evicted := part.get(Evicted):
         return {
             "bytes_evicted": evicted.eviction.bytes_evicted,
@@ -173,6 +194,7 @@ def _result(outcome: Outcome, part: History) -> Json | None:
         "elapsed_seconds": round(result.elapsed_seconds, 6),
         "bytes_per_second": round(result.bytes_per_second, 1),
         "engine": result.engine.value,
+        "threads": result.threads,
         "complete": result.complete and not failed,
         "interrupted": outcome.signal is not None,
         "failed": failed,
@@ -187,14 +209,34 @@ def _residency(part: History) -> Json | None:
     # The figure rests on the less sure of the two.
     method = max((one.method for one in surveys), key=list(Method).index)
     reclaimed = surveys[-1].reclaimed
+    sampled = surveys[-1].sampled
     return {
         "before_bytes": None if looked is None else looked.survey.resident_bytes,
         "after_bytes": None if proven is None else proven.survey.resident_bytes,
         "total_bytes": surveys[-1].total_bytes,
+        "low_bytes": None if sampled is None else sampled.low_bytes,
+        "high_bytes": None if sampled is None else sampled.high_bytes,
+        "sampled_pages": None if sampled is None else sampled.pages,
         "evicted_bytes": None if reclaimed is None else reclaimed.size_bytes,
         "recently_evicted_bytes": None if reclaimed is None else reclaimed.recent_bytes,
         "method": method.value,
     }
+
+
+def _files(outcome: Outcome, verbosity: Verbosity) -> Json:
+    if outcome.action is not Action.LIST and verbosity is not Verbosity.VERBOSE:
+        return {}
+    files = [
+        {
+            "path": json_path(one.path),
+            "bytes": one.size_bytes,
+            "resident_before_bytes": one.resident_before_bytes,
+            "resident_after_bytes": one.resident_after_bytes,
+            "verified": one.verified,
+        }
+        for one in listed(outcome)
+    ]
+    return {"files": files}
 
 
 def _forecast(part: History) -> Json | None:
@@ -208,6 +250,45 @@ def _forecast(part: History) -> Json | None:
     }
 
 
+def _verification(part: History) -> Json | None:
+    verified = part.get(Verified)
+    if verified is None:
+        return None
+    found = verified.verification
+    unchecked = found.of(Finding.UNCHECKED)
+    return {
+        "verified_files": len(found.of(Finding.MATCH)),
+        "verified_bytes": found.verified_bytes,
+        "mismatched_files": len(found.of(Finding.MISMATCH)),
+        "unchecked_files": len(unchecked),
+        "unchecked": [{"path": json_path(one.path), "reason": one.reason} for one in unchecked],
+        "ignored_lines": found.ignored_lines,
+    }
+
+
+def _keep(part: History) -> Json | None:
+    kept = part.get(Kept)
+    state = kept or part.get(Keeping)
+    if state is None:
+        return None
+    tally = state.tally
+    # Without its end, something has ended the run.
+    ended = Ended.INTERRUPTED if kept is None else kept.ended
+    return {
+        "until": "duration" if state.keep.seconds is not None else "load",
+        "seconds": state.keep.seconds,
+        "lock": state.keep.lock,
+        "held_bytes": tally.held_bytes,
+        "locked_bytes": tally.locked_bytes,
+        "resident_bytes": tally.resident_bytes,
+        "bytes_read_again": tally.bytes_read_again,
+        "bytes_given_up": tally.bytes_given_up,
+        "looks": tally.looks,
+        "elapsed_seconds": round(tally.elapsed_seconds, 6),
+        "reason_ended": ended.value,
+    }
+
+
 def _beside(outcome: Outcome, part: History) -> Json | None:
     """Return what became of a part beside the checkpoint, None where that was not asked for."""
     wanted = part.get(Wanted)
@@ -218,6 +299,7 @@ def _beside(outcome: Outcome, part: History) -> Json | None:
         **names,
         "files": len(wanted.found.files),
         "total_bytes": wanted.found.size_bytes,
+        "failed": _errors(part.unseen),
         "decision": _decision(part),
         "share": _share(wanted),
         "result": _result(outcome, part),

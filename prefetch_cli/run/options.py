@@ -5,6 +5,23 @@ from dataclasses import dataclass
 from prefetch_cli.base.words import Action, Engine, Overrule, Split
 from prefetch_cli.checkpoint.request import Request
 from prefetch_cli.libraries import gather
+from prefetch_cli.reading.plan import Threads
+from prefetch_cli.run.from_file import FromFile
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How long to keep what is warm, and how."""
+
+    seconds: float | None  # None: until COMMAND has loaded it
+    command_pid: int | None  # None: there is no COMMAND
+    lock: bool  # instead of reading again what was dropped
+    best_effort: bool = False  # without locking where that is refused
+
+    @property
+    def until_loaded(self) -> bool:
+        """Whether COMMAND's loading ends it."""
+        return self.seconds is None
 
 
 @dataclass(frozen=True)
@@ -13,6 +30,7 @@ class Options:
 
     action: Action
     request: Request
+    from_file: FromFile | None  # whose checkpoints come behind those of the request
     libraries: gather.Request | None
     rank: int | None  # None: as the launcher says
     world_size: int | None
@@ -20,7 +38,7 @@ class Options:
     overrule: Overrule
     ram_threshold_percent: float | None  # None: as the hardware says
     max_bytes: int | None
-    threads: int
+    threads: Threads
     block_size_bytes: int
     engine: Engine
     trial: bool  # of the storage, in a dry run too
@@ -29,3 +47,10 @@ class Options:
     beside_command: bool
     time_limit_seconds: float | None
     min_resident_percent: float | None
+    keep: Keep | None
+    checksums: str | None = None  # the file that lists them
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the content of the files is compared with what it should be."""
+        return Overrule.VERIFY in self.overrule

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TypeVar
 
+from prefetch_cli.base.amounts import format_range
 from prefetch_cli.base.errors import ExitCode, PrefetchError, interrupted_exit_code
 from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.words import Action
@@ -12,7 +13,17 @@ from prefetch_cli.plan.decision import NOTHING_MEANT, Verdict
 from prefetch_cli.reading.plan import ReadResult
 from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.run.parts import CHECKPOINT, Kind
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, State, Wanted, Warned
+from prefetch_cli.run.states import (
+    Decided,
+    Evicted,
+    Looked,
+    Proven,
+    Read,
+    State,
+    Verified,
+    Wanted,
+    Warned,
+)
 
 _State = TypeVar("_State", bound=State)
 
@@ -35,6 +46,13 @@ class Refused:
 
     error: PrefetchError
 
+
+# The state that completes what is shown of a part before anything is done.
+_SHOWN_WITH: Mapping[Action, type[State]] = {
+    Action.LIST: Wanted,
+    Action.CHECK: Looked,
+    Action.EVICT: Looked,
+}
 
 Ending = Completed | Interrupted | Refused
 Event = State | Warned | Interrupted | Refused
@@ -66,6 +84,17 @@ class History:
             and self.get(Read) is None
         )
 
+    @property
+    def unseen(self) -> dict[str, str]:
+        """The error of each file, by its path, that could not be looked at beforehand."""
+        wanted, looked = self.get(Wanted), self.get(Looked)
+        errors: dict[str, str] = {}
+        if wanted is not None:
+            errors |= {one.path: one.reason for one in wanted.found.failed}
+        if looked is not None:
+            errors |= dict(looked.survey.failed)
+        return errors
+
     def failed(self, action: Action) -> dict[str, str]:
         """Return the error of each file, by its path, that could not be read, or dropped."""
         decided = self.get(Decided)
@@ -81,6 +110,8 @@ class History:
             yield from ((one.path, one.reason) for one in wanted.found.failed)
         if read := self.get(Read):
             yield from read.result.failed
+        if verified := self.get(Verified):
+            yield from verified.failed
         if evicted := self.get(Evicted):
             yield from evicted.eviction.failed
         if proven := self.get(Proven):
@@ -123,14 +154,20 @@ class Outcome:
         parts = (*self.beside, self.checkpoint)
         return tuple(one for part in parts for one in part.failed(self.action).items())
 
+    @property
+    def unseen(self) -> tuple[tuple[str, str], ...]:
+        """Path and error of each file that could not be looked at, and did not fail later."""
+        failed = dict(self.failed)
+        parts = (*self.beside, self.checkpoint)
+        return tuple(one for part in parts for one in part.unseen.items() if one[0] not in failed)
+
     def of(self, kind: Kind) -> History:
         """Return what is known of a part, which may be nothing yet."""
         return next((one for one in self.parts if one.kind == kind), History(kind))
 
     def is_ready(self, part: History) -> bool:
         """Whether all is known of a part that is shown before anything is done."""
-        reads = self.action in {Action.PREFETCH, Action.DRY_RUN}
-        return part.get(Decided if reads else Looked) is not None
+        return part.get(_SHOWN_WITH.get(self.action, Decided)) is not None
 
 
 def fold(outcome: Outcome, event: Event) -> Outcome:
@@ -160,6 +197,7 @@ def cut_short(outcome: Outcome, snapshot: Progress) -> Outcome:
                 bytes_already_resident=decided.plan.already_resident_bytes,
                 elapsed_seconds=snapshot.part_seconds,
                 engine=decided.plan.engine,
+                threads=decided.plan.threads.first,
                 complete=False,
                 failed=(),
             ),
@@ -191,12 +229,21 @@ def falls_short(outcome: Outcome) -> str | None:
     if proven is None:
         return f"--min-resident {wanted:g}: the run ended before it was known what is resident"
     survey = proven.survey
-    if survey.resident_bytes is None:
+    if survey.low_bytes is None or survey.high_bytes is None:
         return f"--min-resident {wanted:g}: this user cannot tell how much is resident"
-    percent = 100.0 * survey.resident_bytes / survey.total_bytes if survey.total_bytes else 100.0
-    if percent >= wanted:
+    low, high = (
+        100.0 * found / survey.total_bytes if survey.total_bytes else 100.0
+        for found in (survey.low_bytes, survey.high_bytes)
+    )
+    if low >= wanted:
         return None
-    return f"--min-resident {wanted:g}: expected {wanted:g} %, found {percent:.1f} % resident"
+    found = f"{low:.1f} %"
+    if survey.sampled is not None:
+        found = f"{format_range(survey.low_bytes, survey.high_bytes, survey.total_bytes)}"
+    missed = f"--min-resident {wanted:g}: expected {wanted:g} %, found {found} resident"
+    if high < wanted or survey.sampled is None:
+        return missed
+    return f"{missed}, by a sample that cannot tell whether that is enough"
 
 
 def exit_code(outcome: Outcome) -> int:

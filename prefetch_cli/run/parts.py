@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from prefetch_cli.base.errors import UsageError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
+from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Overrule
 from prefetch_cli.checkpoint.files import Found
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.libraries import gather as libraries
+from prefetch_cli.run import from_file
 from prefetch_cli.run.options import Options
 
 
@@ -54,9 +57,18 @@ def asked(
 ) -> Iterator[Part]:
     """Yield the parts in the order in which they are read.
 
-    Raises CheckpointError where one of them names something that is not there.
+    Raises CheckpointError where one of them names something that is not there, and UsageError where
+    the list of `--from-file` is not one, or nothing is asked for.
     """
-    checkpoint = resolve(options.request, environ, monitor, options.threads)
+    request = options.request
+    if options.from_file is not None:
+        request = from_file.requested(request, options.from_file, monitor)
+        if not request.references and options.libraries is None:
+            raise UsageError(
+                f"--from-file {printable(options.from_file.path)}: expected at least one "
+                "checkpoint, found none"
+            )
+    checkpoint = resolve(request, environ, monitor, options.threads.first)
     if options.libraries is not None:
         located = libraries.locate(options.libraries, environ, monitor, stop)
         yield Part(

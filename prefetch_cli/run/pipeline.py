@@ -3,19 +3,35 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from prefetch_cli.base.errors import LimitError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Action
+from prefetch_cli.checkpoint import checksums
+from prefetch_cli.checkpoint.checksums import Checksums
 from prefetch_cli.checkpoint.files import File
+from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.linux import priority
 from prefetch_cli.plan import ranks
 from prefetch_cli.plan.decision import Decision, Verdict, allows_trial
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.reading.trial import Unmeasured
-from prefetch_cli.run import parts, stages, trials
-from prefetch_cli.run.options import Options
-from prefetch_cli.run.parts import CHECKPOINT, Part
-from prefetch_cli.run.states import Decided, Looked, Proven, State, Tried, Wanted, Warned
+from prefetch_cli.run import holding, keeping, parts, proving, stages, trials, verification
+from prefetch_cli.run.loading import Watch
+from prefetch_cli.run.options import Keep, Options
+from prefetch_cli.run.parts import CHECKPOINT, Kind, Part
+from prefetch_cli.run.states import (
+    Decided,
+    Looked,
+    Proven,
+    Read,
+    State,
+    Tried,
+    Verified,
+    Wanted,
+    Warned,
+)
+from prefetch_cli.run.verification import Expected
 
 Publish = Callable[[State | Warned], None]
 
@@ -30,7 +46,8 @@ def run(
     """
     if options.background and (refused := priority.give_way()) is not None:
         publish(Warned((refused,)))
-    work = _Stages(options, environ, monitor, stop, publish)
+    listed = None if options.checksums is None else checksums.read(options.checksums)
+    work = _Stages(options, listed, environ, monitor, stop, publish)
     asked = tuple(parts.asked(options, environ, monitor, stop))
     match options.action:
         case Action.CHECK:
@@ -39,6 +56,8 @@ def run(
             work.evict(work.look(asked))
         case Action.DRY_RUN:
             work.plan(asked)
+        case Action.LIST:
+            work.want(asked)
         case Action.PREFETCH:
             work.read(work.plan(asked))
         case _:
@@ -53,6 +72,7 @@ class _Seen:
     wanted: Wanted
     looked: Looked
     tried: Tried | None
+    expected: Expected | None  # None: its content is not to be verified
 
 
 @dataclass(frozen=True)
@@ -68,17 +88,24 @@ class _Stages:
     def __init__(
         self,
         options: Options,
+        listed: Checksums | None,
         environ: Mapping[str, str],
         monitor: Monitor,
         stop: Stop,
         publish: Publish,
     ) -> None:
         self._options = options
+        self._listed = listed
         self._rank = _rank(options, environ)
         self._monitor = monitor
         self._stop = stop
         self._publish = publish
         self._known: list[File] = []  # files: each is read once, whoever names it
+
+    def want(self, asked: Sequence[Part]) -> None:
+        """Find the files of all parts, the checkpoint's first."""
+        for part in sorted(asked, key=_after_checkpoint):
+            self._want(part)
 
     def look(self, asked: Sequence[Part]) -> list[_Seen]:
         """Return the parts with what is resident of them, the checkpoint first looked at."""
@@ -116,18 +143,22 @@ class _Stages:
                 for one in due
             }
         )
-        results = {}
+        loading = self._watch(planned)
+        results: dict[Kind, Read] = {}
+        proofs: dict[Kind, Proven] = {}
         for one in due:
             result = stages.read(one.wanted, one.decided, self._monitor, self._stop)
             results[one.part.kind] = result
             self._publish(result)
+        for one in planned:
+            self._verify(one, results.get(one.part.kind))
         for one in planned:
             if self._stop.interrupted:
                 return  # whoever interrupts does not wait for a proof
             if one.part.kind not in results:
                 self.prove_unchanged([one])
                 continue
-            proven = stages.prove_read(
+            proven = proving.prove_read(
                 one.wanted,
                 one.looked,
                 one.decided,
@@ -136,7 +167,51 @@ class _Stages:
                 self._stop,
             )
             if proven is not None:
+                proofs[one.part.kind] = proven
                 self._publish(proven)
+        self._keep(planned, results, proofs, loading)
+
+    def _watch(self, planned: Sequence[_Planned]) -> Watch | None:
+        """Watch COMMAND from its start on: it may load faster than we read."""
+        keep = self._options.keep
+        (one,) = (one for one in planned if one.part.kind is CHECKPOINT)
+        if keep is None:
+            return None
+        meant = stages.held(one.wanted, one.looked.survey, one.decided.plan.extents)
+        loading = holding.watch(keep, one.wanted, meant, self._stop)
+        if loading is not None:
+            loading.start()
+        return loading
+
+    def _keep(
+        self,
+        planned: Sequence[_Planned],
+        results: Mapping[Kind, Read],
+        proofs: Mapping[Kind, Proven],
+        loading: Watch | None,
+    ) -> None:
+        """Keep what is warm of the checkpoint: COMMAND needs its libraries before that."""
+        keep = self._options.keep
+        (one,) = (one for one in planned if one.part.kind is CHECKPOINT)
+        if keep is None or self._stop.interrupted:
+            return
+        held = holding.to_hold(
+            one.wanted,
+            one.looked,
+            one.decided,
+            results.get(CHECKPOINT),
+            proofs.get(CHECKPOINT),
+        )
+        keeping.Stage(
+            keep,
+            one.wanted,
+            one.decided,
+            self._options,
+            loading,
+            self._monitor,
+            self._stop,
+            self._publish,
+        ).run(held)
 
     def evict(self, seen: Sequence[_Seen]) -> None:
         """Drop all parts from the page cache, then look what stayed."""
@@ -145,22 +220,49 @@ class _Stages:
         for one in seen:
             if self._stop.interrupted:
                 return
-            self._publish(stages.prove_evicted(one.wanted, self._monitor))
+            self._publish(proving.prove_evicted(one.wanted, one.looked, self._monitor))
 
     def prove_unchanged(self, seen: Sequence[_Seen]) -> None:
         """Publish what is resident of parts that nothing has changed."""
         for one in seen:
             self._publish(Proven(one.part.kind, one.looked.survey))
 
-    def _look(self, part: Part) -> _Seen:
+    def _want(self, part: Part) -> Wanted:
         wanted = stages.want(part, self._options, self._rank, self._known, self._monitor)
         self._known += wanted.found.files
         self._publish(wanted)
         if part.kind is CHECKPOINT and self._rank.warning is not None:
             self._publish(Warned((self._rank.warning,)))
+        return wanted
+
+    def _look(self, part: Part) -> _Seen:
+        wanted = self._want(part)
         looked = stages.look(wanted, self._monitor)
         self._publish(looked)
-        return _Seen(part, wanted, looked, None)
+        return _Seen(part, wanted, looked, None, self._expect(wanted))
+
+    def _expect(self, wanted: Wanted) -> Expected | None:
+        if not self._options.verifies or not isinstance(wanted.found, Checkpoint):
+            return None
+        found = wanted.found
+        expected = verification.expect(found.files, found.sources, self._listed)
+        before = verification.unread(found.files, wanted.share, expected)
+        self._publish(Verified(wanted.kind, before, expected.warning))
+        return expected
+
+    def _verify(self, one: _Planned, read: Read | None) -> None:
+        if one.expected is None:
+            return
+        found = verification.conclude(
+            one.wanted.found.files,
+            one.wanted.share,
+            one.expected,
+            one.decided.plan,
+            None if read is None else read.result,
+            self._monitor,
+            self._stop,
+        )
+        self._publish(Verified(one.part.kind, found, one.expected.warning))
 
     def _decide(self, part: Part, taken_bytes: int) -> _Planned:
         seen = self._look(part)
@@ -191,10 +293,28 @@ class _Stages:
 
     def _plan(self, seen: _Seen, decision: Decision, taken_bytes: int) -> _Planned:
         decided = stages.plan(
-            seen.wanted, seen.looked, decision, self._options, taken_bytes, seen.tried
+            seen.wanted,
+            seen.looked,
+            decision,
+            self._options,
+            taken_bytes,
+            seen.tried,
+            None if seen.expected is None else seen.expected.digests,
         )
+        keep = self._options.keep
+        if keep is not None and keep.lock and seen.part.kind is CHECKPOINT:
+            self._check_lock(keep, seen, decided)  # COMMAND has not started yet
         self._publish(decided)
-        return _Planned(seen.part, seen.wanted, seen.looked, seen.tried, decided)
+        return _Planned(seen.part, seen.wanted, seen.looked, seen.tried, seen.expected, decided)
+
+    def _check_lock(self, keep: Keep, seen: _Seen, decided: Decided) -> None:
+        try:
+            holding.check_lock(seen.wanted, seen.looked, decided)
+        except LimitError as refused:
+            if not keep.best_effort:
+                raise
+            self._publish(Warned((f"{refused.message}; what is dropped is read again instead",)))
+            self._options = replace(self._options, keep=replace(keep, lock=False))
 
 
 def _rank(options: Options, environ: Mapping[str, str]) -> LocalRank:

@@ -1,4 +1,4 @@
-"""The states of a part: wanted -> looked (-> tried) -> decided -> read or evicted -> proven.
+"""The states of a part: wanted -> looked (-> tried) -> decided -> read or evicted -> proven, kept.
 
 Each is a whole value, published as soon as it is known, and never filled in later.
 """
@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from prefetch_cli.checkpoint.files import Found
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.memory import Memory
-from prefetch_cli.plan.decision import Budget, Decision, Forecast
+from prefetch_cli.plan.budget import Budget
+from prefetch_cli.plan.decision import Decision, Forecast
 from prefetch_cli.plan.share import Share
-from prefetch_cli.reading.plan import Plan, ReadResult
+from prefetch_cli.reading.plan import Plan, ReadResult, Threads
 from prefetch_cli.reading.trial import Trial
 from prefetch_cli.residency.evict import Eviction
+from prefetch_cli.residency.keep import Ended
 from prefetch_cli.residency.survey import Survey
+from prefetch_cli.run.options import Keep
 from prefetch_cli.run.parts import Kind
+from prefetch_cli.run.verification import Finding, Verification
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Wanted(State):
     budget: Budget
     share: Share
     launcher: str | None  # the one that told the rank; None where the user did, or nobody
-    threads: int  # that look at the files and read them
+    threads: Threads  # that look at the files and read them
     advice: tuple[str, ...] = ()  # what would make these mounts faster
 
     @property
@@ -98,6 +102,27 @@ class Read(State):
 
 
 @dataclass(frozen=True)
+class Verified(State):
+    """What came of comparing the content of the files with what it should be.
+
+    Published before they are read too, when none is verified.
+    """
+
+    verification: Verification
+    warning: str | None
+
+    @property
+    def failed(self) -> tuple[tuple[str, str], ...]:
+        """Path and difference of each file that is not what it should be."""
+        return tuple((one.path, one.reason) for one in self.verification.of(Finding.MISMATCH))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That the list of checksums is about other files."""
+        return () if self.warning is None else (self.warning,)
+
+
+@dataclass(frozen=True)
 class Evicted(State):
     """What came of dropping the share from the page cache."""
 
@@ -115,6 +140,48 @@ class Proven(State):
     def warnings(self) -> tuple[str, ...]:
         """The doubt."""
         return () if self.doubt is None else (self.doubt,)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What keeping has come to so far."""
+
+    held_bytes: int  # when it began
+    locked_bytes: int
+    resident_bytes: int | None  # of what is held, at the last look; None: no method can tell
+    looks: int = 0
+    bytes_read_again: int = 0
+    bytes_given_up: int = 0
+    elapsed_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Keeping(State):
+    """What is warm is being kept; published again whenever something was read again."""
+
+    keep: Keep
+    tally: Tally
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has been noticed since the last one."""
+        return self.notes
+
+
+@dataclass(frozen=True)
+class Kept(State):
+    """Keeping has ended."""
+
+    keep: Keep
+    tally: Tally
+    ended: Ended
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why it ended before its time, where it did."""
+        return self.notes
 
 
 @dataclass(frozen=True)

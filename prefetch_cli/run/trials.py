@@ -7,7 +7,7 @@ from prefetch_cli.base.stop import Stop
 from prefetch_cli.plan.decision import Forecast
 from prefetch_cli.reading import trial
 from prefetch_cli.reading.trial import Unmeasured
-from prefetch_cli.run import stages
+from prefetch_cli.run import media, stages
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.states import Decided, Looked, Tried, Wanted
 
@@ -29,7 +29,7 @@ def try_storage(
     bounds = (trial.MOST_BYTES, options.max_bytes, None if limit is None else limit * _SECONDS)
     found = trial.measure(
         replace(decided.plan, extents=extents),
-        stages.targets(wanted),
+        media.targets(wanted),
         stop,
         monitor,
         most_bytes=min(bound for bound in bounds if bound is not None),

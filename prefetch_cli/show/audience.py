@@ -19,5 +19,8 @@ class Audience(Protocol):
     def finished(self, outcome: Outcome) -> None:
         """Take the final outcome."""
 
+    def warn(self, warning: str) -> None:
+        """Take a warning that no outcome holds."""
+
     def stop_bar(self) -> None:
         """Erase the bar."""

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import sys
 import textwrap
 import traceback
@@ -14,14 +13,28 @@ from prefetch_cli.base import limits
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.text import printable
-from prefetch_cli.base.words import PROGRAM, ProgressMode, Verbosity
+from prefetch_cli.base.words import PROGRAM, Action, ProgressMode, Terminator, Verbosity
 from prefetch_cli.run.document import document
+from prefetch_cli.run.listing import listed
 from prefetch_cli.run.outcome import History, Outcome, falls_short
 from prefetch_cli.run.parts import CHECKPOINT, Kind
-from prefetch_cli.run.states import Evicted, Looked, Proven, Read, Wanted
+from prefetch_cli.run.states import (
+    Evicted,
+    Keeping,
+    Kept,
+    Looked,
+    Proven,
+    Read,
+    Verified,
+    Wanted,
+)
+from prefetch_cli.show import events
 from prefetch_cli.show.bar import Bar
+from prefetch_cli.show.events import Feed, Level
+from prefetch_cli.show.keeping import keeping, kept
 from prefetch_cli.show.lines import (
     Line,
+    each_doubtful,
     each_file,
     facts,
     facts_beside,
@@ -49,15 +62,19 @@ class Display:
         *,
         json_document: bool,
         beside_command: bool = False,
+        terminator: Terminator = Terminator.NEWLINE,
         output: TextIO | None = None,
         errors: TextIO | None = None,
     ) -> None:
         self._output = Stream(sys.stdout if output is None else output)
         self._errors = Stream(sys.stderr if errors is None else errors)
         self._verbosity = verbosity
+        self._terminator = terminator
         self._json = json_document
         # Beside COMMAND, standard output belongs to it and standard error is its log.
         self._beside = beside_command
+        self._as_json = progress is ProgressMode.JSON  # all of standard error, however little
+        self._feed = Feed()
         self._mode = _mode(progress, verbosity, self._errors)
         if beside_command and self._mode is ProgressMode.BAR:
             self._mode = ProgressMode.LOG
@@ -66,24 +83,35 @@ class Display:
         self._beats_said = 0
         self._shown: set[Kind] = set()
         self._warnings_said = 0
+        self._kept_said = False
+        self._kept_next_seconds = 0.0
         # Several ranks write to one log, so each line carries its rank.
         self._rank = ""
+        self._rank_number: int | None = None
 
     def learned(self, outcome: Outcome, kind: Kind) -> None:
         """Show the facts and the decision of a part, once, when both are known."""
         part = outcome.of(kind)
         if kind not in self._shown and outcome.is_ready(part):
             self._show(outcome, part)
+        if (state := part.get(Keeping)) and not part.get(Kept):
+            self._keeping(outcome, state)
 
     def progress(self, snapshot: Progress) -> None:
         """Show how far reading has come, and any file that has not answered for long."""
         if self._mode is ProgressMode.NONE:
             return
+        if self._mode is ProgressMode.JSON:
+            if self._kept_said:
+                return  # all is read
+            for event in self._feed.due(snapshot, self._rank_number):
+                self._errors.write(events.line(event))
+            return
         beats = int(snapshot.idle_seconds / limits.HEARTBEAT_SECONDS + 2 / 3)
         if beats > self._beats_said and snapshot.longest_wait is not None:
             self._tell(waiting(snapshot, snapshot.longest_wait))
         self._beats_said = beats
-        if snapshot.total_bytes == 0:
+        if snapshot.total_bytes == 0 or self._kept_said:
             return
         if self._mode is ProgressMode.BAR:
             self._bar = self._bar or Bar(self._errors)
@@ -96,29 +124,40 @@ class Display:
         self.stop_bar()
         if outcome.error is not None:
             self._document(outcome)
-            self._tell(f"error: {in_one_line(outcome.error)}")
+            self._tell(in_one_line(outcome.error), Level.ERROR)
             return
         if CHECKPOINT not in self._shown:
             self._show(outcome, outcome.checkpoint)
         self._warn_of_new(outcome)
         for path, error in outcome.failed:
-            self._tell(f"error: {path}: {error}")
+            self._tell(f"{path}: {error}", Level.ERROR)
+        for path, error in outcome.unseen:
+            self._tell(f"{path}: {error}", Level.WARNING)
         if (short := falls_short(outcome)) is not None:
-            self._tell(f"{'warning' if self._beside else 'error'}: {short}")
+            self._tell(short, Level.WARNING if self._beside else Level.ERROR)
         self._document(outcome)
-        self._say(summary(outcome))
+        if outcome.action is Action.LIST and not self._json:
+            self._list(outcome)
+        if not self._kept_said:
+            self._say(summary(outcome))
+        self._say(kept(outcome))
         part = outcome.checkpoint
         wanted, proven = part.get(Wanted), part.get(Proven)
         changed = part.get(Read) or part.get(Evicted)
         if self._verbosity is Verbosity.VERBOSE and changed and wanted and proven:
             self._say(each_file(wanted, proven.survey))
+        if self._verbosity is Verbosity.VERBOSE and (verified := part.get(Verified)):
+            self._say(each_doubtful(verified))
 
     def failed(self, outcome: Outcome, defect: BaseException | None = None) -> None:
         """Show a run that never started; with --verbose, the traceback of a defect."""
         if defect is not None and self._verbosity is Verbosity.VERBOSE:
             self.stop_bar()
             for line in "".join(traceback.format_exception(defect)).splitlines():
-                self._errors.write(printable(line) + "\n")
+                if self._as_json:
+                    self._tell(line)
+                else:
+                    self._errors.write(printable(line) + "\n")
         self.finished(outcome)
 
     def stop_bar(self) -> None:
@@ -130,7 +169,7 @@ class Display:
     def warn(self, warning: str) -> None:
         """Show a warning."""
         if self._verbosity is not Verbosity.QUIET:
-            self._tell(f"warning: {warning}")
+            self._tell(warning, Level.WARNING)
 
     def _warn_of_new(self, outcome: Outcome) -> None:
         """Show the warnings that are new."""
@@ -145,6 +184,7 @@ class Display:
             self._say(facts_beside(outcome, part))
             return
         wanted, looked = part.get(Wanted), part.get(Looked)
+        self._rank_number = None if wanted is None else wanted.share.rank
         if wanted is not None and wanted.share.world_size > 1:
             self._rank = f"rank {wanted.share.rank}/{wanted.share.world_size}"
         self._say(facts(outcome))
@@ -152,13 +192,33 @@ class Display:
             self._say(each_file(wanted, looked.survey))
         self._warn_of_new(outcome)
 
-    def _tell(self, text: str) -> None:
+    def _keeping(self, outcome: Outcome, state: Keeping) -> None:
+        """Show the result of reading when keeping begins; then, at times, what is read again."""
+        began = not self._kept_said
+        if began:
+            self.stop_bar()
+            self._say(summary(outcome))
+        self._warn_of_new(outcome)
+        now = state.tally.elapsed_seconds
+        if began or (state.tally.bytes_read_again and now >= self._kept_next_seconds):
+            if self._mode is not ProgressMode.NONE:
+                self._tell(keeping(outcome, state))
+            if not began:
+                self._kept_next_seconds = now + limits.KEEPING_SECONDS
+        self._kept_said = True
+
+    def _tell(self, text: str, level: Level = Level.INFO) -> None:
         """Write a line to standard error, above the bar if there is one.
 
         On a terminal it is wrapped. In a log, and beside COMMAND, it stays one line.
         """
+        if self._as_json:
+            event = events.message(level, printable(text), self._rank_number)
+            self._errors.write(events.line(event))
+            return
         name = f"{PROGRAM} {self._rank}".rstrip()
-        line = printable(f"{name}: {text}")
+        kind = "" if level is Level.INFO else f"{level.value}: "
+        line = printable(f"{name}: {kind}{text}")
         if not self._beside and self._errors.isatty() and _has_cursor():
             line = _hanging(line, self._errors.columns)
         if self._bar is not None:
@@ -183,10 +243,13 @@ class Display:
         safe = [(label, printable(text)) for label, text in lines]
         if self._beside:
             for label, text in safe:
-                self._tell(f"{label:<{_LABEL_COLUMNS}}{text}")
+                if self._as_json:
+                    self._tell(f"{label}: {text}" if label else text)
+                else:
+                    self._tell(f"{label:<{_LABEL_COLUMNS}}{text}")
             return
         if self._output.isatty() and _has_cursor():
-            columns = shutil.get_terminal_size().columns
+            columns = self._output.columns
             self._output.write(
                 "".join(f"{_wrapped(label, text, columns)}\n" for label, text in safe)
             )
@@ -198,7 +261,18 @@ class Display:
 
     def _document(self, outcome: Outcome) -> None:
         if self._json:
-            self._output.write(json.dumps(document(outcome), indent=2) + "\n")
+            found = document(outcome, self._verbosity)
+            self._output.write(json.dumps(found, indent=2) + "\n")
+
+    def _list(self, outcome: Outcome) -> None:
+        """Write the paths as they are, escaped on a terminal; none if a signal ended the run."""
+        if outcome.signal is not None:
+            return
+        paths = [one.path for one in listed(outcome)]
+        if self._output.isatty():
+            paths = [printable(path) for path in paths]
+        end = self._terminator.value
+        self._output.write_bytes(b"".join(os.fsencode(path) + end for path in paths))
 
 
 def _mode(asked: ProgressMode, verbosity: Verbosity, errors: Stream) -> ProgressMode:

@@ -4,7 +4,13 @@ import math
 import signal
 from collections.abc import Iterator
 
-from prefetch_cli.base.amounts import format_duration, format_percent, format_rate, format_size
+from prefetch_cli.base.amounts import (
+    format_duration,
+    format_percent,
+    format_range,
+    format_rate,
+    format_size,
+)
 from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Progress, Wait
 from prefetch_cli.base.text import counted
@@ -14,12 +20,25 @@ from prefetch_cli.checkpoint.request import Role
 from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.linux.blockdev import Kind
 from prefetch_cli.linux.filesystem import FileSystem
+from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.decision import NOTHING_MEANT, forecast_in_words
 from prefetch_cli.reading.plan import Plan, ReadResult
 from prefetch_cli.residency.evict import Eviction
 from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.outcome import History, Outcome
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Tried, Wanted
+from prefetch_cli.run.states import (
+    Decided,
+    Evicted,
+    Keeping,
+    Looked,
+    Proven,
+    Read,
+    Tried,
+    Verified,
+    Wanted,
+)
+from prefetch_cli.run.verification import Finding
+from prefetch_cli.show.verified import verified_in_words
 
 _MOST_NAMES = 3  # names of a part; the rest is counted
 _WORTH_TELLING = 0.01  # of a share: a page or two are always lost
@@ -31,7 +50,7 @@ def facts(outcome: Outcome) -> Iterator[Line]:
     """Yield the facts and the decision about the checkpoint, as far as they are known."""
     part = outcome.checkpoint
     wanted = part.get(Wanted)
-    if wanted is None:
+    if wanted is None or outcome.action is Action.LIST:
         return
     if not _sources(wanted):
         yield "memory", _memory(wanted)  # only other parts are wanted
@@ -100,7 +119,9 @@ def _size(wanted: Wanted) -> str:
     weights = sum(file.weight for file in found.files)
     others = len(found.files) - weights
     size = f"{format_size(found.size_bytes)} in {counted(weights, 'weight file')}"
-    return size + (f" and {counted(others, 'other file')}" if others else "")
+    size += f" and {counted(others, 'other file')}" if others else ""
+    # How much is in those that cannot be looked at is not known.
+    return f"at least {size}, {len(found.failed)} out of reach" if found.failed else size
 
 
 def _memory(wanted: Wanted) -> str:
@@ -133,7 +154,7 @@ def _plan(plan: Plan) -> str:
         return "read nothing"
     return (
         f"read {format_size(plan.size_bytes)} of {counted(plan.files, 'file')} with "
-        f"{counted(plan.threads, 'thread')} in blocks of {format_size(plan.block_size_bytes)}, "
+        f"{plan.threads} in blocks of {format_size(plan.block_size_bytes)}, "
         f"engine {plan.engine.value}"
     )
 
@@ -163,7 +184,9 @@ def facts_beside(outcome: Outcome, part: History) -> Iterator[Line]:
 
 
 def summary(outcome: Outcome) -> Iterator[Line]:
-    """Yield the result of the run."""
+    """Yield the result of the run; of a list, nothing beside the paths."""
+    if outcome.action is Action.LIST:
+        return
     for part in outcome.beside:
         yield from _summary_beside(part)
     part = outcome.checkpoint
@@ -184,6 +207,8 @@ def summary(outcome: Outcome) -> Iterator[Line]:
     elif outcome.signal is not None:
         what = "nothing read" if outcome.action is Action.PREFETCH else "not finished"
         yield outcome.action.value, f"{what}{_ending(outcome, complete=False)}"
+    if verified := part.get(Verified):
+        yield "verified", verified_in_words(verified.verification)
     if proven is not None and (read or evicted):
         yield "resident", _resident(proven.survey)
 
@@ -205,6 +230,8 @@ def _result(outcome: Outcome, plan: Plan, result: ReadResult) -> str:
         of = f" of {format_size(plan.size_bytes)}"
     if result.bytes_read:
         how = f", {format_rate(result.bytes_per_second)}, engine {result.engine.value}"
+        if result.threads > plan.threads.first:  # more paid
+            how += f", {counted(result.threads, 'thread')}"
     return (
         f"{format_size(result.bytes_read)}{of} in {format_duration(result.elapsed_seconds)}"
         f"{how}{_ending(outcome, complete=result.complete)}"
@@ -217,17 +244,29 @@ def _dropped(eviction: Eviction) -> str:
 
 
 def _ending(outcome: Outcome, *, complete: bool) -> str:
-    if outcome.signal is not None:
-        return f"; interrupted by {signal.Signals(outcome.signal).name}"
+    if outcome.signal is not None and outcome.checkpoint.get(Keeping) is None:
+        return f"; {by_signal(outcome.signal)}"
     if outcome.failed:
         return f"; {counted(len(outcome.failed), 'file')} failed"
     return "" if complete else "; ended by --time-limit"
 
 
+def by_signal(number: int) -> str:
+    """Return that a signal ended the run."""
+    return f"interrupted by {signal.Signals(number).name}"
+
+
 def _resident(survey: Survey) -> str:
     if survey.resident_bytes is None:
         return "unknown: this user has no way to tell"
-    how = survey.method.value if survey.method.exact else "an estimate by samples"
+    if survey.sampled is not None:
+        how = "timed sample" if survey.method is Method.TIMED else "sample"
+        pages = counted(survey.sampled.pages, "page")
+        between = format_range(
+            survey.sampled.low_bytes, survey.sampled.high_bytes, survey.total_bytes
+        )
+        return f"{between} of {format_size(survey.total_bytes)} ({how} of {pages})"
+    how = survey.method.value
     return (
         f"{format_size(survey.resident_bytes)} of {format_size(survey.total_bytes)} "
         f"({format_percent(survey.resident_bytes, survey.total_bytes)}, {how})"
@@ -246,8 +285,15 @@ def each_file(wanted: Wanted, survey: Survey) -> Iterator[Line]:
     """Yield how much of each file is resident."""
     for number, resident in survey.resident_by_file.items():
         file = wanted.found.files[number]
-        known = "unknown" if resident is None else format_size(resident)
+        about = "" if survey.sampled is None else "about "
+        known = "unknown" if resident is None else f"{about}{format_size(resident)}"
         yield "file", f"{file.path}: {known} of {format_size(file.size_bytes)} resident"
+
+
+def each_doubtful(verified: Verified) -> Iterator[Line]:
+    """Yield each file that was not checked, and why. Those that failed are named as errors."""
+    for one in verified.verification.of(Finding.UNCHECKED):
+        yield "file", f"{one.path}: not checked: {one.reason}"
 
 
 def so_far(snapshot: Progress) -> str:

@@ -10,7 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from prefetch_cli.base.amounts import format_size, parse_size
-from tests.bench import environment, figures, overlap, scale, spared, throughput, trial
+from tests.bench import (
+    after,
+    environment,
+    figures,
+    overlap,
+    scale,
+    spared,
+    throughput,
+    trial,
+    verify,
+)
 from tests.bench.contenders import Contender, contenders, missing_programs
 from tests.bench.machine import machine_shape
 from tests.bench.run import ROOT
@@ -18,7 +28,18 @@ from tests.bench.table import Report, as_json, print_report
 from tests.bench.throttle import ThrottleError, own_disk
 from tests.helpers import oracle
 
-PARTS = ("throughput", "memory", "resident", "start", "dry-run", "scale", "spared", "trial")
+PARTS = (
+    "throughput",
+    "after",
+    "memory",
+    "resident",
+    "start",
+    "dry-run",
+    "scale",
+    "spared",
+    "trial",
+    "verify",
+)
 # Only on request: they install a server and its imports, about 1 GB, below build/.
 SERVER_PARTS = ("overlap", "libraries")
 _RATE = 400 << 20  # what one of many clients of a network share gets
@@ -60,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = tempfile.mkdtemp(prefix="run-", dir=options.directory)
     try:
         layouts = list(_measure_layouts(options, place, present))
-        found = list(_measure_figures(options, place, layouts))
+        found = list(_measure_figures(options, place, present, layouts))
         comparisons = list(_measure_server(options, place))
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -157,10 +178,12 @@ def _check_room(options: Options) -> None:
     """Exit with one line if the disk or memory is too small for the measurements."""
     sizes = {
         "throughput": options.size_bytes,
+        "after": options.size_bytes,
         "memory": min(options.size_bytes, figures.MEMORY_BYTES),
         "resident": options.resident_bytes,
         "overlap": options.size_bytes,
         "trial": options.size_bytes,
+        "verify": options.size_bytes,
     }
     largest = max((size for part, size in sizes.items() if part in options.parts), default=0)
     for name, free in (
@@ -193,9 +216,17 @@ def _measure_layouts(
 
 
 def _measure_figures(
-    options: Options, place: str, layouts: Sequence[throughput.LayoutResult]
+    options: Options,
+    place: str,
+    present: Sequence[Contender],
+    layouts: Sequence[throughput.LayoutResult],
 ) -> Iterator[figures.Figure]:
     yield from figures.throughput_figures(layouts)
+    if "after" in options.parts:
+        yield from after.after_figures(
+            place, present, options.size_bytes, _say, rounds=options.rounds
+        )
+        _clear(place)
     if "memory" in options.parts:
         yield from figures.memory_figures(place, options.size_bytes, _say)
         _clear(place)
@@ -213,6 +244,9 @@ def _measure_figures(
         _clear(place)
     if "trial" in options.parts:
         yield from trial.trial_figures(place, options.size_bytes, _say, rounds=options.rounds)
+        _clear(place)
+    if "verify" in options.parts:
+        yield from verify.verify_figures(place, options.size_bytes, _say, rounds=options.rounds)
 
 
 def _measure_server(options: Options, place: str) -> Iterator[overlap.Comparison]:

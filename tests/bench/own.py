@@ -23,7 +23,7 @@ from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Engine
 from prefetch_cli.cli.flags import ENVIRONMENT_PREFIX
 from prefetch_cli.reading import job
-from prefetch_cli.reading.plan import Plan
+from prefetch_cli.reading.plan import Plan, Threads
 from tests.bench import pieces
 from tests.bench.advice import Sample, advise, rows
 from tests.bench.machine import machine_shape
@@ -202,7 +202,7 @@ def _read(storage: Storage, combination: Combination, piece: Piece, number: int)
         extents=piece.extents,
         cut=None,
         already_resident_bytes=0,
-        threads=combination.threads,
+        threads=Threads.fixed(combination.threads),
         block_size_bytes=combination.block_bytes,
         engine=combination.engine,
         max_bytes_per_second=None,

@@ -9,6 +9,7 @@ from prefetch_cli.base.amounts import format_size, parse_size
 from prefetch_cli.base.words import Engine
 from prefetch_cli.cli.main import command
 from prefetch_cli.plan.extents import Extent
+from prefetch_cli.reading.plan import AUTO_THREADS
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -47,7 +48,7 @@ class Combination:
 def _default() -> Combination:
     values: dict[str, Any] = {str(param.name): param.default for param in command.params}
     return Combination(
-        Engine(values["engine"]), int(values["threads"]), parse_size(values["block_size"])
+        Engine(values["engine"]), AUTO_THREADS.first, parse_size(values["block_size"])
     )
 
 

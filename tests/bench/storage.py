@@ -17,7 +17,7 @@ from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading.plan import Target
 from prefetch_cli.residency.survey import Survey, survey
-from prefetch_cli.run import pipeline, stages
+from prefetch_cli.run import media, pipeline
 from prefetch_cli.run.outcome import Outcome, folded
 from prefetch_cli.run.states import Looked, State, Wanted, Warned
 from tests.bench.pieces import Piece
@@ -91,7 +91,7 @@ def _storage(wanted: Wanted, before: Survey) -> Storage:
         path=found.sources[0].path if isinstance(found, Checkpoint) else argument,
         files=found.files,
         targets=tuple(
-            Target(file.path, stages.medium(place))
+            Target(file.path, media.medium(place))
             for file, place in zip(found.files, wanted.filesystems, strict=True)
         ),
         weights=weights,

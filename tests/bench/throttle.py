@@ -15,7 +15,8 @@ _CONTROLLER = "/sys/fs/cgroup/blkio"
 _LIMIT = "blkio.throttle.read_bps_device"
 _JOIN = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 _LONGEST_SECONDS = 10.0
-_PROGRAMS = ("losetup", "mkfs.ext4", "mount", "umount")
+_PROGRAMS = ("losetup", "mount", "umount")
+_MKFS = {"ext4": ("-E", "lazy_itable_init=0,lazy_journal_init=0")}
 _ROOM = 1.1  # for the file system itself
 
 
@@ -48,23 +49,25 @@ def throttled(paths: Sequence[str], bytes_per_second: int) -> Iterator[tuple[str
 
 @contextmanager
 def own_disk(
-    directory: str, size_bytes: int, *, read_ahead_bytes: int | None = None
+    directory: str, size_bytes: int, *, read_ahead_bytes: int | None = None, kind: str = "ext4"
 ) -> Iterator[str]:
     """Yield a folder on a disk of its own, backed by a file below `directory`.
 
     Its reads bypass the page cache of that file, so nothing is cached twice. With
-    `read_ahead_bytes` the kernel reads that far ahead. Raises ThrottleError if there can be none.
+    `read_ahead_bytes` the kernel reads that far ahead. `kind` is ext4, xfs or btrfs. Raises
+    ThrottleError if there can be none.
     """
-    missing = [name for name in _PROGRAMS if shutil.which(name) is None]
+    programs = (*_PROGRAMS, f"mkfs.{kind}")
+    missing = [name for name in programs if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
-        raise ThrottleError(f"needs root, and {', '.join(missing or _PROGRAMS)}")
+        raise ThrottleError(f"needs root, and {', '.join(missing or programs)}")
     image, folder = (os.path.join(directory, name) for name in ("disk.img", "disk"))
     os.mkdir(folder)
     with open(image, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, int(size_bytes * _ROOM) + (64 << 20))
     device = _run("losetup", "--find", "--show", "--direct-io=on", image).strip()
     try:
-        _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
+        _run(f"mkfs.{kind}", "-q", *_MKFS.get(kind, ()), device)
         _run("mount", "-o", "noatime", device, folder)
         try:
             if read_ahead_bytes is not None:
@@ -77,6 +80,7 @@ def own_disk(
     finally:
         _run("losetup", "--detach", device)
         os.unlink(image)
+        os.rmdir(folder)
 
 
 def _run(*command: str) -> str:

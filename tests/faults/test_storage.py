@@ -1,5 +1,6 @@
 """Storage that fails during a run: what is reported, and what is read nevertheless."""
 
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -189,3 +190,92 @@ def test_reads_that_return_short(model: BuiltCheckpoint) -> None:
     except OSError as error:
         pytest.skip(f"needs the right to mount FUSE: {error}")
     assert_all_read(done, os.path.getsize(model.weight_files[0]))
+
+
+def listed(model: BuiltCheckpoint) -> tuple[str, ...]:
+    """Return the flags that verify the checkpoint, wherever it is mounted."""
+    lines = [
+        f"{hashlib.sha256(Path(path).read_bytes()).hexdigest()}  {os.path.basename(path)}\n"
+        for path in model.files
+    ]
+    path = Path(f"{model.directory}-sums")
+    path.write_text("".join(lines))
+    oracle.evict(model.files)
+    return ("--verify", "--checksums", str(path))
+
+
+def unchecked(done: Done) -> dict[str, str]:
+    """Return why files were not checked, by name."""
+    found = done.document["verification"]["unchecked"]
+    return {os.path.basename(one["path"]): one["reason"] for one in found}
+
+
+def test_eio_in_a_file_that_is_verified(model: BuiltCheckpoint) -> None:
+    second = os.path.basename(model.weight_files[1])
+    flags = listed(model)
+    with passed_through(model, "--fail-read", str(8 * MIB)) as root:
+        done = run(*flags, "--json", "-b", "1M", root)
+        assert_failed(done, (second, "Input/output error"))
+        assert unchecked(done) == {second: "it could not be read"}
+        assert done.document["verification"]["verified_files"] == len(model.files) - 1
+        beside = run(*flags, "-b", "1M", root, "--", "sh", "-c", "echo started")
+        assert (beside.code, beside.output) == (1, "")
+        beside = run(*flags, "--best-effort", "-b", "1M", root, "--", "sh", "-c", "echo started")
+        assert (beside.code, beside.output) == (0, "started\n")
+
+
+def test_a_read_that_never_returns_is_not_verified(model: BuiltCheckpoint) -> None:
+    second = os.path.basename(model.weight_files[1])
+    flags = listed(model)
+    # By default, what hangs would take all requests that the kernel sends at a time.
+    options = ("--hang-from", str(8 * MIB), "--max-background", "200")
+    with passed_through(model, *options) as root:
+        done = run(*flags, "--json", "--time-limit", "5s", root)
+    assert done.code == 0, done
+    assert unchecked(done) == {second: "the run ended before it was read to its end"}
+    assert done.document["verification"]["verified_files"] == len(model.files) - 1
+
+
+def test_a_shard_that_grows_while_it_is_verified(model: BuiltCheckpoint) -> None:
+    *_, last = model.weight_files
+    flags = listed(model)
+
+    def grow() -> None:
+        with open(last, "ab") as file:
+            file.write(b"\0")
+
+    with Running.start(*flags, "--json", "-t", "1", "--max-rate", "10M", model.directory) as it:
+        it.await_line("10%")
+        it.send(signal.SIGSTOP)
+        grow()
+        it.send(signal.SIGCONT)
+        done = it.end()
+    size = os.path.getsize(last)
+    expected = f"expected {size - 1:,} bytes, found {size:,}: it was changed while it was read"
+    assert_failed(done, (os.path.basename(last), expected))
+
+
+def test_a_shard_that_is_replaced_while_it_is_verified(model: BuiltCheckpoint) -> None:
+    *_, last = model.weight_files
+    flags = listed(model)
+    content = bytearray(Path(last).read_bytes())
+    content[-1] ^= 1
+    with Running.start(*flags, "--json", "-t", "1", "--max-rate", "10M", model.directory) as it:
+        it.await_line("10%")
+        it.send(signal.SIGSTOP)
+        Path(f"{last}.new").write_bytes(content)
+        os.replace(f"{last}.new", last)
+        it.send(signal.SIGCONT)
+        done = it.end()
+    digest = hashlib.sha256(content).hexdigest()
+    ((name, error),) = failures(done).items()
+    assert (done.code, name) == (1, os.path.basename(last))
+    assert error.endswith(f"by line 3 of {os.path.basename(flags[-1])}, found {digest}")
+
+
+def test_reads_that_return_short_are_verified(model: BuiltCheckpoint) -> None:
+    flags = listed(model)
+    with passed_through(model, "--direct-io", "--short", "100000") as root:
+        done = run(*flags, "--json", root)
+    assert (done.code, unchecked(done)) == (0, {}), done
+    assert done.document["verification"]["verified_files"] == len(model.files)

@@ -15,7 +15,16 @@ from prefetch_cli.base.errors import PrefetchError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint import blobs, companions, gguf, index, layouts, selection
+from prefetch_cli.checkpoint import (
+    blobs,
+    checksums,
+    companions,
+    gguf,
+    index,
+    layouts,
+    safetensors,
+    selection,
+)
 from prefetch_cli.checkpoint.examine import examine, gguf_type
 from prefetch_cli.checkpoint.manifest import Terms
 from prefetch_cli.checkpoint.redirect import redirected
@@ -28,6 +37,7 @@ from prefetch_cli.libraries.distributions import Interpreter
 from prefetch_cli.linux import advice, lustre, memory, mounts, readahead, unified
 from prefetch_cli.linux.blockdev import Kind, device_below
 from prefetch_cli.plan import ranks
+from prefetch_cli.run.from_file import FromFile, requested
 from tests.helpers.requests import request
 
 Run = Callable[[bytes], None]
@@ -119,6 +129,7 @@ def targets() -> list[Target]:
     """Return all targets."""
     return [
         Target("index", (_INDEX, b'{"weight_map":{"a":"b.bin"}}'), _index),
+        Target("list", (b"# models\n\n /m/a b \n-x\ns3://b/m\n", b"/m/a\0\0#\0org/n\0"), _list),
         Target(
             "layout",
             (
@@ -131,6 +142,12 @@ def targets() -> list[Target]:
             "header",
             (_HEADER, b"version https://git-lfs.github.com/spec/v1\n"),
             partial(_header, name="model.safetensors"),
+        ),
+        Target("tensors", (_HEADER,), _tensors),
+        Target(
+            "checksums",
+            (b"0" * 64 + b"  a\n", b"\\" + b"f" * 64 + b" *a\\nb\r\n# x\n", b"a" * 64 + b"  b\0"),
+            _checksums,
         ),
         Target("gguf", (_GGUF, b"GGUF\3\0\0\0"), partial(_header, name="model.gguf")),
         Target("zip", (b"PK\3\4PK\5\6" + bytes(18),), partial(_header, name="model.pt")),
@@ -210,6 +227,32 @@ def _header(folder: Path, name: str) -> Run:
         gguf_type(str(path))
         after = os.stat(path)
         assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+
+    return run
+
+
+def _tensors(folder: Path) -> Run:
+    path = folder / "x.safetensors"
+
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        wrong = safetensors.fault(str(path), len(content))
+        assert wrong is None or (printable(wrong) == wrong and len(wrong) < 1000)
+
+    return run
+
+
+def _checksums(folder: Path) -> Run:
+    path = folder / "list"
+
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        try:
+            found = checksums.read(str(path))
+        except PrefetchError:
+            return
+        assert found.lines
+        assert found.match((), [str(folder)])[1] == len(found.lines)
 
     return run
 
@@ -477,6 +520,19 @@ def _record(folder: Path) -> Run:
         for found in distributions.closure(["pkg"], interpreter, Monitor(), 1):
             assert all(os.path.isabs(path) for path in found.paths)
         (inside / "METADATA").write_bytes(b"Name: pkg\nVersion: 1.0\n")
+
+    return run
+
+
+def _list(folder: Path) -> Run:
+    path = folder / "list"
+    source = FromFile(str(path), None, None)
+
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        found = requested(request(folder), source, Monitor()).references[1:]
+        names = [os.fsencode(one.argument) for one in found]
+        assert all(name and name in content and name[:1] not in (b"#", b"-") for name in names)
 
     return run
 

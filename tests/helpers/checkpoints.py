@@ -5,7 +5,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +77,21 @@ class BuiltCheckpoint:
     def files(self) -> tuple[str, ...]:
         """Every file: weights, then index, configuration and tokenizer."""
         return self.weight_files + self.side_files
+
+    def at(self, directory: str) -> "BuiltCheckpoint":
+        """Return the same where another directory shows it."""
+
+        def move(paths: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(
+                os.path.join(directory, os.path.relpath(path, self.directory)) for path in paths
+            )
+
+        return replace(
+            self,
+            directory=directory,
+            weight_files=move(self.weight_files),
+            side_files=move(self.side_files),
+        )
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if name not in hub.files:
                 return self._send(404, b"", {**headers, "X-Error-Code": "EntryNotFound"})
             content = hub.content(found, name)
-            etag = hashlib.sha1(content).hexdigest()
+            etag = etag_of(name, content)
             return self._send(200, content, {**headers, "ETag": f'"{etag}"'}, name)
 
         def _info(self, found: str, _: str) -> None:
@@ -188,6 +188,13 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
     return Handler
+
+
+def etag_of(name: str, content: bytes) -> str:
+    """Return what the hub calls a file, and names its blob: weights are in LFS, the rest in git."""
+    if name.endswith(".safetensors"):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _content(found: str, name: str) -> bytes:

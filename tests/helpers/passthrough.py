@@ -8,6 +8,7 @@
     --fail-open            opening a file fails (EIO)
     --short BYTES          a read returns at most this many bytes, which --direct-io passes on
     --hang-from OFFSET     a read that reaches beyond this offset of a file never returns
+    --fail-flush           closing a file fails (EIO)
     --hang-flush           closing a file never returns
     --delay SECONDS        each read takes this long; concurrent reads wait side by side
     --rate BYTES           all reads together pass at most this many bytes a second
@@ -79,7 +80,8 @@ class Options:
     """The command line's options; offsets and sizes in bytes."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self.keep_cache = self.direct_io = self.fail_open = self.hang_flush = False
+        self.keep_cache = self.direct_io = self.fail_open = False
+        self.fail_flush = self.hang_flush = False
         self.allow_other = self.default_permissions = False
         self.fail_read: int | None = None
         self.hang_from: int | None = None
@@ -280,6 +282,8 @@ class Server:
         return b""
 
     def _flush(self, node: int, body: bytes) -> bytes | None:
+        if self._options.fail_flush:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return None if self._options.hang_flush else b""
 
     def _opendir(self, node: int, body: bytes) -> bytes:

@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Engine
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.plan.extents import Extent, whole
 from prefetch_cli.reading.job import TUNABLES, Job, Tunables
-from prefetch_cli.reading.plan import Medium, Plan, ReadResult, Target
+from prefetch_cli.reading.plan import Medium, Plan, ReadResult, Target, Threads
 from tests.helpers import oracle
 
 MIB = 1024 * 1024
@@ -50,12 +52,23 @@ def sparse_file(folder: Path, size: int) -> str:
     return str(path)
 
 
+def slow_down_sendfile(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have each call wait: here nothing is slow enough for a trial of engines to pay."""
+    real = os.sendfile
+
+    def slow(sink: int, descriptor: int, offset: int, size: int) -> int:
+        time.sleep(seconds)
+        return real(sink, descriptor, offset, size)
+
+    patch.setattr(os, "sendfile", slow)
+
+
 def plan_of(
     paths: Sequence[str],
     *,
     extents: Sequence[Extent] | None = None,
     cut: Extent | None = None,
-    threads: int = 4,
+    threads: int | Threads = 4,
     block: int = MIB,
     engine: Engine = Engine.AUTO,
     rate: int | None = None,
@@ -65,6 +78,8 @@ def plan_of(
     if extents is None:
         sizes = [os.path.getsize(path) for path in paths]
         extents = list(whole(sizes, range(len(sizes))))
+    if isinstance(threads, int):
+        threads = Threads.fixed(threads)
     return Plan(tuple(extents), cut, 0, threads, block, engine, rate, yielding)
 
 

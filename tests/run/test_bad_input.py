@@ -20,12 +20,12 @@ SIZE = "expected a size from 1 byte to 2^63 - 1 bytes"
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["--threads", "0"], f"--threads: {COUNT} 1, found '0'"),
-        (["--threads", "-1"], f"--threads: {COUNT} 1, found '-1'"),
-        (["--threads=1.5"], f"--threads: {COUNT} 1, found '1.5'"),
-        (["-t", ""], f"--threads: {COUNT} 1, found ''"),
-        (["-t", "\u0664"], f"--threads: {COUNT} 1, found '\u0664'"),
-        (["-t", "9" * 5000], "--threads: expected at most 1,000,000, found '999"),
+        (["--threads", "0"], f"--threads: {COUNT} 1 or auto, found '0'"),
+        (["--threads", "-1"], f"--threads: {COUNT} 1 or auto, found '-1'"),
+        (["--threads=1.5"], f"--threads: {COUNT} 1 or auto, found '1.5'"),
+        (["-t", ""], f"--threads: {COUNT} 1 or auto, found ''"),
+        (["-t", "\u0664"], f"--threads: {COUNT} 1 or auto, found '\u0664'"),
+        (["-t", "9" * 5000], "--threads: expected at most 1,000,000 or auto, found '999"),
         (["--block-size", "0"], f"--block-size: {SIZE}, such as 16MiB, found '0'"),
         (["--block-size", "-1"], f"--block-size: {SIZE}, such as 16MiB, found '-1'"),
         (["-b", "abc"], f"--block-size: {SIZE}, such as 16MiB, found 'abc'"),
@@ -53,7 +53,10 @@ SIZE = "expected a size from 1 byte to 2^63 - 1 bytes"
         (["--min-resident", "101"], "--min-resident: expected 0 to 100, found '101'"),
         (["--time-limit", "0"], "--time-limit: expected a duration such as 90s"),
         (["--time-limit", "soon"], "--time-limit: expected a duration such as 90s"),
-        (["--engine", "warp"], "--engine: expected auto, advise, splice or read, found 'warp'"),
+        (
+            ["--engine", "warp"],
+            "--engine: expected auto, populate, advise, splice or read, found 'warp'",
+        ),
         (["--split", "AUTO"], "--split: expected auto, files or bytes, found 'AUTO'"),
         (["--hub", "x"], "--hub: expected huggingface, modelscope or ollama, found 'x'"),
         (["--nope"], "expected an option, found --nope; see prefetch-cli --help"),
@@ -86,8 +89,12 @@ def test_what_is_missing_is_refused_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("THREADS", "0", f"PREFETCH_CLI_THREADS: {COUNT} 1, found '0'"),
-        ("ENGINE", "x", "PREFETCH_CLI_ENGINE: expected auto, advise, splice or read, found 'x'"),
+        ("THREADS", "0", f"PREFETCH_CLI_THREADS: {COUNT} 1 or auto, found '0'"),
+        (
+            "ENGINE",
+            "x",
+            "PREFETCH_CLI_ENGINE: expected auto, populate, advise, splice or read, found 'x'",
+        ),
         ("FORCE", "maybe", "PREFETCH_CLI_FORCE: expected 1 or 0, found 'maybe'"),
         ("JSON", "maybe", "PREFETCH_CLI_JSON: expected 1 or 0, found 'maybe'"),
         ("RANK", "1", "expected --rank and --world-size as two numbers"),
@@ -224,6 +231,36 @@ def test_a_shard_that_may_not_be_read_fails_and_the_others_are_read(small: Path)
     )
     assert len(line.findall(done.errors)) == 1
     assert re.search(r"model-00003-of-00003.safetensors: (\S+ KiB) of \1", done.output)
+
+
+@pytest.mark.parametrize("out_of_reach", [True, False])
+@pytest.mark.parametrize("flags", [("--dry-run",), ()])
+def test_what_cannot_be_looked_at_is_said_though_nothing_is_read(
+    small: Path, tmp_path: Path, flags: tuple[str, ...], out_of_reach: bool
+) -> None:
+    shard, secret = small / "model-00002-of-00003.safetensors", tmp_path / "secret"
+    before = run("--dry-run", str(small)).lines["size"]
+    if out_of_reach:
+        secret.mkdir()
+        shard.rename(secret / shard.name)
+        shard.symlink_to(secret / shard.name)
+        secret.chmod(0)
+    else:
+        shard.chmod(0)
+    prefix = [*unprivileged(), *COMMAND]
+    done = run(*flags, str(small), command=prefix)
+    assert done.code == 0
+    said = f"prefetch-cli: warning: {shard}: Permission denied\n"
+    assert done.errors.count(said) == 1
+    expected = r"at least .* in 2 weight files and \d other files, 1 out of reach"
+    assert re.fullmatch(expected if out_of_reach else re.escape(before), done.lines["size"])
+    found = run(*flags, "--json", str(small), command=prefix).document
+    failed = [{"path": str(shard), "error": "Permission denied"}]
+    assert found["checkpoint"]["failed"] == failed
+    check = run("--check", "--json", str(small), command=prefix)
+    assert (check.code, check.document["checkpoint"]["failed"]) == (1, failed)
+    if out_of_reach:
+        secret.chmod(0o700)
 
 
 def test_an_empty_shard_is_incomplete(tmp_path: Path) -> None:

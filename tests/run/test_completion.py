@@ -173,7 +173,7 @@ def plain(found: list[str]) -> list[str]:
         ("./bin/prefetch-cli --max", ["--max-bytes", "--max-rate"]),
         ("prefetch-cli --split ", ["auto", "bytes", "files"]),
         ("prefetch-cli --split=b", ["bytes"]),
-        ("prefetch-cli --threads ", []),
+        ("prefetch-cli --threads ", ["auto"]),
         ("prefetch-cli --force mod", ["models", "models.gguf"]),
         ("prefetch-cli models/", ["models/llama three"]),
         ("prefetch-cli --cache-dir mod", ["models"]),

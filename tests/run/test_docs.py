@@ -20,13 +20,14 @@ from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.main import command
 from prefetch_cli.commands.syntaxes import STARTS
 from prefetch_cli.plan import ranks
+from prefetch_cli.plan.budget import budget
 from prefetch_cli.plan.decision import (
     Facts,
     Forecast,
     Reason,
+    Sample,
     Storage,
     Verdict,
-    budget,
     decide,
 )
 from tests.helpers.command import ROOT
@@ -37,7 +38,7 @@ from tests.run import test_json_contract as contract
 GIB = 1 << 30
 
 BENCH = "tests/bench/README.md"
-FLAG = re.compile(r"(?<![\w-])--?[a-z](?:[a-z-]*[a-z])?")
+FLAG = re.compile(r"(?<![\w-])--?[a-z](?:[a-z0-9-]*[a-z0-9])?")
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_no_document_names_a_flag_that_is_not_there(readme: str) -> None:
     }
     pages = [plain(page(name)) for name in PAGES]
     for text in (readme, *pages, *map(read, ("CHANGELOG.md", "tests/README.md", BENCH))):
-        named = re.findall(r"(?<![\w|-])--[a-z][a-z-]*", re.sub(r"<!--.*?-->", "", text))
+        named = re.findall(r"(?<![\w|-])--[a-z][a-z0-9-]*", re.sub(r"<!--.*?-->", "", text))
         assert set(named) - others <= known
 
 
@@ -222,7 +223,8 @@ def facts(found: str) -> Facts:
     return Facts(
         total_bytes=(200 if "does not fit" in found else 60) * GIB,
         share_bytes=0 if "nothing in" in found else 60 * GIB,
-        resident_bytes=60 * GIB if "resident" in found else 0,
+        resident_bytes=60 * GIB if "exact" in found or "next four" in found else 0,
+        sample=Sample(60 * GIB, 1024) if "sample" in found else None,
         in_memory="in memory" in found,
         bypasses_cache="bypass" in found,
         storage=Storage.NETWORK if "network" in found else Storage.LOCAL,
@@ -232,6 +234,8 @@ def facts(found: str) -> Facts:
 
 
 def overrules(given: str) -> list[Overrule]:
+    if given == "--verify":
+        return [Overrule.VERIFY]
     either = [Overrule.NONE, Overrule.FORCE, Overrule.PARTIAL, Overrule.FORCE | Overrule.PARTIAL]
     if given == content.NOTHING_TO_GAIN:
         return either

@@ -13,6 +13,7 @@ import pytest
 from prefetch_cli import __version__
 from prefetch_cli.base.words import Action, Engine, LoadFormat, Server
 from prefetch_cli.linux.pagecache import Method
+from prefetch_cli.residency.keep import Ended
 from tests.conftest import MIB
 from tests.helpers import command, oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
@@ -75,6 +76,7 @@ def document(action: str, **changed: Schema) -> Schema:
             ),
             files=COUNT,
             total_bytes=COUNT,
+            failed=several(record(path=WORD, error=WORD)),
         ),
         "filesystems": several(
             record(
@@ -114,23 +116,50 @@ def document(action: str, **changed: Schema) -> Schema:
         "result": NULL,
         "residency": RESIDENCY,
         "forecast": FORECAST,
+        "verification": NULL,
+        "keep": NULL,
         "libraries": NULL,
         "warnings": several(TEXT),
     }
     return record(**{**keys, **changed})
 
 
-METHOD = words("mincore", "cachestat", "nowait", "unknown")
+METHOD = words("mincore", "cachestat", "nowait", "timed", "unknown")
 RESIDENCY = record(
     before_bytes=either(COUNT, NULL),
     after_bytes=either(COUNT, NULL),
     total_bytes=COUNT,
+    low_bytes=either(COUNT, NULL),
+    high_bytes=either(COUNT, NULL),
+    sampled_pages=either(COUNT, NULL),
     evicted_bytes=either(COUNT, NULL),
     recently_evicted_bytes=either(COUNT, NULL),
     method=METHOD,
 )
+FILES = several(
+    record(
+        path=WORD,
+        bytes=COUNT,
+        resident_before_bytes=either(COUNT, NULL),
+        resident_after_bytes=either(COUNT, NULL),
+        verified=either(FLAG, NULL),
+    )
+)
+KEEP = record(
+    until=words("duration"),
+    seconds=NUMBER,
+    lock=FLAG,
+    held_bytes=COUNT,
+    locked_bytes=COUNT,
+    resident_bytes=either(COUNT, NULL),
+    bytes_read_again=COUNT,
+    bytes_given_up=COUNT,
+    looks=COUNT,
+    elapsed_seconds=NUMBER,
+    reason_ended=words(*(ended.value for ended in Ended)),
+)
 FAILED = several(record(path=WORD, error=WORD))
-READ_REASONS = ("network-fits", "local-slow", "forced", "forced-too-big", "partial")
+READ_REASONS = ("network-fits", "local-slow", "forced", "forced-too-big", "partial", "verify")
 SKIP_REASONS = (
     "empty-share",
     "in-memory-filesystem",
@@ -148,12 +177,21 @@ PLAN = record(
     block_size_bytes={"type": "integer", "minimum": 4096},
     engine=ENGINE,
 )
+VERIFICATION = record(
+    verified_files=COUNT,
+    verified_bytes=COUNT,
+    mismatched_files=COUNT,
+    unchecked_files=COUNT,
+    unchecked=several(record(path=WORD, reason=WORD)),
+    ignored_lines=COUNT,
+)
 READ_RESULT = record(
     bytes_read=COUNT,
     bytes_already_resident=COUNT,
     elapsed_seconds=NUMBER,
     bytes_per_second=NUMBER,
     engine=ENGINE,  # auto: nothing was read
+    threads={"type": "integer", "minimum": 1},
     complete=FLAG,
     interrupted=FLAG,
     failed=FAILED,
@@ -163,11 +201,12 @@ EVICTION = record(
 )
 
 
-def libraries(decision: Schema, result: Schema) -> Schema:
+def libraries(decision: Schema, result: Schema, residency: Schema = RESIDENCY) -> Schema:
     return record(
         distributions=several(WORD),
         files=COUNT,
         total_bytes=COUNT,
+        failed=FAILED,
         decision=decision,
         share=record(
             rank=COUNT,
@@ -177,19 +216,24 @@ def libraries(decision: Schema, result: Schema) -> Schema:
             bytes=COUNT,
         ),
         result=result,
-        residency=RESIDENCY,
+        residency=residency,
     )
 
 
 PREFETCH = document("prefetch", decision=READ, plan=PLAN, result=READ_RESULT)
 SKIPPED = document("prefetch", decision=SKIP, plan=PLAN)
+VERIFIED = document(
+    "prefetch", decision=READ, plan=PLAN, result=READ_RESULT, verification=VERIFICATION
+)
 DRY_RUN = document("dry-run", decision=either(READ, SKIP), plan=PLAN)
 CHECK = document("check")
 EVICT = document("evict", result=EVICTION)
+LIST = document("list", residency=NULL, forecast=NULL, files=FILES)
+VERBOSE = document("prefetch", decision=READ, plan=PLAN, result=READ_RESULT, files=FILES)
 ERROR = record(
     schema_version={"const": 1},
     version={"const": __version__},
-    action=words("prefetch", "dry-run", "check", "evict"),
+    action=words("prefetch", "dry-run", "check", "evict", "list"),
     exit_code=COUNT,
     error=record(message=WORD, hint=either(WORD, NULL)),
 )
@@ -255,17 +299,32 @@ def test_libraries_are_counted_apart(built: BuiltCheckpoint, cold: str, tmp_path
     assert evicted == oracle.about(3_000_000)
 
 
+def test_verify(warm: str) -> None:
+    found = documented(VERIFIED, "--verify", warm)
+    assert found["decision"]["reason"] == "verify"
+    assert found["verification"]["unchecked_files"] == found["checkpoint"]["files"]
+
+
 def test_skip(warm: str) -> None:
     found = documented(SKIPPED, warm)
     assert found["decision"]["action"] == "skip"
     assert found["decision"]["reason"] == "already-resident"
 
 
+def test_keep(cold: str) -> None:
+    schema = document("prefetch", decision=READ, plan=PLAN, result=READ_RESULT, keep=KEEP)
+    kept = documented(schema, "--force", "--keep", "1s", cold)["keep"]
+    assert kept["reason_ended"] == "duration"
+    assert (kept["until"], kept["seconds"], kept["lock"]) == ("duration", 1, False)
+    assert kept["held_bytes"] == oracle.about(kept["resident_bytes"])
+    assert kept["elapsed_seconds"] >= 1
+
+
 def test_dry_run_reads_nothing(cold: str) -> None:
     for flags in ((), ("--force",)):
         found = documented(DRY_RUN, "--dry-run", *flags, cold)
         assert found["residency"]["before_bytes"] < 0.1 * found["residency"]["total_bytes"]
-    assert found["plan"] == {"threads": 8, "block_size_bytes": 16 * MIB, "engine": "auto"}
+    assert found["plan"] == {"threads": 64, "block_size_bytes": 16 * MIB, "engine": "auto"}
 
 
 def test_check(warm: str) -> None:
@@ -276,6 +335,63 @@ def test_check(warm: str) -> None:
 
 def test_check_that_falls_short(cold: str) -> None:
     documented(CHECK, "--check", "--min-resident", "90", cold, code=4)
+
+
+def test_each_file_where_that_is_asked_for(cold: str) -> None:
+    found = documented(VERBOSE, "--force", "--verbose", cold)
+    files = found["files"]
+    assert [os.path.dirname(one["path"]) for one in files] == [cold] * 8
+    assert sum(one["bytes"] for one in files) == found["share"]["bytes"]
+    for when in ("before", "after"):
+        each = [one[f"resident_{when}_bytes"] for one in files]
+        assert sum(each) == found["residency"][f"{when}_bytes"]
+    assert files[-1]["resident_before_bytes"] < files[-1]["bytes"]
+    assert files[-1]["resident_after_bytes"] == oracle.about(files[-1]["bytes"])
+    assert {one["verified"] for one in files} == {None}
+
+
+def test_each_file_has_what_the_share_has_of_it(cold: str) -> None:
+    ranks = [
+        documented(
+            VERBOSE,
+            *("--force", "--verbose", "--split", "bytes", "--block-size", "1M"),
+            *("--rank", str(rank), "--world-size", "2", cold),
+        )
+        for rank in range(2)
+    ]
+    for found in ranks:
+        assert sum(one["bytes"] for one in found["files"]) == found["share"]["bytes"]
+        assert len(found["files"]) == found["share"]["files"]
+    total: dict[str, int] = {}
+    for one in (one for found in ranks for one in found["files"]):
+        total[one["path"]] = total.get(one["path"], 0) + one["bytes"]
+    assert total == {path: os.path.getsize(path) for path in total}
+    assert len(total) == 8
+
+
+def test_each_file_before_where_nothing_is_read(warm: str) -> None:
+    dry = document("dry-run", decision=SKIP, plan=PLAN, files=FILES)
+    for one in documented(dry, "--dry-run", "--verbose", warm)["files"]:
+        assert one["resident_before_bytes"] == oracle.about(one["bytes"])
+        assert one["resident_after_bytes"] is None
+    check = document("check", files=FILES)
+    for one in documented(check, "--check", "--verbose", warm)["files"]:
+        assert one["resident_before_bytes"] == one["resident_after_bytes"]
+
+
+def test_list(built: BuiltCheckpoint, cold: str, tmp_path: Path) -> None:
+    found = documented(LIST, "--list", cold)
+    assert {one["path"]: one["bytes"] for one in found["files"]} == {
+        path: os.path.getsize(path) for path in built.files
+    }
+    library = tmp_path / "lib.so"
+    library.write_bytes(b"x" * 1000)
+    beside = document(
+        "list", residency=NULL, forecast=NULL, files=FILES, libraries=libraries(NULL, NULL, NULL)
+    )
+    found = documented(beside, "--list", "--also", str(library), cold)
+    assert found["files"][0]["path"] == str(library)
+    assert len(found["files"]) == 1 + len(built.files)
 
 
 def test_evict(warm: str) -> None:
@@ -375,6 +491,7 @@ def test_failed_file(small: Path) -> None:
     assert done.code == 1, done
     jsonschema.validate(done.document, PREFETCH)
     assert [Path(one["path"]) for one in done.document["result"]["failed"]] == [shard]
+    assert done.document["checkpoint"]["failed"] == done.document["result"]["failed"]
     assert done.document["result"]["complete"] is False
 
 

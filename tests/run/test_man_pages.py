@@ -14,10 +14,12 @@ from prefetch_cli import __version__
 from prefetch_cli.base.words import Engine
 from prefetch_cli.linux import fstypes
 from prefetch_cli.plan.decision import Reason
+from prefetch_cli.run import metrics
 from tests.helpers.command import ROOT
 from tests.helpers.documents import PAGES, blocks, page, plain, section
 from tests.run import examples
 from tests.run import test_json_contract as contract
+from tests.run import test_progress_events as events
 
 HANDWRITTEN = [name for name in PAGES if name != "prefetch-cli.1"]
 
@@ -76,7 +78,7 @@ def test_a_flag_is_written_with_minus_signs(name: str) -> None:
 def test_commands_of_the_pages_can_be_given() -> None:
     texts = [block.text for name in HANDWRITTEN for block in blocks(page(name))]
     lines = [line for text in texts for line in examples.command_lines(text)]
-    assert len(lines) == 11
+    assert len(lines) == 13
     for line in lines:
         examples.assert_can_be_given(line)
 
@@ -92,7 +94,9 @@ def documented() -> dict[str, tuple[str, str]]:
     entry = re.compile(
         r"^\.TP\n\\fB([a-z_.\[\]]+)\\fR \(([^)\n]+)\)\n(.*?)(?=^\.)", re.MULTILINE | re.DOTALL
     )
-    found = entry.findall(page("prefetch-cli-json.5"))
+    source = page("prefetch-cli-json.5")
+    parts = (section(source, name, ".SH ") + "\n.SH\n" for name in ("KEYS", "ERRORS"))
+    found = entry.findall("".join(parts))
     assert len({key for key, _, _ in found}) == len(found)
     return {key: (types, text) for key, types, text in found}
 
@@ -100,12 +104,16 @@ def documented() -> dict[str, tuple[str, str]]:
 def schemas() -> Iterator[contract.Schema]:
     """Yield the schema of every kind of document."""
     yield from (contract.PREFETCH, contract.SKIPPED, contract.DRY_RUN, contract.CHECK)
-    yield from (contract.EVICT, contract.ERROR)
+    yield from (contract.EVICT, contract.LIST, contract.VERBOSE, contract.ERROR)
+    yield contract.VERIFIED
     of_libraries = contract.libraries(contract.READ, contract.READ_RESULT)
     evicted = contract.libraries(contract.NULL, contract.EVICTION)
     yield contract.document("prefetch", libraries=of_libraries)
     yield contract.document("check", libraries=contract.libraries(contract.NULL, contract.NULL))
     yield contract.document("evict", libraries=evicted)
+    listed = contract.libraries(contract.NULL, contract.NULL, contract.NULL)
+    yield contract.document("list", libraries=listed)
+    yield contract.document("prefetch", keep=contract.KEEP)
 
 
 def collect(schema: contract.Schema, path: str, types: Types, words: Types) -> None:
@@ -181,11 +189,11 @@ def keys(value: Any, path: str = "") -> Iterator[str]:
 def test_the_keys_of_the_page_are_those_of_real_documents(
     documented: dict[str, tuple[str, str]], checkpoint: str
 ) -> None:
-    asked = ("--json", "--also", os.path.join(checkpoint, "config.json"), checkpoint)
+    asked = ("--json", "--verbose", "--also", os.path.join(checkpoint, "config.json"), checkpoint)
     real = {
         key
-        for action in ("--evict", "--force", "--evict")
-        for key in keys(json.loads(examples.run(action, *asked)))
+        for action in (("--evict",), ("--force", "--keep", "1s"), ("--evict",))
+        for key in keys(json.loads(examples.run(*action, *asked)))
     }
     real |= set(keys(json.loads(examples.run("--json", "/no/such", code=3))))
     real = {
@@ -193,9 +201,10 @@ def test_the_keys_of_the_page_are_those_of_real_documents(
         for key in real
         if not re.match(r"libraries\.(?:decision|share|result|residency)\.", key)
     }
-    only_of_failures = {"result.failed[].path", "result.failed[].error"}
+    only_of_failures = {key for key in documented if ".failed[]." in key}
     only_of_trials = {key for key in documented if key.startswith("forecast.")}
-    assert documented.keys() - only_of_failures - only_of_trials == real
+    only_of_verify = {key for key in documented if key.startswith("verification.")}
+    assert documented.keys() - only_of_failures - only_of_trials - only_of_verify == real
 
 
 def shape(value: Any) -> Any:
@@ -253,3 +262,26 @@ def test_outputs_of_the_page_have_the_lines_of_real_ones(checkpoint: str) -> Non
     assert len(shown) == 3
     for output in shown:
         examples.assert_has_the_lines_of_a_real_one(output, checkpoint)
+
+
+# prefetch-cli-json(5), the other two outputs
+
+
+def test_the_page_has_the_keys_and_types_of_each_object_of_progress() -> None:
+    text = section(page("prefetch-cli-json.5"), "PROGRESS", ".SH ")
+    shown = re.findall(r"^\\fB([a-z_.]+)\\fR \(([^)\n]+)\)$", text, re.MULTILINE)
+    types: Types = {}
+    words: Types = {}
+    for schema in (events.PROGRESS, events.MESSAGE):
+        collect(schema, "", types, words)
+    del types[""]
+    expected = {key: " or ".join(sorted(kinds, key=lambda kind: kind == "null"))
+                for key, kinds in types.items()}  # fmt: skip
+    assert dict(shown) == expected
+    assert all(rf"\fB{word}\fR" in text for word in words["event"])
+
+
+def test_the_page_has_each_metric() -> None:
+    text = section(page("prefetch-cli-json.5"), "METRICS", ".SH ")
+    shown = re.findall(r"^\.TP\n\\fBprefetch_cli_([a-z_]+)\\fR$", text, re.MULTILINE)
+    assert shown == list(metrics.HELP)

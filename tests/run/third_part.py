@@ -25,7 +25,7 @@ def asked_with_draft(
 ) -> Iterator[Part]:
     yield from asked(options, environ, monitor, stop)
     request = replace(options.request, references=(Reference(environ["DRAFT"]),))
-    draft = resolve(request, environ, monitor, options.threads)
+    draft = resolve(request, environ, monitor, options.threads.first)
     yield Part(DRAFT, lambda _threads: draft, options.overrule)
 
 

@@ -1,4 +1,4 @@
-"""The agent in the machine: runs commands for the host, over a virtio port.
+"""The agent in the machine: runs commands for the host, over a virtio port or a named terminal.
 
 Each line is a JSON object; requests may overlap, and each answer carries its request's `id`. The
 agent is the machine's process 1, so it also reaps orphans. It imports only the standard library,
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import tty
 from typing import Any, NoReturn
 
 PORT = "agent"
@@ -192,8 +193,15 @@ def _port() -> int:
     raise OSError("no virtio port")
 
 
+def _terminal(path: str) -> int:
+    """Return a terminal's descriptor, as a plain channel: no echo, no line discipline."""
+    port = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+    tty.setraw(port)
+    return port
+
+
 def main() -> NoReturn:
-    port = _port()
+    port = _terminal(sys.argv[1]) if len(sys.argv) > 1 else _port()
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     nursery = [sys.executable, "-m", "tests.vm.nursery", _NURSERY_SOCKET]
     subprocess.Popen(nursery, stdin=subprocess.DEVNULL, cwd=root)

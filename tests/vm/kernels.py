@@ -112,12 +112,12 @@ def fetch(series: str) -> Kernel:
     Raises NoMachineError if apt cannot provide it.
     """
     prepare()
-    with _locked(os.path.join(BUILD, ".lock")):
+    with locked(os.path.join(BUILD, ".lock")):
         try:
             return _fetched(series)
         except NoMachineError:
             # The package lists were never fetched, or name versions that the archive has replaced.
-            _run("apt-get", "update", "-qq")
+            run("apt-get", "update", "-qq")
             return _fetched(series)
 
 
@@ -126,8 +126,8 @@ def _fetched(series: str) -> Kernel:
     release = package.removeprefix("linux-image-")
     root = os.path.join(BUILD, f"{release}_{version}")
     if not os.path.exists(os.path.join(root, ".done")):
-        _unpack(package, root)
-        _run("depmod", "-b", root, release)
+        unpack(package, root)
+        run("depmod", "-b", root, release)
         with open(os.path.join(root, ".done"), "w", encoding="ascii"):
             pass
     return Kernel(release, os.path.join(root, "boot", f"vmlinuz-{release}"), root)
@@ -151,17 +151,19 @@ def _newest(series: str) -> tuple[str, str]:
     return max(found, key=lambda one: [int(number) for number in re.findall(r"\d+", one[0])])
 
 
-def _unpack(package: str, root: str) -> None:
+def unpack(package: str, root: str) -> None:
+    """Download a Debian package and unpack it into a folder that is emptied first."""
     shutil.rmtree(root, ignore_errors=True)
     os.makedirs(root)
-    _run("apt-get", "download", "-qq", package, folder=root)
+    run("apt-get", "download", "-qq", package, folder=root)
     for name in os.listdir(root):
         if name.endswith(".deb"):
-            _run("dpkg", "-x", name, ".", folder=root)
+            run("dpkg", "-x", name, ".", folder=root)
             os.unlink(os.path.join(root, name))
 
 
-def _run(name: str, *arguments: str, folder: str | None = None) -> None:
+def run(name: str, *arguments: str, folder: str | None = None) -> None:
+    """Run a system command; raises NoMachineError with its last words if it fails."""
     done = subprocess.run(
         [command(name) or name, *arguments],
         capture_output=True,
@@ -185,7 +187,7 @@ def _name(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
+def locked(path: str) -> Iterator[None]:
     """Hold a file lock: two machines start at once, each in its own process."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:

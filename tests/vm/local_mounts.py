@@ -211,7 +211,7 @@ def autofs_indirect(machine: Machine) -> Iterator[str]:
         yield f"{place}/model"
 
 
-def _local(name: str, mounting: Mounting, kind: str, *, stranger: bool) -> Row:
+def _local(name: str, mounting: Mounting, kind: str, *, stranger: bool | None) -> Row:
     return Row(name, mounting, kind, network=False, skip=Skip.LOCAL, known_to_stranger=stranger)
 
 
@@ -221,7 +221,7 @@ def _disk(kind: str) -> Row:
 
 def _image(kind: str, make: str) -> Row:
     mounting = functools.partial(image, kind=kind, make=make)
-    return replace(_local(kind, mounting, kind, stranger=False), unavailable=_without(kind))
+    return replace(_local(kind, mounting, kind, stranger=None), unavailable=_without(kind))
 
 
 def _memory(kind: str) -> Row:
@@ -234,14 +234,14 @@ def _without(module: str) -> Callable[[Machine], str | None]:
 
 
 # On ext4, XFS and btrfs a stranger gets an estimate from samples (RWF_NOWAIT). The others have no
-# such reads, and neither cachestat nor mincore answers a stranger.
+# such reads, so the sample is timed; "unknown" where the clock cannot tell.
 ROWS = (
     _local("ext4", ext4, "ext4", stranger=True),
     _disk("xfs"),
     _disk("btrfs"),
     _image("squashfs", _MAKE_SQUASHFS),
     _image("erofs", _MAKE_EROFS),
-    _local("overlay-ext4", overlay, "ext4", stranger=False),
+    _local("overlay-ext4", overlay, "ext4", stranger=None),
     _local("loop", loop, "ext4", stranger=True),
     _local("device-mapper", device_mapper, "ext4", stranger=True),
     _local("bind", bind, "ext4", stranger=True),

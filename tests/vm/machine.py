@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.helpers.command import ROOT
 from tests.vm import kernels
@@ -127,6 +127,9 @@ class Process:
         return self._machine.ask("wait", job=self._job, seconds=seconds, limit=seconds, **more)
 
 
+Booted = TypeVar("Booted", bound="Machine")
+
+
 class Machine:
     """A test machine; as a context manager it boots on entry and is killed on exit."""
 
@@ -190,7 +193,7 @@ class Machine:
         self._kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> "Machine":
+    def __enter__(self: Booted) -> Booted:
         try:
             self.start()
         except BaseException:
@@ -360,7 +363,7 @@ class Machine:
         line = [
             *(_path("setpriv"), "--pdeathsig", "KILL", _path("qemu-system-x86_64")),
             *("-accel", accelerator, "-cpu", processor),
-            *("-smp", "2", "-no-reboot", "-nodefaults", "-display", "none"),
+            *("-smp", "1", "-no-reboot", "-nodefaults", "-display", "none"),
             *("-object", memory),
             *("-machine", "q35,memory-backend=memory", "-m", f"{self._memory_bytes // MIB}M"),
             *("-kernel", self.kernel.image, "-initrd", ramdisk, "-append", " ".join(words)),

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from tests.vm.machine import MIB, Machine, MachineError
@@ -24,30 +25,40 @@ _MOUNTD_PORT = 20048
 _THREADS = 8
 # The most in flight on one connection: Linux's own 6 MiB would cap it at 120 MB/s at 50 ms.
 _TCP_BUFFER_BYTES = 64 * MIB
-# Network cards split and join packets in hardware; here the emulated processor would have to.
-_MTU = 65535
 _LARGEST_READ_BYTES = MIB  # the server's limit; clients ask for no more either
 # The kernel's minimum. By default a client's first open waits 90 s, the time that the server's
 # earlier clients have to reclaim their files (RFC 8881, 8.4.2).
 _LEASE_SECONDS = 10
 _PACKETS_IN_FLIGHT = 100_000  # netem's own limit drops packets beyond 1,000
 _UNMOUNT_SECONDS = 30
+_KEPT = "/run/nfs-tcp"  # the machine's own sizes of buffers, while they are enlarged
+
+
+@dataclass(frozen=True)
+class Link:
+    """The network between server and clients."""
+
+    # Network cards split and join packets in hardware; an emulated processor would have to.
+    mtu: int = 65535
+    tcp_buffer_bytes: int | None = _TCP_BUFFER_BYTES  # None: Linux's own
+
 
 _holders: WeakKeyDictionary[Machine, int] = WeakKeyDictionary()
 _numbers = itertools.count(1)
 
 
 @contextlib.contextmanager
-def serving(machine: Machine) -> Iterator[None]:
+def serving(machine: Machine, link: Link = Link()) -> Iterator[None]:
     """Run the server for the duration of the context; nested contexts cost nothing.
 
-    The server takes seconds to start: hold one context around many mounts.
+    The server takes seconds to start: hold one context around many mounts. The outermost one's link
+    is the one that counts.
     """
     outermost = machine not in _holders
     _holders[machine] = _holders.get(machine, 0) + 1
     try:
         if outermost:
-            _set_up(machine)
+            _set_up(machine, link)
         yield
     finally:
         _holders[machine] -= 1
@@ -97,17 +108,24 @@ def mounted(
                 _unmount(machine, point)
 
 
-def delay(machine: Machine, round_trip_seconds: float) -> None:
-    """Delay every round trip by this much, half of it each way; 0 removes the delay."""
+def delay(machine: Machine, round_trip_seconds: float, bytes_per_second: int | None = None) -> None:
+    """Delay every round trip by this much, half of it each way; 0 removes the delay.
+
+    With `bytes_per_second`, the server sends no faster than that.
+    """
     microseconds = round(round_trip_seconds / 2 * 1_000_000)
     for device, netns in ((_SERVER_DEVICE, None), (_CLIENT_DEVICE, CLIENT)):
-        place = ("dev", device, "root")
+        place = ("dev", device, "root", "handle", "1:")
         if microseconds > 0:
             kind = ("netem", "delay", f"{microseconds}us", "limit", str(_PACKETS_IN_FLIGHT))
             machine.run("tc", "qdisc", "replace", *place, *kind, netns=netns)
         else:
             # Fails if there is no delay.
             machine.run("tc", "qdisc", "del", *place, netns=netns, check=False)
+    if bytes_per_second is not None:
+        below = ("parent", "1:1") if microseconds > 0 else ("root", "handle", "1:")
+        rate = ("tbf", "rate", f"{bytes_per_second}bps", "burst", "1mb", "latency", "100ms")
+        machine.run("tc", "qdisc", "replace", "dev", _SERVER_DEVICE, *below, *rate)
 
 
 def stop_server(machine: Machine) -> None:
@@ -169,29 +187,28 @@ def sent_bytes(machine: Machine) -> int:
     return int(machine.read(f"/sys/class/net/{_SERVER_DEVICE}/statistics/tx_bytes"))
 
 
-def _set_up(machine: Machine) -> None:
-    buffers = f"4096 {_TCP_BUFFER_BYTES} {_TCP_BUFFER_BYTES}"
+def _set_up(machine: Machine, link: Link) -> None:
     machine.modprobe("nfsd", "nfs", "nfsv3", "nfsv4", "veth", "sch_netem")
     machine.sh(f"""
         ip netns add {CLIENT}
-        ip link add {_SERVER_DEVICE} mtu {_MTU} type veth \
-            peer name {_CLIENT_DEVICE} mtu {_MTU} netns {CLIENT}
+        ip link add {_SERVER_DEVICE} mtu {link.mtu} type veth \
+            peer name {_CLIENT_DEVICE} mtu {link.mtu} netns {CLIENT}
         ip addr add {_SERVER_ADDRESS}/24 dev {_SERVER_DEVICE}
         ip link set {_SERVER_DEVICE} up
         ip -n {CLIENT} addr add {_CLIENT_ADDRESS}/24 dev {_CLIENT_DEVICE}
         ip -n {CLIENT} link set {_CLIENT_DEVICE} up
-        for name in rmem wmem; do
-            echo {_TCP_BUFFER_BYTES} > /proc/sys/net/core/${{name}}_max
-            echo {buffers} > /proc/sys/net/ipv4/tcp_$name
-            ip netns exec {CLIENT} sh -c "echo {buffers} > /proc/sys/net/ipv4/tcp_$name"
-        done
         # A connection that was idle for a moment keeps what it has learnt of the link.
         echo 0 > /proc/sys/net/ipv4/tcp_slow_start_after_idle
         # A pair of such devices delivers on whichever processor a packet is sent, so that they
         # pass each other, which TCP takes for losses: all on one, as one queue of a card does.
-        echo 1 > /sys/class/net/{_SERVER_DEVICE}/queues/rx-0/rps_cpus
-        ip netns exec {CLIENT} \
-            sh -c "echo 1 > /sys/class/net/{_CLIENT_DEVICE}/queues/rx-0/rps_cpus"
+        # A kernel for one processor has no such file.
+        steer='file=/sys/class/net/$1/queues/rx-0/rps_cpus; [ ! -e "$file" ] || echo 1 > "$file"'
+        sh -ec "$steer" steer {_SERVER_DEVICE}
+        ip netns exec {CLIENT} sh -ec "$steer" steer {_CLIENT_DEVICE}
+    """)
+    if link.tcp_buffer_bytes is not None:
+        _enlarge_buffers(machine, link.tcp_buffer_bytes)
+    machine.sh(f"""
         mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
         echo {_LARGEST_READ_BYTES} > /proc/fs/nfsd/max_block_size
         echo {_LEASE_SECONDS} > /proc/fs/nfsd/nfsv4leasetime
@@ -205,8 +222,20 @@ def _set_up(machine: Machine) -> None:
     start_server(machine)
 
 
+def _enlarge_buffers(machine: Machine, size_bytes: int) -> None:
+    buffers = f"4096 {size_bytes} {size_bytes}"
+    machine.sh(f"""
+        for name in rmem wmem; do
+            echo {size_bytes} > /proc/sys/net/core/${{name}}_max
+            cat /proc/sys/net/ipv4/tcp_$name > {_KEPT}_$name
+            echo {buffers} > /proc/sys/net/ipv4/tcp_$name
+            ip netns exec {CLIENT} sh -c "echo {buffers} > /proc/sys/net/ipv4/tcp_$name"
+        done
+    """)
+
+
 def _tear_down(machine: Machine) -> None:
-    """Undo the set-up, however far it got; the buffers stay enlarged."""
+    """Undo the set-up, however far it got."""
     machine.sh(f"""
         echo 0 > /proc/fs/nfsd/threads || true
         exportfs -ua || true
@@ -216,6 +245,10 @@ def _tear_down(machine: Machine) -> None:
         umount /proc/fs/nfsd || true
         ip link del {_SERVER_DEVICE} || true
         ip netns del {CLIENT} || true
+        for name in rmem wmem; do
+            [ ! -e {_KEPT}_$name ] || cat {_KEPT}_$name > /proc/sys/net/ipv4/tcp_$name
+            rm -f {_KEPT}_$name
+        done
     """)
 
 

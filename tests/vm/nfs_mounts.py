@@ -66,15 +66,14 @@ def _take_off(machine: Machine, point: str) -> None:
 
 
 def _row(name: str, mounting: Mounting, type_: str, advice: str = "") -> Row:
-    # NFS has no reads without waiting (RWF_NOWAIT), so only users who may write the files learn
-    # their residency.
+    # NFS has no reads without waiting (RWF_NOWAIT), so users who may not write the files get a
+    # timed sample, or "unknown" where the emulated machine is too busy to tell.
     return Row(
         name,
         mounting,
         type_,
         network=True,
         advice=advice,
-        known_to_stranger=False,
         unavailable=unavailable,
     )
 

@@ -225,7 +225,8 @@ def _9p(name: str, cache: str | None, keeps: Keeps, **how: Any) -> Row:
         "9p",
         network=True,
         keeps=keeps,
-        known_to_stranger=False,
+        # Without a cache every read of a page takes as long.
+        known_to_stranger=None if cache else False,
         **how,
     )
 
@@ -238,12 +239,12 @@ def _virtiofs(cache: str, keeps: Keeps, warning: str = "") -> Row:
         network=True,
         keeps=keeps,
         warning=warning,
-        known_to_stranger=False,
         unavailable=no_virtiofsd,
     )
 
 
 def _smb(name: str, mounting: Mounting, keeps: Keeps, *, type_: str = "cifs", **how: Any) -> Row:
+    # Each read of a page brings in more.
     return Row(name, mounting, type_, network=True, keeps=keeps, known_to_stranger=False, **how)
 
 

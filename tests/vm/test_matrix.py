@@ -160,6 +160,11 @@ def looked_at_by_a_stranger(mounted: Mounted) -> None:
     if found["method"] == "unknown":
         assert found["after_bytes"] is None
         assert not mounted.row.known_to_stranger
+    elif found["method"] == "timed":
+        assert mounted.row.known_to_stranger is not False
+        allowed = ALLOWED_WARM * mounted.total_bytes
+        assert found["low_bytes"] - allowed <= stayed <= found["high_bytes"] + allowed, found
+        assert abs(found["after_bytes"] - stayed) <= 0.05 * mounted.total_bytes, (found, stayed)
     elif found["method"] == "nowait":  # an estimate, from samples
         assert mounted.row.known_to_stranger
         assert abs(found["after_bytes"] - stayed) <= 0.05 * mounted.total_bytes, (found, stayed)

@@ -2,10 +2,12 @@
 
 import itertools
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -275,6 +277,26 @@ def says_what_was_dropped(document: dict[str, Any], warning: str, lost_bytes: in
     else:
         assert residency["evicted_bytes"] is None
         assert "dropped again" not in warning
+
+
+def test_what_a_lower_limit_drops_is_read_again_once_it_is_raised(
+    machine: Machine, large: list[str]
+) -> None:
+    with cgroups(machine, 512 * MIB) as (job,):
+        machine.drop_caches()
+        process = machine.start_tool("--force", "--keep", "10m", LARGE, cgroup=job)
+        process.await_text("keeping 128")
+        set_limit(machine, job, LIMIT)
+        assert sum(machine.resident_bytes(large)) <= LIMIT
+        set_limit(machine, job, 512 * MIB)
+        deadline = time.monotonic() + 120
+        while sum(machine.resident_bytes(large)) < 0.99 * sum(SHARDS):
+            assert time.monotonic() < deadline, process.shown()
+            time.sleep(1)
+        process.send(signal.SIGINT)
+        done = process.end()
+    assert done.code == 130, done
+    assert re.search(r"^kept +128.* MiB read again; interrupted by SIGINT$", done.out, re.MULTILINE)
 
 
 def test_a_stranger_in_a_limited_cgroup_finds_the_same_limit(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from prefetch_cli.base.words import Engine
 from tests.helpers import oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import COMMAND, Done, Running, environment, run
@@ -200,6 +201,21 @@ def test_a_mount_that_hangs_while_reading(tmp_path: Path, built: BuiltCheckpoint
             assert re.search(rf"waiting \d s for {re.escape(path)} at offset [\d,]+$", line)
             done = ended(running, signal.SIGTERM)
         assert re.match(r"[1-4](\.\d+)? MiB of 11 MiB in ", done.lines["read"])
+
+
+@pytest.mark.parametrize("address_space", ["unlimited", "2000000"])
+@pytest.mark.parametrize("engine", Engine.fixed(), ids=lambda engine: engine.value)
+def test_four_threads_that_hang_in_a_mount_do_not_hold_the_end(
+    tmp_path: Path, built: BuiltCheckpoint, engine: Engine, address_space: str
+) -> None:
+    """Not even in faults, for which the kernel locks the address space."""
+    shell = ("bash", "-c", f'ulimit -v {address_space}; exec "$@"', "bash")
+    with hanging_file(tmp_path / "fuse", built, MIB) as path:
+        arguments = ("--force", "-t", "4", "-b", "1M", "--engine", engine.value, path)
+        with Running.start(*arguments, command=(*shell, *QUICK_TO_TELL)) as running:
+            running.await_line("nothing has arrived for")
+            done = ended(running, signal.SIGTERM)
+    assert done.lines["read"].endswith("; interrupted by SIGTERM")
 
 
 def test_a_mount_that_hangs_until_the_time_limit(tmp_path: Path, built: BuiltCheckpoint) -> None:

@@ -92,6 +92,19 @@ def test_texts_stand_below_their_labels_on_a_narrow_terminal(cold: str) -> None:
     assert max(map(len, lines)) <= 20
 
 
+def test_a_terminal_that_does_not_tell_its_width_has_80_columns(cold: str) -> None:
+    lines = drawn(shown("--dry-run", cold, columns=0))
+    assert 60 < max(map(len, lines)) <= 80
+    lines = drawn(shown(*SLOW, cold, columns=0))
+    assert [line for line in lines if len(line) > 80] == []
+    assert any(re.search(r"━ +\d+% of 20 MiB", line) for line in lines)
+
+
+def test_columns_of_the_environment_come_first(cold: str) -> None:
+    lines = drawn(shown("--dry-run", "--force", cold, columns=80, COLUMNS="40"))
+    assert 30 < max(map(len, lines)) <= 40
+
+
 def test_no_colour_is_no_colour(cold: str) -> None:
     plain = shown(*SLOW, cold, NO_COLOR="1")
     assert re.findall(r"\x1b\[[0-9;]*m", plain) == []

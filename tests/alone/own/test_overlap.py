@@ -102,8 +102,7 @@ def test_a_disk_of_its_own_is_another_one_and_leaves_nothing(tmp_path: Path) -> 
             assert isinstance(prefix, tuple)
             oracle.make_cold([str(path)])
             assert _seconds([(*prefix, "cat", str(path))]) >= 0.8 * 16 * MIB / RATE
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["disk"]
-    assert not list((tmp_path / "disk").iterdir())
+    assert not list(tmp_path.iterdir())
     # A mount namespace that another process made meanwhile keeps the loop device until it ends.
     deadline = time.monotonic() + 60
     while _has_loop_device(tmp_path) and time.monotonic() < deadline:

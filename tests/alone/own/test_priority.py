@@ -33,7 +33,11 @@ def test_threads_that_touch_the_storage_have_the_lowest_priority(cold: str) -> N
         found = [one for each in priorities(running.process.pid).values() for one in each]
     own = (os.getpriority(os.PRIO_PROCESS, 0), NONE)
     # All but the main thread, which renders, and the signal thread.
-    assert sorted(found) == sorted([own, own, *[(19, IDLE)] * 4])
+    assert found.count(own) == 2
+    # The pipeline and those that read: one begins on a disk, and more join where that pays.
+    low = found.count((19, IDLE))
+    assert 2 <= low <= 4
+    assert len(found) == 2 + low
 
 
 def test_without_the_flag_all_keep_their_priority(cold: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from prefetch_cli.base.words import Engine
 from tests.helpers import oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import COMMAND, ROOT, Done, run
@@ -49,6 +50,21 @@ def test_without_sys(built: BuiltCheckpoint, cold: str) -> None:
     assert_all_read(done, built)
     assert done.document["warnings"] == []
     assert done.document["memory"]["limited_by"] == "host"
+
+
+@pytest.mark.parametrize("engine", [engine.value for engine in Engine])
+def test_without_dev(built: BuiltCheckpoint, cold: str, engine: str) -> None:
+    done = inside("mount -t tmpfs none /dev", "--force", "--json", "--engine", engine, cold)
+    assert_all_read(done, built)
+    assert done.document["result"]["engine"] in {"read", engine} - {"splice"}
+
+
+def test_without_dev_command_starts_and_is_warmed_for(built: BuiltCheckpoint, cold: str) -> None:
+    command = ("--", "sh", "-c", "echo started; sleep 5")
+    done = inside("mount -t tmpfs none /dev", "--force", "--time-limit", "20s", cold, *command)
+    assert (done.code, done.output) == (0, "started\n"), done
+    assert "error" not in done.errors
+    assert oracle.resident_bytes(built.weight_files) == oracle.about(built.weight_bytes)
 
 
 def test_a_read_only_root(built: BuiltCheckpoint, cold: str) -> None:

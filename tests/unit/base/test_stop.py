@@ -23,3 +23,14 @@ def test_a_stop_within_another_ends_alone() -> None:
 
 def test_a_stop_within_another_is_not_later_than_it() -> None:
     assert Stop(0).within(60).requested
+
+
+def test_a_time_limit_that_is_lifted_has_not_passed() -> None:
+    stop = Stop(0)
+    assert stop.requested
+    assert stop.overdue_seconds >= 0
+    stop.lift_time_limit()
+    assert not stop.requested
+    assert stop.overdue_seconds == 0
+    stop.request()
+    assert stop.requested

@@ -477,8 +477,7 @@ def test_a_blob_that_is_no_file(store: Path) -> None:
     [path] = blobs_of(store, TEMPLATE)
     os.unlink(path)
     os.mkfifo(path)
-    found = resolved("tiny:1b", store)
-    assert "expected a file, found a FIFO" in found.warnings[0]
+    assert "expected a file, found a FIFO" in refusal("tiny:1b", store).message
 
 
 JSON = st.recursive(

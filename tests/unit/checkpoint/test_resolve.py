@@ -736,10 +736,8 @@ def test_special_files_beside_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("as_link", [True, False])
-@pytest.mark.parametrize("with_index", [True, False])
-def test_a_fifo_among_the_shards(tmp_path: Path, with_index: bool, as_link: bool) -> None:
-    index = {HF_INDEX: shards(3)} if with_index else {}
-    write(tmp_path, [shards(3)[0], shards(3)[2]], index=index)
+def test_a_fifo_among_the_shards(tmp_path: Path, as_link: bool) -> None:
+    write(tmp_path, [shards(3)[0], shards(3)[2]])
     if as_link:
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / shards(3)[1]).symlink_to("pipe")
@@ -788,12 +786,35 @@ def test_a_looping_link_among_the_files(tmp_path: Path) -> None:
     assert left_out(tmp_path, *lines) == shards(3)[:2]
 
 
-def test_a_folder_with_the_name_of_a_shard(tmp_path: Path) -> None:
+@needs_root
+@pytest.mark.parametrize("way", ["FIFO", "link to a FIFO", "loop", "directory", "device"])
+def test_what_the_index_names_and_is_no_file_is_incomplete(tmp_path: Path, way: str) -> None:
     write(tmp_path, shards(2)[:1], index={HF_INDEX: shards(2)})
-    (tmp_path / shards(2)[1]).mkdir()
-    (tmp_path / "tokenizer.json").mkdir()
-    reason = "expected a file, found a directory"
-    assert left_out(tmp_path, (shards(2)[1], reason)) == shards(2)[:1]
+    second = tmp_path / shards(2)[1]
+    if way == "directory":
+        second.mkdir()
+        (tmp_path / "tokenizer.json").mkdir()  # named by nobody
+        reason = "expected a file, found a directory"
+    elif way == "loop":
+        second.symlink_to(second.name)
+        reason = LOOP
+    elif way == "device":
+        os.mknod(second, 0o020666, os.makedev(1, 5))
+        reason = "expected a file, found a character device"
+    else:
+        reason = FIFO
+        os.mkfifo(second if way == "FIFO" else tmp_path / "pipe")
+        if way != "FIFO":
+            second.symlink_to("pipe")
+    with within(20):
+        message = refusal(tmp_path).message
+    assert message == (
+        f"{tmp_path}: expected a complete checkpoint, found 1 file missing or cut short: "
+        f"{second.name} ({reason})"
+    )
+    with within(20):
+        allowed = resolved(tmp_path, allow_incomplete=True)
+    assert names(allowed, tmp_path, weight=True) == shards(2)[:1]
 
 
 def test_nothing_but_a_fifo(tmp_path: Path) -> None:

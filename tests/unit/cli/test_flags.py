@@ -27,7 +27,9 @@ from prefetch_cli.base.words import (
 from prefetch_cli.checkpoint.request import Reference
 from prefetch_cli.cli.flags import EXAMPLES, GROUPS
 from prefetch_cli.cli.main import command
-from prefetch_cli.run.options import Options
+from prefetch_cli.reading.plan import Threads
+from prefetch_cli.run.from_file import FromFile
+from prefetch_cli.run.options import Keep, Options
 from tests.helpers.command import COMMAND, ROOT, environment, run, unprivileged
 
 MIB = 1024 * 1024
@@ -57,6 +59,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options == Options(
         action=Action.PREFETCH,
         request=options.request,
+        from_file=None,
         libraries=None,
         rank=0,
         world_size=1,
@@ -64,7 +67,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         overrule=Overrule.NONE,
         ram_threshold_percent=None,
         max_bytes=None,
-        threads=8,
+        threads=Threads(8, 64),
         block_size_bytes=16 * MIB,
         engine=Engine.AUTO,
         trial=False,
@@ -73,6 +76,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         beside_command=False,
         time_limit_seconds=None,
         min_resident_percent=None,
+        keep=None,
     )
     request = options.request
     assert request.references == (Reference("/m"),)
@@ -83,7 +87,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 GIVEN: Sequence[tuple[str, str, str, Any]] = (
-    ("--threads", "3", "threads", 3),
+    ("--threads", "3", "threads", Threads.fixed(3)),
     ("--block-size", "1M", "block_size_bytes", MIB),
     ("--block-size", "1", "block_size_bytes", 4096),
     ("--block-size", "4097", "block_size_bytes", 8192),
@@ -97,6 +101,8 @@ GIVEN: Sequence[tuple[str, str, str, Any]] = (
     ("--time-limit", "90s", "time_limit_seconds", 90),
     ("--min-resident", "0", "min_resident_percent", 0),
     ("--min-resident", "99.5", "min_resident_percent", 99.5),
+    ("--keep", "90s", "keep", Keep(90, None, lock=False)),
+    ("--keep", "1h30m", "keep", Keep(5400, None, lock=False)),
     ("--engine", "splice", "engine", Engine.SPLICE),
     ("--split", "bytes", "split", Split.BYTES),
     ("--load-format", "gguf", "request.load_format", LoadFormat.GGUF),
@@ -106,6 +112,8 @@ GIVEN: Sequence[tuple[str, str, str, Any]] = (
     ("--load-format", "FastSafetensors", "request.load_format", LoadFormat.FASTSAFETENSORS),
     ("--cache-dir", "/c", "request.cache_dir", "/c"),
     ("--rank", "auto", "rank", None),
+    ("--from-file", "/l", "from_file", FromFile("/l", None, None)),
+    ("--from-file", "-", "from_file", FromFile("-", None, None)),
 )
 
 
@@ -133,6 +141,7 @@ FLAGS: Sequence[tuple[str, str, Any]] = (
     ("--dry-run", "action", Action.DRY_RUN),
     ("--check", "action", Action.CHECK),
     ("--evict", "action", Action.EVICT),
+    ("--list", "action", Action.LIST),
 )
 
 
@@ -152,7 +161,7 @@ def test_short_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     options = parsed(monkeypatch, "-fnqt3", "-b", "1M")
     assert options.overrule is Overrule.FORCE
     assert options.action is Action.DRY_RUN
-    assert (options.threads, options.block_size_bytes) == (3, MIB)
+    assert (options.threads, options.block_size_bytes) == (Threads.fixed(3), MIB)
 
 
 @pytest.mark.parametrize("which", ["include", "exclude"])
@@ -166,7 +175,8 @@ def test_globs_repeat_and_are_split_at_colons(monkeypatch: pytest.MonkeyPatch, w
 def test_the_command_line_overrules_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     env = {"THREADS": "3", "INCLUDE": "x"}
     options = parsed(monkeypatch, "--threads", "5", "--include", "y", env=env)
-    assert options.threads == 5
+    assert options.threads == Threads.fixed(5)
+    assert parsed(monkeypatch, "--threads", "auto", env=env).threads == Threads(8, 64)
     assert options.request.filters.include == ("y",)
 
 
@@ -295,8 +305,10 @@ def test_a_dry_run_ends_with_the_plan(cold: str) -> None:
     assert run("-n", cold).lines["plan"] == "read nothing"
     plan = run("-nf", cold).lines["plan"]
     assert re.fullmatch(
-        r"read [\d.]+ MiB of \d files with 8 threads in blocks of 16 MiB, engine auto", plan
+        r"read [\d.]+ MiB of \d files with 8 to 64 threads in blocks of 16 MiB, engine auto",
+        plan,
     )
+    assert "with 3 threads in" in run("-nft3", cold).lines["plan"]
 
 
 def test_quiet_says_errors_only(cold: str) -> None:
@@ -356,10 +368,13 @@ def test_min_resident_after_warming(cold: str) -> None:
 
 
 def test_time_limit(cold: str) -> None:
+    began = time.monotonic()
     done = run("--force", "--max-rate", "4M", "--time-limit", "0.5s", cold)
+    # The limit counts from the start of the command, the line from the first byte.
+    assert time.monotonic() - began >= 0.5
     assert done.code == 0
     assert done.lines["read"].endswith("; ended by --time-limit")
-    assert re.match(r"[\d.]+ MiB of [\d.]+ MiB in 0\.[4-9]", done.lines["read"])
+    assert re.match(r"[\d.]+ MiB of 20 MiB in 0\.\d", done.lines["read"])
 
 
 def test_progress_can_be_chosen(cold: str) -> None:

@@ -33,6 +33,7 @@ def test_the_terms_are_those_of_the_flags() -> None:
         ({"dry_run": True}, Action.DRY_RUN),
         ({"check": True}, Action.CHECK),
         ({"evict": True}, Action.EVICT),
+        ({"list": True}, Action.LIST),
     ],
 )
 def test_the_action_is_that_of_the_flag(given: dict[str, object], expected: Action) -> None:

@@ -175,7 +175,8 @@ def test_a_flag_is_set_on_the_command_line_or_by_its_variable(
     if flag.value is None:
         words, text = [flag.name], "1"
     else:
-        text = flag.value.words[-1] if flag.value.words else EXAMPLES.get(flag.metavar, "text")
+        words = [word for word in flag.value.words if word != flag.default]
+        text = words[-1] if words else EXAMPLES.get(flag.metavar, "text")
         words = [flag.name, text]
     typed = parsed(*words)[flag.parameter]
     assert typed != flag.unset
@@ -201,9 +202,10 @@ class Watched(dict[str, Any]):
 
 def test_every_flag_is_acted_upon() -> None:
     values = Watched(parsed("--package", "x"))
-    meaning.to_options(values, (), {})
+    options = meaning.to_options(values, (), {})
     meaning.to_terms(values, ("x",))
     meaning.to_display(values)
+    meaning.to_record(values, options)
     assert values.seen >= {flag.parameter for flag in SETTABLE}
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from prefetch_cli.base.amounts import Amount
 from prefetch_cli.base.errors import ExitCode, UsageError
+from prefetch_cli.base.words import Engine, Split, Until
 from prefetch_cli.cli.flags import COMMAND, FLAGS
 from prefetch_cli.cli.rules import Given
 
@@ -76,13 +77,30 @@ def refused(
     return raised.value
 
 
-EXCLUDE_COMMAND = ("check", "dry_run", "evict", "json")
+EXCLUDE_COMMAND = ("check", "dry_run", "evict", "json", "list")
 NEED_COMMAND = ("lead", "best_effort", "libraries")
 EXCLUDE_EACH_OTHER = (
     ("dry_run", "check"),
     ("dry_run", "evict"),
     ("check", "evict"),
+    ("list", "dry_run"),
+    ("list", "check"),
+    ("list", "evict"),
     ("quiet", "verbose"),
+    ("verify", "check"),
+    ("verify", "evict"),
+    ("verify", "dry_run"),
+    ("verify", "list"),
+    ("keep", "dry_run"),
+    ("keep", "check"),
+    ("keep", "evict"),
+    ("keep", "list"),
+)
+EXCLUDE_VALUES = (
+    ("--split", "bytes"),
+    ("--engine", "populate"),
+    ("--engine", "advise"),
+    ("--engine", "splice"),
 )
 
 
@@ -90,11 +108,36 @@ def test_all_that_flags_exclude_or_need_is_tried_here() -> None:
     """Each limit on what goes together is meant: a new one takes its place here."""
     pairs = {(flag.parameter, name) for flag in FLAGS for name in flag.excludes}
     each_other = {(one, f"--{other}".replace("_", "-")) for one, other in EXCLUDE_EACH_OTHER}
-    assert pairs == each_other | {(one, COMMAND) for one in EXCLUDE_COMMAND}
+    of_list = {("print0", "--json")}
+    assert pairs == each_other | of_list | {(one, COMMAND) for one in EXCLUDE_COMMAND}
     needs = {(flag.parameter, name) for flag in FLAGS for name in flag.needs}
     of_python = {("python", "--package"), ("python", "--libraries")}
-    of_dry_run = {("trial", "--dry-run")}
-    assert needs == of_python | of_dry_run | {(one, COMMAND) for one in NEED_COMMAND}
+    of_others = {
+        ("trial", "--dry-run"),
+        ("print0", "--list"),
+        ("checksums", "--verify"),
+        ("lock", "--keep"),
+    }
+    assert needs == of_python | of_others | {(one, COMMAND) for one in NEED_COMMAND}
+
+    of_values = {(flag.parameter, flag.value_needs) for flag in FLAGS if flag.value_needs}
+    assert of_values == {("keep", (Until.LOAD, COMMAND))}
+
+
+def test_load_by_itself_needs_command() -> None:
+    error = refused({"keep": Until.LOAD}, {"keep"})
+    assert error.message == "expected a COMMAND with --keep load, found none"
+    Given(values(keep=Until.LOAD), {"keep"}, ("x",)).check()
+    Given(values(keep=60.0), {"keep"}).check()
+    # A variable is meant for other runs, and so is what it would have locked.
+    given = Given(values(keep=Until.LOAD, lock=True), ()).effective()
+    assert (given.values["keep"], given.values["lock"]) == (None, False)
+
+
+def test_lock_needs_something_to_end_it() -> None:
+    error = refused({"lock": True}, {"lock"})
+    assert error.message == "expected --keep with --lock, found none"
+    Given(values(lock=True, keep=60.0), {"lock", "keep"}).check()
 
 
 @pytest.mark.parametrize("parameter", EXCLUDE_COMMAND)
@@ -124,6 +167,28 @@ def test_what_excludes_each_other(one: str, other: str) -> None:
         assert (error.message, error.hint) == (expected, "give one of them")
 
 
+def test_all_values_that_flags_exclude_are_tried_here() -> None:
+    pairs = [(flag.name, *pair) for flag in FLAGS for pair in flag.conflicts]
+    assert pairs == [("--verify", *pair) for pair in EXCLUDE_VALUES]
+
+
+@pytest.mark.parametrize(("flag", "word"), EXCLUDE_VALUES)
+def test_a_value_that_a_flag_excludes(flag: str, word: str) -> None:
+    parameter = flag.removeprefix("--")
+    value = next(one.value for one in FLAGS if one.name == flag)
+    assert value is not None
+    given = {"verify": True, parameter: value.parse(word)}
+    error = refused(given, {"verify", parameter})
+    assert error.message == f"expected --verify or {flag} {word}, found both"
+    # What was typed stands; a variable gives way, whichever of the two it is.
+    for typed, other in (("verify", parameter), (parameter, "verify")):
+        kept = Given(values(**given), {typed}).effective()
+        kept.check()
+        assert kept.values == values(**{typed: given[typed]})
+        assert kept.values[other] != given[other]
+    Given(values(verify=True, split=Split.FILES, engine=Engine.READ), {"verify"}).check()
+
+
 def test_python_needs_packages() -> None:
     error = refused({"python": "p"}, {"python"})
     assert error.message == "expected --package or --libraries with --python, found neither"
@@ -138,3 +203,13 @@ def test_a_trial_by_itself_needs_a_dry_run() -> None:
     assert error.message == "expected --dry-run with --trial, found none"
     Given(values(trial=True, dry_run=True), {"trial", "dry_run"}).check()
     Given(values(trial=True), ()).effective().check()
+
+
+def test_names_ended_by_nul_need_a_list_that_is_no_document() -> None:
+    error = refused({"print0": True}, {"print0"})
+    assert error.message == "expected --list with --print0, found none"
+    error = refused({"print0": True, "list": True, "json": True}, {"print0", "list"})
+    assert error.message == "expected --print0 or --json, found both"
+    Given(values(print0=True, list=True), {"print0", "list"}).check()
+    found = Given(values(print0=True, list=True, json=True), {"json", "list"}).effective().values
+    assert found == values(list=True, json=True)

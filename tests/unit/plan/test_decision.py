@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefetch_cli.base.words import Overrule
+from prefetch_cli.plan.budget import Budget, budget
 from prefetch_cli.plan.decision import (
-    Budget,
     Facts,
     Forecast,
     Reason,
+    Sample,
     Storage,
     Verdict,
     awaits_trial,
-    budget,
     decide,
 )
 
@@ -33,6 +33,7 @@ FACTS = Facts(
 BUDGET = budget(100 * GIB, "host", 90.0, None)
 SMALL = budget(10 * GIB, "/sys/fs/cgroup/job", 90.0, None)
 NONE, FORCE, PARTIAL = Overrule.NONE, Overrule.FORCE, Overrule.PARTIAL
+VERIFY = Overrule.VERIFY
 
 local = replace(FACTS, storage=Storage.LOCAL)
 
@@ -60,6 +61,13 @@ def by_network(network: bool) -> Storage:
         (False, False, FORCE, Verdict.PREFETCH, Reason.FORCED_TOO_BIG, True),
         (False, False, PARTIAL, Verdict.SKIP, Reason.LOCAL_TOO_BIG, False),
         (False, False, FORCE | PARTIAL, Verdict.PARTIAL, Reason.PARTIAL, False),
+        (True, True, VERIFY, Verdict.PREFETCH, Reason.NETWORK_FITS, False),
+        (True, False, VERIFY, Verdict.PARTIAL, Reason.VERIFY, True),
+        (True, False, VERIFY | PARTIAL, Verdict.PARTIAL, Reason.PARTIAL, False),
+        (True, False, VERIFY | FORCE, Verdict.PREFETCH, Reason.FORCED_TOO_BIG, True),
+        (False, True, VERIFY, Verdict.PREFETCH, Reason.VERIFY, False),
+        (False, True, VERIFY | FORCE, Verdict.PREFETCH, Reason.FORCED, False),
+        (False, False, VERIFY, Verdict.PARTIAL, Reason.VERIFY, True),
     ],
 )
 def test_each_row(
@@ -119,6 +127,26 @@ def test_already_resident_means_99_percent_by_an_exact_method(
 ) -> None:
     facts = replace(FACTS, share_bytes=10_000, resident_bytes=resident)
     assert decide(facts, BUDGET, NONE).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("low_bytes", "overrule", "reason"),
+    [
+        (9_900, NONE, Reason.ALREADY_RESIDENT),
+        (9_900, PARTIAL, Reason.ALREADY_RESIDENT),
+        (9_900, FORCE, Reason.NETWORK_FITS),  # a sample may be wrong
+        (9_899, NONE, Reason.NETWORK_FITS),
+    ],
+)
+def test_already_resident_may_rest_on_the_lower_bound_of_a_sample(
+    low_bytes: int, overrule: Overrule, reason: Reason
+) -> None:
+    facts = replace(FACTS, share_bytes=10_000, resident_bytes=None, sample=Sample(low_bytes, 1024))
+    decision = decide(facts, BUDGET, overrule)
+    assert decision.reason is reason
+    if reason is Reason.ALREADY_RESIDENT:
+        assert "timed sample of 1,024 pages" in decision.message
+        assert "--force" in decision.message
 
 
 def test_it_fits_up_to_the_last_byte_of_the_budget() -> None:
@@ -370,3 +398,21 @@ def test_the_storage_is_tried_only_where_that_decides(
     facts: Facts, overrule: Overrule, expected: bool
 ) -> None:
     assert awaits_trial(decide(facts, ROOMY, overrule), facts) is expected
+
+
+@pytest.mark.parametrize(
+    "gained", [{"in_memory": True}, {"resident_bytes": 10 * GIB}, {"bypasses_cache": True}]
+)
+def test_what_costs_no_memory_is_verified_up_to_max_bytes(gained: dict[str, Any]) -> None:
+    facts = replace(FACTS, **gained)
+    for room in (BUDGET, SMALL):
+        decision = decide(facts, room, VERIFY)
+        assert (decision.action, decision.reason) == (Verdict.PREFETCH, Reason.VERIFY)
+        assert decision.limit_bytes is None
+    bounded = decide(facts, budget(100 * GIB, "host", 90.0, 8 * GIB), VERIFY)
+    assert (bounded.action, bounded.reason) == (Verdict.PARTIAL, Reason.VERIFY)
+    assert (bounded.limit_bytes, bounded.warning) == (8 * GIB, True)
+
+
+def test_of_an_empty_share_nothing_is_verified() -> None:
+    assert decide(replace(FACTS, share_bytes=0), BUDGET, VERIFY).reason is Reason.EMPTY_SHARE

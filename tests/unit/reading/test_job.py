@@ -6,9 +6,11 @@ import math
 import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ import pytest
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Engine
+from prefetch_cli.linux import mapping
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.plan.extents import Extent, head, whole, within
 from prefetch_cli.reading.job import Tunables
-from prefetch_cli.reading.plan import Medium
-from prefetch_cli.reading.tune import trial
+from prefetch_cli.reading.plan import Medium, Threads
+from prefetch_cli.reading.prior import prior
 from tests.helpers import oracle
 from tests.helpers.oracle import about
 from tests.helpers.reading import (
@@ -31,6 +34,7 @@ from tests.helpers.reading import (
     cold_files,
     pages,
     read,
+    slow_down_sendfile,
     sparse_file,
 )
 
@@ -39,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("medium", [NEAR, FAR])
+@pytest.mark.parametrize("medium", [NEAR, FAR, replace(FAR, fuse=True)])
 @pytest.mark.parametrize("yielding", [False, True])
 def test_auto_begins_with_the_likely_engine(tmp_path: Path, medium: Medium, yielding: bool) -> None:
     sizes = [5 * MIB + 1, 1, PAGE_BYTES, 3 * MIB - 1, 0, 2 * MIB]
@@ -47,7 +51,15 @@ def test_auto_begins_with_the_likely_engine(tmp_path: Path, medium: Medium, yiel
     result = read(paths, medium=medium, threads=8, yielding=yielding)
     assert oracle.resident_bytes(paths) == about(pages(sizes))
     assert (result.bytes_read, result.complete, result.failed) == (sum(sizes), True, ())
-    assert result.engine is trial(Engine.AUTO, far=medium.far, block_bytes=MIB).engines[0]
+    how = prior(
+        Engine.AUTO,
+        Threads(8, 8),
+        medium,
+        block_bytes=MIB,
+        populates=mapping.populates(),
+        yielding=yielding,
+    )
+    assert result.engine is how.engines[0]
 
 
 def test_auto_reads_nothing_behind_the_cut(tmp_path: Path) -> None:
@@ -80,7 +92,7 @@ def test_a_fifo_in_the_place_of_a_file_does_not_hang(tmp_path: Path) -> None:
     assert "a FIFO" in result.failed[0][1]
 
 
-@pytest.mark.parametrize("asked", [Engine.SPLICE, Engine.ADVISE, Engine.AUTO])
+@pytest.mark.parametrize("asked", [Engine.SPLICE, Engine.ADVISE, Engine.POPULATE, Engine.AUTO])
 def test_where_splice_is_refused_read_takes_over(asked: Engine) -> None:
     # /proc files have no splice_read since Linux 5.10: the refusal is real.
     path = "/proc/kallsyms"
@@ -125,18 +137,41 @@ def test_a_plan_of_nothing_leaves_nothing_open(tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == own
 
 
-def test_each_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_thread_opens_each_file_once_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = cold_files(tmp_path, [3 * MIB, 3 * MIB])
-    opened: list[str] = []
+    opened: list[tuple[str, str]] = []
     real = os.open
 
     def watched(path: str, flags: int) -> int:
-        opened.append(path)
+        opened.append((path, threading.current_thread().name))
         return real(path, flags)
 
     monkeypatch.setattr(os, "open", watched)
-    read(paths, threads=8, block=64 * 1024)
-    assert sorted(opened) == sorted([os.devnull, *paths])
+    assert read(paths, threads=8, block=64 * 1024).complete
+    assert len(opened) == len(set(opened))
+    assert {path for path, _ in opened} == {os.devnull, *paths}
+
+
+def test_threads_that_are_held_back_keep_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One begins; it is the only one with a file while the others wait."""
+    stop = Stop()
+    own = len(os.listdir("/proc/self/fd"))
+    most: list[int] = []
+
+    def sendfile(_out: int, _in: int, offset: int, size: int) -> int:
+        most.append(len(os.listdir("/proc/self/fd")) - own)
+        if len(most) == 3:
+            stop.request()
+        return size
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    path = sparse_file(tmp_path, 10 * MIB)
+    read([path], stop=stop, threads=8, block=MIB, engine=Engine.SPLICE, yielding=True)
+    assert most[0] == 2  # the file and the sink
 
 
 @pytest.mark.parametrize("threads", [1, 3, 64, 100])
@@ -174,6 +209,18 @@ def test_one_file_keeps_all_threads_busy(tmp_path: Path) -> None:
 
     result = read(paths, threads=4, block=64 * 1024, monitor=Meeting())
     assert (result.complete, len(met)) == (True, 4)
+
+
+@pytest.mark.parametrize(
+    ("rate", "used"), [(40 * MIB, Engine.POPULATE), (40 * MIB - 1, Engine.SPLICE)]
+)
+def test_a_fault_reads_no_more_than_a_limited_rate_allows(
+    tmp_path: Path, rate: int, used: Engine
+) -> None:
+    if not mapping.populates():
+        pytest.skip("needs a kernel that reads huge pages for a fault")
+    paths = cold_files(tmp_path, [2 * MIB])
+    assert read(paths, engine=Engine.POPULATE, rate=rate).engine is used
 
 
 def test_an_error_in_one_block_leaves_the_others_of_the_file(tmp_path: Path) -> None:
@@ -267,6 +314,7 @@ def test_a_trial_on_a_real_disk_reads_everything(
 
     real = os.preadv
     monkeypatch.setattr(os, "preadv", preadv)
+    slow_down_sendfile(monkeypatch, 0.01)
     result = read(paths, medium=FAR, threads=2, block=256 * 1024)
     assert (result.bytes_read, result.complete) == (sum(sizes), True)
     assert by_read  # it was compared
@@ -370,3 +418,65 @@ def test_a_stop_ends_the_threads_that_wait_beside_others(
     done = read([path], stop=stop, threads=8, block=MIB, **options)
     assert done.bytes_read == MIB
     assert not [one for one in threading.enumerate() if one.name.startswith("read-")]
+
+
+def test_threads_that_stand_back_leave_the_rest_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two on a disk that is no faster with them: the second leaves in the middle of its block."""
+    lock = threading.Lock()
+    read_by: dict[int, list[tuple[int, int]]] = {}
+
+    def sendfile(_out: int, _in: int, offset: int, size: int) -> int:
+        with lock:  # one at a time, which each takes as long as it must
+            time.sleep(0.01)
+            read_by.setdefault(threading.get_ident(), []).append((offset, size))
+        return size
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    path = sparse_file(tmp_path, 1024 * MIB)
+    options: dict[str, Any] = {"engine": Engine.SPLICE, "yielding": True}
+    result = read([path], threads=Threads(2, 2), block=256 * MIB, **options)
+    assert result.complete
+    assert result.threads == 1
+    assert len(read_by) == 2
+    second = sorted(read_by.values(), key=len)[0]
+    assert sum(size for _, size in second) < 256 * MIB
+    ranges = sorted(one for calls in read_by.values() for one in calls)
+    assert sum(size for _, size in ranges) == 1024 * MIB
+    assert all(a + size == b for (a, size), (b, _) in pairwise(ranges))
+
+
+def test_more_threads_start_where_they_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sendfile(_out: int, _in: int, _offset: int, size: int) -> int:
+        time.sleep(0.02)  # each as long as if it were alone
+        return size
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    path = sparse_file(tmp_path, 4096 * MIB)
+    result = read([path], medium=FAR, threads=Threads(2, 16), block=4 * MIB, engine=Engine.SPLICE)
+    assert result.complete
+    assert result.threads == 16
+
+
+def test_as_many_read_as_the_system_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a limit on processes is reached."""
+    real = threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        if self.name.startswith("read") and len(started) >= 3:
+            raise RuntimeError("can't start new thread")
+        started.append(self.name)
+        real(self)
+
+    def sendfile(_out: int, _in: int, _offset: int, size: int) -> int:
+        time.sleep(0.02)
+        return size
+
+    started: list[str] = []
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    path = sparse_file(tmp_path, 512 * MIB)
+    result = read([path], medium=FAR, threads=Threads(2, 16), block=4 * MIB, engine=Engine.SPLICE)
+    assert result.complete
+    assert len(started) == 3

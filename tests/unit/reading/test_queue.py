@@ -1,18 +1,22 @@
-"""Blocks in load order; each file opened once, and closed after its last block."""
+"""Blocks in load order; a descriptor for each thread and file, closed when it reads another."""
 
 import errno
 import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prefetch_cli.base.progress import Monitor
+from prefetch_cli.linux import pagecache
+from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading.plan import Medium, Target
-from prefetch_cli.reading.queue import Queue, SharedFile
-from tests.helpers.reading import FAR, MIB, NEAR, plan_of
+from prefetch_cli.reading.queue import OwnDescriptor, Queue, SharedFile
+from tests.helpers.passthrough import mounted
+from tests.helpers.reading import FAR, GIB, MIB, NEAR, plan_of
 
 
 def joined(units: Sequence[Extent]) -> list[Extent]:
@@ -25,12 +29,13 @@ def joined(units: Sequence[Extent]) -> list[Extent]:
     return found
 
 
-@pytest.mark.parametrize(("medium", "longest"), [(FAR, 1), (NEAR, 8)])
+# Of 13 MiB for four threads, a run is an eighth at most.
+@pytest.mark.parametrize(("medium", "longest"), [(FAR, 1), (NEAR, 26)])
 def test_blocks_are_handed_out_in_load_order(medium: Medium, longest: int) -> None:
     block = 64 * 1024
     extents = [Extent(0, 0, 10 * MIB), Extent(1, 5000, 3 * MIB), Extent(1, 9 * MIB, 1)]
     targets = [Target("/dev/null", medium)] * 2
-    queue = Queue(plan_of([], extents=extents, block=block), targets, Monitor())
+    queue = Queue(plan_of([], extents=extents, block=block), targets, Monitor(), lambda: 4)
     units = []
     while taken := queue.take():
         units.append(taken[0])
@@ -42,10 +47,24 @@ def test_blocks_are_handed_out_in_load_order(medium: Medium, longest: int) -> No
     assert sizes[-1] == 1
 
 
+@pytest.mark.parametrize("block", [256 * 1024, 16 * MIB, 100 * MIB])
+def test_on_near_media_runs_are_long_while_much_is_left(block: int) -> None:
+    plan = plan_of([], extents=[Extent(0, 0, 8 * GIB)], block=block)
+    queue = Queue(plan, [Target("/dev/null", NEAR)], Monitor(), lambda: 4)
+    left = 8 * GIB
+    while taken := queue.take():
+        length = taken[0].length
+        if left >= 8 * (64 * MIB + block):
+            assert 64 * MIB <= length < 128 * MIB + block
+        left -= length
+    assert length <= block
+    assert left == 0
+
+
 @pytest.mark.parametrize("given", [{"rate": MIB}, {"yielding": True}])
 def test_single_blocks_where_the_rate_or_others_count(given: dict[str, int]) -> None:
     plan = plan_of([], extents=[Extent(0, 0, 100 * MIB)], **given)  # type: ignore[arg-type]
-    queue = Queue(plan, [Target("/dev/null", NEAR)], Monitor())
+    queue = Queue(plan, [Target("/dev/null", NEAR)], Monitor(), lambda: 4)
     while taken := queue.take():
         assert taken[0].length == MIB
 
@@ -54,37 +73,68 @@ def file_of(path: Path, cut_bytes: int | None = None) -> SharedFile:
     return SharedFile(Target(str(path), NEAR), cut_bytes)
 
 
-def test_a_file_is_closed_after_its_last_block(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).write_bytes(b"x")
-    targets = [Target(str(tmp_path / name), NEAR) for name in ("a", "b")]
+def test_a_file_is_done_after_its_last_block() -> None:
+    targets = [Target("/dev/null", NEAR)] * 2
     extents = [Extent(0, 0, 2 * MIB), Extent(1, 0, MIB)]
     monitor = Monitor()
-    queue = Queue(plan_of([], extents=extents), targets, monitor)
-    taken = [queue.take() for _ in range(3)]
-    files = [one[1] for one in taken if one is not None]
-    assert files[0] is files[1]
-    descriptors = [file.descriptor() for file in files]
-    assert descriptors[0] == descriptors[1]
-    queue.give_back(files[0])
-    os.fstat(descriptors[1])  # the other block is still being read
-    queue.give_back(files[1])
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(descriptors[1])
-    queue.give_back(files[2])
-    os.fstat(descriptors[2])  # nobody knows yet that this was its last
+    queue = Queue(plan_of([], extents=extents), targets, monitor, lambda: 4)
+    taken = [one for _ in range(3) if (one := queue.take()) is not None]
+    assert taken[0].file is taken[1].file
+    queue.give_back(taken[0])
+    assert monitor.snapshot().done_files == 0  # the other block is still being read
+    queue.give_back(taken[1])
+    assert monitor.snapshot().done_files == 1
+    queue.give_back(taken[2])
+    assert monitor.snapshot().done_files == 1  # nobody knows yet that this was its last
     assert queue.take() is None
     assert monitor.snapshot().done_files == 2
+
+
+def test_what_is_left_of_a_run_is_taken_next() -> None:
+    targets = [Target("/dev/null", NEAR)] * 2
+    extents = [Extent(0, 0, 2 * MIB), Extent(1, 0, MIB)]
+    monitor = Monitor()
+    queue = Queue(plan_of([], extents=extents), targets, monitor, lambda: 4)
+    first, second, third = (queue.take() for _ in range(3))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    left = Extent(0, MIB // 4, MIB - MIB // 4)
+    queue.give_back(first, left)
+    queue.give_back(second)
+    queue.give_back(third)
+    assert monitor.snapshot().done_files == 0  # the first is not done, and of the other, who knows
+    again = queue.take()
+    assert again is not None
+    assert (again.run, again.file, again.extent) == (left, first.file, first.extent)
+    assert queue.take() is None
+    assert monitor.snapshot().done_files == 1
+    queue.give_back(again)
+    assert monitor.snapshot().done_files == 2
+
+
+def test_what_is_left_of_a_file_that_was_given_up_is_skipped() -> None:
+    monitor = Monitor()
+    extents = [Extent(0, 0, 2 * MIB)]
+    queue = Queue(plan_of([], extents=extents), [Target("/dev/null", NEAR)], monitor, lambda: 4)
+    first, second = queue.take(), queue.take()
+    assert first is not None
+    assert second is not None
+    queue.give_back(first, Extent(0, 10, 20))
+    second.file.fail(OSError(errno.ESTALE, "Stale file handle"))
+    queue.give_back(second)
+    assert queue.take() is None
+    assert monitor.snapshot().done_files == 1
 
 
 def test_a_file_that_was_given_up_is_skipped(tmp_path: Path) -> None:
     extents = [Extent(0, 0, 2 * MIB), Extent(1, 0, MIB)]
     targets = [Target("/dev/null", NEAR)] * 2
-    queue = Queue(plan_of([], extents=extents), targets, Monitor())
+    queue = Queue(plan_of([], extents=extents), targets, Monitor(), lambda: 4)
     taken = queue.take()
     assert taken is not None
-    taken[1].fail(OSError(errno.ESTALE, "Stale file handle"))
-    queue.give_back(taken[1])
+    taken.file.fail(OSError(errno.ESTALE, "Stale file handle"))
+    queue.give_back(taken)
     taken = queue.take()
     assert taken is not None
     assert taken[0] == Extent(1, 0, MIB)
@@ -106,28 +156,110 @@ def test_read_ahead_could_pass_the_cut_from_64_mib_before_it(tmp_path: Path) -> 
     assert not file_of(tmp_path).near_cut(Extent(0, 0, 1 << 40))
 
 
-def test_threads_that_come_together_open_a_file_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_bytes(b"x")
-    file = file_of(tmp_path / "file")
-    together = threading.Barrier(8)
-    opened: list[int] = []
-    real = os.open
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
-    def watched(path: str, flags: int) -> int:
-        opened.append(flags)
-        return real(path, flags)
 
-    def ask() -> None:
-        together.wait(30)
-        file.descriptor()
+def test_each_thread_has_a_descriptor_until_it_reads_another_file(tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x")
+        files.append(file_of(tmp_path / name))
+    one, other = OwnDescriptor(), OwnDescriptor()
+    first, second = one.of(files[0]), other.of(files[0])
+    assert one.of(files[0]) == first != second
+    os.lseek(first, 1, os.SEEK_SET)
+    assert os.lseek(second, 0, os.SEEK_CUR) == 0  # what is kept by open file is not shared
+    one.close_unless(files[0])
+    assert is_open(first)
+    one.close_unless(files[1])
+    assert not is_open(first)
+    assert is_open(second)
+    other.of(files[1])
+    assert os.path.samestat(os.fstat(other.of(files[1])), os.stat(tmp_path / "b"))
+    other.close()
+    assert not is_open(second)
+    other.close()
 
-    monkeypatch.setattr(os, "open", watched)
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    file.close()
-    assert len(opened) == 1
+
+@pytest.fixture
+def on_fuse(tmp_path: Path) -> Iterator[Path]:
+    """A file of 64 KiB on a mount that drops cached pages at each open."""
+    folder, point = tmp_path / "folder", tmp_path / "mount"
+    folder.mkdir()
+    point.mkdir()
+    (folder / "file").write_bytes(os.urandom(64 * 1024))
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(mounted(str(folder), str(point)))
+        except OSError as error:
+            pytest.skip(f"needs the right to mount FUSE: {error}")
+        yield point / "file"
+
+
+def test_on_fuse_no_thread_drops_what_another_has_read(on_fuse: Path) -> None:
+    target = Target(str(on_fuse), replace(FAR, fuse=True))
+    file, one, other = SharedFile(target, None), OwnDescriptor(), OwnDescriptor()
+    first = one.of(file)
+    assert len(os.pread(first, 64 * 1024, 0)) == 64 * 1024
+    assert pagecache.resident_bytes(first, 0, 64 * 1024, Method.MINCORE) == 64 * 1024
+    second = other.of(file)
+    assert second != first
+    assert pagecache.resident_bytes(first, 0, 64 * 1024, Method.MINCORE) == 64 * 1024
+    # Without that, there is nothing to see here: this mount drops its pages at an open.
+    os.close(os.open(on_fuse, os.O_RDONLY))
+    assert pagecache.resident_bytes(first, 0, 64 * 1024, Method.MINCORE) == 0
+    one.close()
+    assert os.pread(second, 1, 0)
+    other.close()
+
+
+@pytest.mark.parametrize("fate", ["replaced", "removed"])
+def test_all_threads_read_the_file_that_the_first_one_opened(tmp_path: Path, fate: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    (tmp_path / "new").write_bytes(b"new")
+    file = file_of(path)
+    one, other, third = OwnDescriptor(), OwnDescriptor(), OwnDescriptor()
+    one.of(file)
+    if fate == "replaced":
+        os.replace(tmp_path / "new", path)
+    else:
+        path.unlink()
+    descriptor = other.of(file)
+    assert os.pread(descriptor, 9, 0) == b"old"
+    assert not os.get_inheritable(descriptor)
+    one.close()
+    assert os.pread(descriptor, 9, 0) == b"old"
+    assert os.pread(third.of(file), 9, 0) == b"old"
+    other.close()
+    third.close()
+    # Nobody reads it any more: what the path leads to now is as good as what was there.
+    if fate == "replaced":
+        assert os.pread(one.of(file), 9, 0) == b"new"
+        one.close()
+    else:
+        with pytest.raises(FileNotFoundError):
+            one.of(file)
+
+
+def test_a_close_that_fails_says_nothing_of_what_was_read(tmp_path: Path) -> None:
+    folder, point = tmp_path / "folder", tmp_path / "mount"
+    folder.mkdir()
+    point.mkdir()
+    (folder / "file").write_bytes(b"x")
+    try:
+        with mounted(str(folder), str(point), "--fail-flush"):
+            probe = os.open(point / "file", os.O_RDONLY)
+            with pytest.raises(OSError, match="Input/output error"):
+                os.close(probe)
+            own = OwnDescriptor()
+            descriptor = own.of(file_of(point / "file"))
+            own.close()
+            assert not is_open(descriptor)
+    except PermissionError as error:
+        pytest.skip(f"needs the right to mount FUSE: {error}")

@@ -18,7 +18,7 @@ from prefetch_cli.linux import mounts
 from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, resident_bytes
 from prefetch_cli.linux.readahead import read_step_bytes
 from prefetch_cli.plan.extents import Extent
-from prefetch_cli.reading.plan import Medium, Plan, Target
+from prefetch_cli.reading.plan import Medium, Plan, Target, Threads
 from prefetch_cli.reading.trial import MOST_BYTES, Trial, Unmeasured, joined, measure, pieces
 from tests.helpers import oracle
 from tests.helpers.passthrough import mounted
@@ -101,7 +101,7 @@ def tried(
         extents=(Extent(0, 0, SIZE),),
         cut=None,
         already_resident_bytes=0,
-        threads=threads,
+        threads=Threads.fixed(threads),
         block_size_bytes=16 * MIB,
         engine=Engine.AUTO,
         max_bytes_per_second=1,  # limits the run, not the measurement

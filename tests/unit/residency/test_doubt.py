@@ -24,6 +24,7 @@ def doubted(
     before: int | None = 0,
     after: int | None = 0,
     reclaimed: int | None = None,
+    pages: int | None = None,
     share: int = 10 * GIB,
     type_: str = "ext4",
     memory: Memory = HOST,
@@ -33,6 +34,7 @@ def doubted(
         before_bytes=before,
         after_bytes=after,
         reclaimed_bytes=reclaimed,
+        sampled_pages=pages,
         share_bytes=share,
         filesystems=[replace(UNKNOWN, type=type_)],
         memory=memory,
@@ -59,6 +61,14 @@ def test_less_than_99_percent_is_doubted_with_the_figures() -> None:
     assert text is not None
     assert "9.67 KB" in text or "9.67 KiB" in text
     assert "99.0 %" in text
+
+
+def test_of_a_sample_the_upper_bound_counts_and_the_words_say_so() -> None:
+    assert doubted(read=10_000, after=9_900, pages=1024) is None
+    text = doubted(read=10_000, after=9_899, pages=1024)
+    assert text is not None
+    assert text.startswith("at most 9.67 ")
+    assert "(99.0 %, by a sample of 1,024 pages)" in text
 
 
 def test_what_was_resident_before_should_still_be() -> None:

@@ -21,7 +21,9 @@ from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.cachestat import Reclaimed
 from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, Sample
 from prefetch_cli.plan.extents import Extent, whole
-from prefetch_cli.residency.survey import SAMPLERS, Survey, survey
+from prefetch_cli.residency import timed
+from prefetch_cli.residency.samples import SAMPLERS
+from prefetch_cli.residency.survey import Survey, survey
 from tests.helpers import oracle
 from tests.helpers.command import ROOT
 from tests.helpers.oracle import about
@@ -54,9 +56,10 @@ def look(files: Sequence[File], *, reads_in_flight: bool = False) -> Survey:
 
 
 def sampled_by(monkeypatch: pytest.MonkeyPatch, samples: Mapping[Method, Sample | None]) -> None:
-    """Let each method return this sample for every file; None: it cannot tell."""
+    """Let each method return this sample for every file; None: nothing can tell."""
     samplers = {method: lambda *_, found=found: found for method, found in samples.items()}
-    monkeypatch.setattr("prefetch_cli.residency.survey.SAMPLERS", samplers)
+    monkeypatch.setattr("prefetch_cli.residency.samples.SAMPLERS", samplers)
+    monkeypatch.setattr(timed, "estimate", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("reads_in_flight", [False, True])
@@ -149,7 +152,7 @@ def test_the_first_method_that_can_tell_gives_the_estimate(
 def test_each_method_is_exact_or_has_a_sampler_and_the_surest_stand_first() -> None:
     exact = [method for method in Method if method.exact]
     estimates = [method for method in Method if method in SAMPLERS]
-    assert list(Method) == [*exact, *estimates, Method.UNKNOWN]
+    assert list(Method) == [*exact, *estimates, Method.TIMED, Method.UNKNOWN]
 
 
 def test_nothing_stays_mapped(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.linux.filesystem import UNKNOWN
 from prefetch_cli.linux.memory import Memory
 from prefetch_cli.linux.pagecache import Method
-from prefetch_cli.plan.decision import Budget, Decision, Reason, Verdict
+from prefetch_cli.plan.budget import Budget
+from prefetch_cli.plan.decision import Decision, Reason, Verdict
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.plan.share import Share
-from prefetch_cli.reading.plan import Plan, ReadResult
+from prefetch_cli.reading.plan import Plan, ReadResult, Threads
 from prefetch_cli.residency.evict import Eviction
+from prefetch_cli.residency.samples import Sampled
 from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.document import document
 from prefetch_cli.run.outcome import (
@@ -31,6 +33,7 @@ from prefetch_cli.run.outcome import (
     cut_short,
     evicted_so_far,
     exit_code,
+    falls_short,
     fold,
     folded,
 )
@@ -40,7 +43,7 @@ from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Stat
 FILE = File("/m/a", "/m/a", 1000, weight=True, device=1, inode=2)
 EXTENT = Extent(0, 0, 1000)
 SURVEY = Survey(0, 1000, Method.MINCORE, (EXTENT,), {0: 0}, ())
-PLAN = Plan((EXTENT,), None, 0, 1, 4096, Engine.AUTO, None, yielding=False)
+PLAN = Plan((EXTENT,), None, 0, Threads.fixed(1), 4096, Engine.AUTO, None, yielding=False)
 READ = Decision(Verdict.PREFETCH, Reason.FORCED, "forced", warning=False, limit_bytes=None)
 SKIP = Decision(Verdict.SKIP, Reason.LOCAL_FITS, "local", warning=False, limit_bytes=None)
 SNAPSHOT = Progress(2000, 700, 2, 0, 3.0, None, 0.0, part_seconds=2.0)
@@ -61,7 +64,7 @@ def wanted(kind: Kind, *failed: str, warnings: tuple[str, ...] = ()) -> Wanted:
         Budget(1 << 30, 1 << 30, 90.0, "host", None),
         Share(0, 1, Split.FILES, (EXTENT,), 1, 1000),
         launcher=None,
-        threads=1,
+        threads=Threads.fixed(1),
     )
 
 
@@ -71,7 +74,7 @@ def up_to(kind: Kind, decision: Decision) -> list[State]:
 
 def read(kind: Kind, *failed: str) -> Read:
     errors = tuple((path, "Input/output error") for path in failed)
-    return Read(kind, ReadResult(1000, 0, 1.0, Engine.SPLICE, complete=True, failed=errors))
+    return Read(kind, ReadResult(1000, 0, 1.0, Engine.SPLICE, 1, complete=True, failed=errors))
 
 
 def outcome(*events: Event, action: Action = Action.PREFETCH) -> Outcome:
@@ -94,6 +97,45 @@ def test_warnings_keep_their_order_and_come_once() -> None:
     doubt = Proven(CHECKPOINT, SURVEY, doubt="c")
     events = (Warned(("a",)), wanted(CHECKPOINT, warnings=("b", "a")), doubt, doubt)
     assert outcome(*events).warnings == ("a", "b", "c")
+
+
+SAMPLED = replace(SURVEY, method=Method.TIMED, resident_bytes=970)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "code", "words"),
+    [
+        (950, 1000, 0, ""),
+        (949, 1000, 4, "found 94.9 to 100 % resident, by a sample that cannot tell"),
+        (900, 950, 4, "found 90 to 95 % resident, by a sample that cannot tell"),
+        (900, 949, 4, "found 90 to 94.9 % resident"),
+    ],
+)
+def test_of_a_sample_the_bounds_decide_whether_enough_is_resident(
+    low: int, high: int, code: int, words: str
+) -> None:
+    survey = replace(SAMPLED, sampled=Sampled(low, low, high, 1024))
+    found = replace(
+        outcome(Proven(CHECKPOINT, survey), action=Action.CHECK), min_resident_percent=95
+    )
+    assert exit_code(found) == code
+    said = falls_short(found) or ""
+    assert words in said
+    assert ("cannot tell" in said) is (low < 950 <= high)
+
+
+def test_the_interval_is_that_of_the_last_look() -> None:
+    exact, sampled = (
+        Proven(CHECKPOINT, survey)
+        for survey in (SURVEY, replace(SAMPLED, sampled=Sampled(900, 970, 1000, 512)))
+    )
+    names = ("method", "after_bytes", "low_bytes", "high_bytes", "sampled_pages")
+    for proven, figures in (
+        (sampled, ["timed", 970, 900, 1000, 512]),
+        (exact, ["mincore", 0, None, None, None]),
+    ):
+        found = document(outcome(*up_to(CHECKPOINT, READ), proven))["residency"]
+        assert [found[name] for name in names] == figures
 
 
 STATES = st.sampled_from(

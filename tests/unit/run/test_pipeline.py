@@ -17,7 +17,7 @@ from prefetch_cli.linux.memory import Memory
 from prefetch_cli.plan.decision import Reason
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading import job, trial
-from prefetch_cli.reading.plan import Plan, ReadResult
+from prefetch_cli.reading.plan import Plan, ReadResult, Threads
 from prefetch_cli.reading.trial import Trial
 from prefetch_cli.run import parts, pipeline, stages
 from prefetch_cli.run.document import document
@@ -55,6 +55,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
     options = Options(
         action=Action.PREFETCH,
         request=request(path),
+        from_file=None,
         libraries=None,
         rank=0,
         world_size=1,
@@ -62,7 +63,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
         overrule=Overrule.FORCE,
         ram_threshold_percent=90,
         max_bytes=None,
-        threads=2,
+        threads=Threads.fixed(2),
         block_size_bytes=MIB,
         engine=Engine.READ,
         trial=False,
@@ -71,6 +72,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
         beside_command=False,
         time_limit_seconds=None,
         min_resident_percent=None,
+        keep=None,
     )
     events: list[State | Warned] = []
     options = replace(options, **given)  # type: ignore[arg-type]
@@ -252,7 +254,7 @@ def test_small_files_over_a_network_are_asked_for_by_more_threads(
     wanted = gather.Request((str(library),), packages=(), python=None, command=(), of_command=False)
     last = run(small, libraries=wanted)
     parts = last.of(LIBRARIES).get(Decided), last.checkpoint.get(Decided)
-    assert [part.plan.threads for part in parts if part is not None] == [threads, 2]
+    assert [part.plan.threads.first for part in parts if part is not None] == [threads, 2]
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ from prefetch_cli.linux.cachestat import Reclaimed
 from prefetch_cli.linux.filesystem import UNKNOWN
 from prefetch_cli.linux.memory import Memory
 from prefetch_cli.linux.pagecache import Method
-from prefetch_cli.plan.decision import Budget
+from prefetch_cli.plan.budget import Budget
 from prefetch_cli.plan.share import Share
+from prefetch_cli.reading.plan import Threads
 from prefetch_cli.residency.evict import Eviction
+from prefetch_cli.residency.samples import Sampled
 from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.outcome import Outcome, folded
 from prefetch_cli.run.parts import CHECKPOINT
@@ -20,20 +22,28 @@ from prefetch_cli.run.states import Evicted, Looked, Proven, Wanted
 from prefetch_cli.show.lines import facts, summary
 
 
-def resident(method: Method, resident_bytes: int | None) -> str:
+def resident(method: Method, resident_bytes: int | None, sampled: Sampled | None = None) -> str:
     """Return the line of a survey by this method."""
-    survey = Survey(resident_bytes, 1000, method, (), {}, ())
+    survey = Survey(resident_bytes, 1000, method, (), {}, (), sampled=sampled)
     evicted = Evicted(CHECKPOINT, Eviction(5, 1.0, complete=True, failed=()))
     outcome = folded(Outcome(Action.EVICT), [evicted, Proven(CHECKPOINT, survey)])
     return dict(summary(outcome))["resident"]
 
 
-@pytest.mark.parametrize("method", [method for method in Method if method is not Method.UNKNOWN])
-def test_a_figure_by_samples_is_called_an_estimate(method: Method) -> None:
-    line = resident(method, 500)
-    assert line.startswith("500 bytes of 1000 bytes (50.0 %, ")
-    assert ("estimate" in line) is not method.exact
-    assert (method.value in line) is method.exact
+@pytest.mark.parametrize("method", [method for method in Method if method.exact])
+def test_an_exact_figure_names_its_method(method: Method) -> None:
+    assert resident(method, 500) == f"500 bytes of 1000 bytes (50.0 %, {method.value})"
+
+
+@pytest.mark.parametrize(
+    ("method", "how"), [(Method.NOWAIT, "sample"), (Method.TIMED, "timed sample")]
+)
+def test_a_figure_by_samples_is_an_interval(method: Method, how: str) -> None:
+    line = resident(method, 500, Sampled(495, 800, 1000, 1024))
+    assert line == f"49.5 to 100 % of 1000 bytes ({how} of 1,024 pages)"
+    # Rounded outward, so that it does not claim more than was found.
+    line = resident(method, 500, Sampled(0, 0, 1, 1))
+    assert line == f"0 to 0.1 % of 1000 bytes ({how} of 1 page)"
 
 
 def test_no_figure_is_given_where_nothing_tells() -> None:
@@ -54,7 +64,7 @@ WANTED = Wanted(
     Budget(900, 1000, 90.0, "host", None),
     Share(0, 1, Split.FILES, (), 1, 1000),
     launcher=None,
-    threads=1,
+    threads=Threads.fixed(1),
 )
 
 

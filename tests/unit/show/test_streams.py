@@ -1,14 +1,20 @@
 """Standard streams that are closed, full or gone: warming goes on and the exit code stays."""
 
+import contextlib
+import json
 import os
+import signal
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
-from tests.helpers.command import COMMAND, environment
+from tests.helpers.command import COMMAND, ROOT, environment
 
 LINE = " ".join(COMMAND)
 
@@ -84,3 +90,51 @@ def test_a_log_on_both_streams_keeps_their_order(cold: str, tmp_path: Path) -> N
     assert heads[:6] == ["checkpoint", "size", "file", "memory", "resident", "decision"]
     assert heads[6:16] == ["prefetch-cli:"] * 10
     assert heads[16:] == ["read", "resident"]
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[int, int, int]]:
+    """Yield the ends of a pipe that does not block and is full, and how much it holds."""
+    end, other = os.pipe()
+    try:
+        os.set_blocking(other, False)
+        held = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                held += os.write(other, b" " * 1024)
+        yield end, other, held
+    finally:
+        os.close(end)
+
+
+def started(output: int, errors: int, *arguments: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [*COMMAND, *arguments], stdout=output, stderr=errors, env=environment(), cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_pipe_that_does_not_block_gets_everything(cold: str, stream: str) -> None:
+    arguments = ("--force", "--json", "--verbose", "--progress", "json", cold)
+    with full_pipe() as (end, other, held), open(os.devnull, "wb") as null:
+        output, errors = (other, null.fileno()) if stream == "stdout" else (null.fileno(), other)
+        process = started(output, errors, *arguments)
+        os.close(other)
+        time.sleep(2)  # by then it has something to say
+        assert process.poll() is None
+        with open(end, "rb", closefd=False) as file:
+            said = file.read()[held:]
+        assert process.wait(30) == 0
+    if stream == "stdout":
+        assert json.loads(said)["exit_code"] == 0
+    else:
+        assert len([json.loads(line) for line in said.splitlines()]) >= 10
+
+
+def test_a_signal_ends_the_wait_for_a_pipe(cold: str) -> None:
+    with full_pipe() as (_, other, _):
+        process = started(other, other, "--force", "--json", cold)
+        os.close(other)
+        time.sleep(2)
+        process.terminate()
+        assert process.wait(5) == 128 + signal.SIGTERM

@@ -8,12 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from tests.helpers.command import ROOT
 from tests.vm import kernels
 from tests.vm.bench import choice, everywhere, latency, libraries, loading
+from tests.vm.bench.output import say, show
 from tests.vm.bench.place import place
 from tests.vm.kernels import NoMachineError
 from tests.vm.machine import MIB
@@ -74,24 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             json.dump({"kernel": given.kernel, "rounds": given.rounds, **found}, file, indent=2)
     print(f"as JSON: {given.json}")
     return 0
-
-
-def show(title: str, rows: list[list[str]]) -> None:
-    """Print rows of cells as a table, 140 columns wide if not on a terminal."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 140
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
-    for heading in rows[0]:
-        table.add_column(heading, overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*row)
-    console.print(table)
-
-
-def say(line: str) -> None:
-    """Print a line of progress."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,39 @@
+"""What a timed sample makes of its pages, on real files whose verdicts are made up."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from prefetch_cli.base.progress import Monitor
+from prefetch_cli.checkpoint.examine import examine
+from prefetch_cli.checkpoint.files import File
+from prefetch_cli.plan.extents import whole
+from prefetch_cli.residency import timed
+from prefetch_cli.residency.verdict import Verdict
+from tests.helpers.reading import MIB, cold_files
+
+# Of 20 verdicts each.
+CERTAIN = [Verdict.HIT, Verdict.MISS] * 10
+SOME_UNSURE = [Verdict.UNSURE, *CERTAIN[1:]]
+MANY_UNSURE = [*[Verdict.UNSURE] * 3, *CERTAIN[3:]]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "known"), [(CERTAIN, True), (SOME_UNSURE, True), (MANY_UNSURE, False)]
+)
+def test_with_a_tenth_in_doubt_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdicts: list[Verdict], known: bool
+) -> None:
+    paths = cold_files(tmp_path, [6 * MIB, 3 * MIB])
+    files = [file for path in paths if isinstance(file := examine(path, weight=True), File)]
+    turns = itertools.cycle(verdicts)
+    monkeypatch.setattr(timed, "judge", lambda *_: next(turns))
+    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    found = timed.estimate(files, extents, monitor=Monitor())
+    assert (found is not None) is known
+    if found is not None:
+        assert found.counts.pages == 1024
+        assert 0.45 <= found.counts.likely <= 0.55
+        low, high = found.resident
+        assert low < found.pages / 2 < high
