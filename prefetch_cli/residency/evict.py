@@ -1,9 +1,12 @@
-"""Drops a share from the page cache, and reports what stayed and why."""
+"""Drops a share from the page cache, and reports what stayed and why.
+
+Where no exact method may look, a survey behind it has the word: `stayed`, `concluded`.
+"""
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 
@@ -16,6 +19,7 @@ from prefetch_cli.linux import cachestat, pagecache, processes
 from prefetch_cli.linux.files import open_to_read
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent
+from prefetch_cli.residency.survey import Survey
 
 # The first try starts the write-back of dirty pages; a later one can drop them.
 _TRIES = 10
@@ -29,13 +33,14 @@ class Eviction:
 
     bytes_evicted: int | None  # None where this process may not know what was resident
     elapsed_seconds: float
-    complete: bool
+    complete: bool | None  # None where it may not know what stayed, either
     failed: tuple[tuple[str, str], ...]  # path, and what stayed or failed, and why
+    unproven: frozenset[int] = frozenset()  # files that were dropped, but nothing exact can look
 
 
 @dataclass(frozen=True)
 class _Dropped:
-    evicted_bytes: int | None
+    evicted_bytes: int | None  # None where no exact method may look
     error: str | None = None
 
 
@@ -67,15 +72,61 @@ def evict(
     # Three descriptors: the file, /proc, and one process's maps.
     dropped = map_threads(drop, groups, threads, descriptors=3)
     known = [one.evicted_bytes for one in dropped if one.evicted_bytes is not None]
+    unproven = frozenset(
+        file
+        for (file, _), one in zip(groups, dropped, strict=True)
+        if one.evicted_bytes is None and one.error is None
+    )
     failed = tuple(
         (files[file].path, one.error)
         for (file, _), one in zip(groups, dropped, strict=True)
         if one.error is not None
     )
     return Eviction(
-        bytes_evicted=sum(known) if known or not groups else None,
+        bytes_evicted=None if unproven or (groups and not known) else sum(known),
         elapsed_seconds=time.monotonic() - began,
-        complete=not failed,
+        complete=False if failed or stop.interrupted else None if unproven else True,
+        failed=failed,
+        unproven=unproven,
+    )
+
+
+def stayed(eviction: Eviction, after: Survey) -> Mapping[int, int]:
+    """Return how much of each unproven file seems to be resident, by a survey behind it.
+
+    Empty too where the survey cannot tell: `after.resident_bytes` is None then.
+    """
+    found = after.sampled
+    drawn = set() if found is None else {page.file for page in found.drawn}
+    sizes = {
+        file: size
+        for file, size in after.resident_by_file.items()
+        # What is said of a file without a page in the sample is what is said of the others.
+        if size and file in eviction.unproven and (not drawn or file in drawn)
+    }
+    exact = sum(
+        size
+        for file, size in after.resident_by_file.items()
+        if size is not None and file not in eviction.unproven
+    )
+    return {} if found is not None and found.low_bytes <= exact else sizes
+
+
+def concluded(
+    files: Sequence[File], eviction: Eviction, after: Survey, elapsed_seconds: float
+) -> Eviction:
+    """Return the eviction with what a survey behind it says of what was unproven."""
+    if not eviction.unproven:
+        return eviction
+    left = stayed(eviction, after)
+    failed = (
+        *eviction.failed,
+        *((files[file].path, _why(files[file], left[file], None)) for file in sorted(left)),
+    )
+    return replace(
+        eviction,
+        elapsed_seconds=elapsed_seconds,
+        complete=False if failed else None if after.resident_bytes is None else True,
         failed=failed,
     )
 
@@ -113,11 +164,15 @@ def _dirty_bytes(descriptor: int, extents: Sequence[Extent]) -> int:
     return sum(state.dirty_bytes for state in states if state is not None)
 
 
-def _why(file: File, resident_bytes: int, dirty_bytes: int) -> str:
+def _why(file: File, resident_bytes: int, dirty_bytes: int | None) -> str:
+    """Return why so much stays; with dirty_bytes None that is an estimate."""
     stay = f"{format_size(resident_bytes)} stay"
+    if dirty_bytes is None:
+        stay = f"about {stay}, by a sample"
     if dirty_bytes:
         return f"{stay}: dirty, not yet written back: run sync, then evict again"
     if users := processes.mapping(file.real_path, file.inode):
         names = ", ".join(f"process {one.pid} ({printable(one.name)})" for one in users[:3])
         return f"{stay}: mapped by {names}: evict again after they exit"
-    return f"{stay}: mapped or locked by a process that this user cannot see"
+    dirty = "dirty, mapped" if dirty_bytes is None else "mapped"
+    return f"{stay}: {dirty} or locked by a process that this user cannot see"

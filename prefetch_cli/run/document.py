@@ -181,7 +181,7 @@ def _result(outcome: Outcome, part: History) -> Json | None:
         return {
             "bytes_evicted": evicted.eviction.bytes_evicted,
             "elapsed_seconds": round(evicted.eviction.elapsed_seconds, 6),
-            "complete": evicted.eviction.complete and not failed,
+            "complete": False if failed else evicted.eviction.complete,
             "failed": failed,
         }
     read = part.get(Read)

@@ -215,12 +215,19 @@ class _Stages:
 
     def evict(self, seen: Sequence[_Seen]) -> None:
         """Drop all parts from the page cache, then look what stayed."""
-        for one in seen:
-            self._publish(stages.drop(one.wanted, self._monitor, self._stop))
-        for one in seen:
+        drops = [stages.drop(one.wanted, self._monitor, self._stop) for one in seen]
+        for evicted in drops:
+            if self._stop.interrupted or not evicted.eviction.unproven:
+                self._publish(evicted)
+        for one, evicted in zip(seen, drops, strict=True):
             if self._stop.interrupted:
                 return
-            self._publish(proving.prove_evicted(one.wanted, one.looked, self._monitor))
+            concluded, proven = proving.prove_evicted(
+                one.wanted, one.looked, evicted, self._monitor, self._stop
+            )
+            if evicted.eviction.unproven:
+                self._publish(concluded)
+            self._publish(proven)
 
     def prove_unchanged(self, seen: Sequence[_Seen]) -> None:
         """Publish what is resident of parts that nothing has changed."""

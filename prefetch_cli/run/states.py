@@ -128,6 +128,16 @@ class Evicted(State):
 
     eviction: Eviction
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That nobody knows whether it helped."""
+        if self.eviction.complete is not None:
+            return ()
+        return (
+            "the files were dropped, but this user cannot tell whether anything stayed: "
+            "look as root, or as the user who owns them",
+        )
+
 
 @dataclass(frozen=True)
 class Proven(State):

@@ -197,7 +197,10 @@ READ_RESULT = record(
     failed=FAILED,
 )
 EVICTION = record(
-    bytes_evicted=either(COUNT, NULL), elapsed_seconds=NUMBER, complete=FLAG, failed=FAILED
+    bytes_evicted=either(COUNT, NULL),
+    elapsed_seconds=NUMBER,
+    complete=either(FLAG, NULL),
+    failed=FAILED,
 )
 
 

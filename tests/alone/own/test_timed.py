@@ -4,6 +4,7 @@ What a page costs is measured, so it depends on the machine: what decides is whe
 in the interval, not how long anything took.
 """
 
+import mmap
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -94,6 +95,49 @@ def as_stranger(*arguments: str) -> command.Done:
         "sys.argv[0] = 'prefetch-cli'; main.main()"
     )
     return command.run(*arguments, command=(sys.executable, "-c", script))
+
+
+def test_what_a_server_holds_is_not_called_dropped() -> None:
+    with files_on_fuse(*KEEPS) as paths:
+        how = ("--evict", "--json", "--load-format", "all", os.path.dirname(paths[0]))
+        truth.make_resident(paths, 100, "head")
+        with (
+            open(paths[0], "rb") as file,
+            mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping,
+        ):
+            assert sum(mapping[page] for page in range(0, len(mapping), mmap.PAGESIZE)) >= 0
+            held = as_stranger(*how)
+        assert oracle.resident_bytes(paths[:1]) == oracle.about(truth.SIZES[0])
+        assert held.code == 1
+        result = held.document["result"]
+        assert (result["bytes_evicted"], result["complete"]) == (None, False)
+        [failed] = result["failed"]
+        assert failed["path"] == paths[0]
+        assert failed["error"].endswith(
+            "stay, by a sample: dirty, mapped or locked by a process that this user cannot see"
+        )
+        assert failed["error"] in held.errors
+
+        gone = as_stranger(*how)
+        assert oracle.resident_bytes(paths) == 0
+        assert (gone.code, gone.document["warnings"]) == (0, [])
+        assert (gone.document["result"]["bytes_evicted"], gone.document["result"]["complete"]) == (
+            None,
+            True,
+        )
+
+
+def test_where_nothing_can_look_nothing_is_called_dropped() -> None:
+    with files_on_fuse("--direct-io") as paths:
+        how = ("--evict", "--json", "--load-format", "all", os.path.dirname(paths[0]))
+        done = as_stranger(*how)
+        assert (done.code, done.document["result"]["failed"]) == (0, [])
+        assert (done.document["result"]["bytes_evicted"], done.document["result"]["complete"]) == (
+            None,
+            None,
+        )
+        [warning] = done.document["warnings"]
+        assert "cannot tell whether anything stayed" in warning
 
 
 def test_what_the_command_makes_of_it() -> None:

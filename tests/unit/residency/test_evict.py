@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File
+from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.extents import Extent, whole
-from prefetch_cli.residency.evict import Eviction, evict
+from prefetch_cli.residency.draw import Page
+from prefetch_cli.residency.evict import Eviction, concluded, evict, stayed
+from prefetch_cli.residency.samples import Sampled
+from prefetch_cli.residency.survey import Survey
 from tests.helpers import oracle
 from tests.helpers.command import ROOT
 from tests.helpers.oracle import about
@@ -124,3 +129,67 @@ def test_read_permission_is_enough_to_evict(tmp_path: Path) -> None:
     )
     assert done.stdout == "()\n"
     assert oracle.resident_bytes([files[0].path]) == 0
+
+
+# What only a sample can look at
+
+
+def seen(
+    by_file: dict[int, int | None], low_bytes: int, drawn: Sequence[int] = (0, 1, 2)
+) -> Survey:
+    """Return a survey with estimates of these files, and a sample of pages of `drawn`."""
+    total = sum(size or 0 for size in by_file.values())
+    pages = frozenset(Page(file, 0) for file in drawn)
+    return Survey(
+        resident_bytes=total,
+        total_bytes=30 * MIB,
+        method=Method.TIMED,
+        missing=(),
+        resident_by_file=by_file,
+        failed=(),
+        sampled=Sampled(low_bytes, total, 2 * total, 1024, pages),
+    )
+
+
+DROPPED = Eviction(None, 1.0, None, (), frozenset({0, 1}))
+
+
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [
+        (seen({0: 0, 1: 0}, 0), {}),
+        (seen({0: 0, 1: 5 * MIB}, MIB), {1: 5 * MIB}),
+        (seen({0: 3 * MIB, 1: 5 * MIB}, MIB), {0: 3 * MIB, 1: 5 * MIB}),
+        # An interval that begins at nothing says nothing.
+        (seen({0: 0, 1: 5 * MIB}, 0), {}),
+        # File 2 was looked at exactly, and is all that the lower bound consists of.
+        (seen({0: 0, 1: MIB, 2: 9 * MIB}, 9 * MIB), {}),
+        (seen({0: 0, 1: MIB, 2: 9 * MIB}, 9 * MIB + 1), {1: MIB}),
+        # No page of file 0 was looked at.
+        (seen({0: 3 * MIB, 1: 5 * MIB}, MIB, drawn=[1]), {1: 5 * MIB}),
+        (seen({0: None, 1: None}, 0), {}),
+    ],
+)
+def test_what_a_sample_finds_has_stayed(after: Survey, left: dict[int, int]) -> None:
+    assert stayed(DROPPED, after) == left
+
+
+def test_whatever_stayed_has_failed(tmp_path: Path) -> None:
+    files = resident(tmp_path, [1, 1])
+    done = concluded(files, DROPPED, seen({0: 0, 1: 5 * MIB}, MIB), 2.0)
+    assert (done.bytes_evicted, done.elapsed_seconds, done.complete) == (None, 2.0, False)
+    why = "dirty, mapped or locked by a process that this user cannot see"
+    assert done.failed == ((files[1].path, f"about 5 MiB stay, by a sample: {why}"),)
+
+
+def test_what_a_sample_does_not_find_is_gone(tmp_path: Path) -> None:
+    done = concluded(resident(tmp_path, [1, 1]), DROPPED, seen({0: 0, 1: 0}, 0), 2.0)
+    assert (done.bytes_evicted, done.complete, done.failed) == (None, True, ())
+
+
+def test_what_nothing_can_look_at_is_not_known(tmp_path: Path) -> None:
+    after = replace(
+        seen({0: None, 1: None}, 0), resident_bytes=None, method=Method.UNKNOWN, sampled=None
+    )
+    done = concluded(resident(tmp_path, [1, 1]), DROPPED, after, 2.0)
+    assert (done.bytes_evicted, done.complete, done.failed) == (None, None, ())
