@@ -1,6 +1,8 @@
 """Errors that end a run early, and the one home of the exit codes."""
 
 import enum
+import errno
+import os
 
 
 class ExitCode(enum.IntEnum):
@@ -49,3 +51,42 @@ class CheckpointError(PrefetchError):
     """A checkpoint that is missing, empty, incomplete, malformed or ambiguous."""
 
     exit_code = ExitCode.CHECKPOINT
+
+
+# What is wrong with a path, for the user to mend. Anything else is wrong with the system: too many
+# open files, no memory, storage that does not answer.
+_OF_THE_PATH = frozenset(
+    {
+        errno.EACCES,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOEXEC,
+        errno.ENOTDIR,
+        errno.ENXIO,
+        errno.EPERM,
+    }
+)
+_SYSTEM_HINT = "this is no fault of the checkpoint: try again, or check its mount and the limits"
+
+
+def is_of_the_path(error: OSError) -> bool:
+    """Return whether the path is to blame, and not the system."""
+    return error.errno in _OF_THE_PATH
+
+
+def error_words(error: OSError) -> str:
+    """Return what the system said."""
+    return error.strerror or (os.strerror(error.errno) if error.errno else str(error))
+
+
+def unreachable(error: OSError, message: str, hint: str | None = None) -> PrefetchError:
+    """Return the error for a part of a checkpoint that the system does not give.
+
+    A CheckpointError if the path is to blame; `hint` is for that.
+    """
+    if is_of_the_path(error):
+        return CheckpointError(message, hint)
+    return PrefetchError(message, _SYSTEM_HINT)

@@ -14,7 +14,7 @@ from prefetch_cli.base.errors import UsageError
 from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.digests import Algorithm, Digest
 from prefetch_cli.checkpoint.files import File
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 
 _MOST_BYTES = 64 * 1024 * 1024  # half a million lines; the largest checkpoints have 1,000 files
 _PIECE_BYTES = 1024 * 1024
@@ -102,7 +102,7 @@ def _content(path: str) -> bytes:
         try:
             content = b"".join(_pieces(descriptor))
         finally:
-            os.close(descriptor)
+            close(descriptor)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise UsageError(f"cannot read --checksums {printable(path)}: {reason}", _HINT) from None

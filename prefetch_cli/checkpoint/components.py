@@ -13,6 +13,7 @@ from prefetch_cli.checkpoint.files import Incomplete
 from prefetch_cli.checkpoint.folder import FolderReader
 from prefetch_cli.checkpoint.layouts import Component
 from prefetch_cli.checkpoint.manifest import Folder
+from prefetch_cli.hubs.hub_cache import is_folder
 from prefetch_cli.linux import namespaces
 
 # What diffusers looks for in the layout's own folder if a component has none.
@@ -62,7 +63,7 @@ def _is_here(top: FolderReader, component: Component) -> bool:
     if not component.folder:
         return any(name.endswith(selection.WEIGHT_SUFFIXES) for name in top.names)
     path = os.path.join(top.path, component.folder)
-    if not os.path.isdir(path):
+    if not is_folder(path):
         return False
     names = top.below(component.folder).names
     return not component.has_weights or any(
@@ -85,7 +86,7 @@ def _folders(reader: FolderReader, component: Component, seen: set[str]) -> Iter
     """Yield what a loader reads in the folder of a component, then in those of its own parts."""
     path = os.path.join(reader.path, component.folder)
     below = posixpath.join(reader.name, component.folder)
-    if not os.path.isdir(path):
+    if not is_folder(path):
         if component.may_be_absent:
             return
         # With a slash at the end, the path cannot be a file.

@@ -2,11 +2,13 @@
 
 import itertools
 import os
+import stat
 from dataclasses import dataclass
 
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import error_words, unreachable
 from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES
+from prefetch_cli.linux.files import mode_of
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class Contents:
 
 
 def contents_of(path: str, shown: str) -> Contents:
-    """Return the names in a folder; raises CheckpointError if it cannot be listed."""
+    """Return the names in a folder; raises PrefetchError if it cannot be listed."""
     try:
         return listed(path)
     except OSError as error:
-        raise CheckpointError(
-            f"{printable(shown)}: expected a directory that can be listed, found: {error.strerror}",
+        raise unreachable(
+            error,
+            f"{printable(shown)}: expected a directory that can be listed, "
+            f"found: {error_words(error)}",
             "check its permissions and its mount",
         ) from None
 
@@ -40,7 +44,7 @@ def listed(path: str, most: int | None = None) -> Contents:
         for entry in itertools.islice(entries, most):
             # Links to component folders have no suffix. Asking where every link leads would take a
             # round trip for each file of a hub's snapshot.
-            linked = "." not in entry.name and os.path.isdir(entry.path)
+            linked = "." not in entry.name and stat.S_ISDIR(mode_of(entry.path))
             if linked or entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
                 continue

@@ -11,7 +11,7 @@ from prefetch_cli.base.amounts import format_size
 from prefetch_cli.checkpoint import headers
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
 from prefetch_cli.linux import namespaces, pagecache
-from prefetch_cli.linux.files import RealFolder, file_type, open_to_read, real_path_of
+from prefetch_cli.linux.files import RealFolder, close, file_type, open_to_read, real_path_of
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 
 # Downloaders keep a file with such a suffix beside NAME, or in its place, until it has ended:
@@ -187,4 +187,4 @@ def glance(path: str) -> Iterator[Glance]:
     try:
         yield Glance(descriptor)
     finally:
-        os.close(descriptor)
+        close(descriptor)

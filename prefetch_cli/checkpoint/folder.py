@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import BinaryIO
 
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import CheckpointError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import LoadFormat, Server
@@ -20,7 +20,7 @@ from prefetch_cli.checkpoint.config import CONFIG, Config, parse_config
 from prefetch_cli.checkpoint.contents import contents_of
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.families import DIFFUSERS_WEIGHTS, index_missed
-from prefetch_cli.checkpoint.files import File
+from prefetch_cli.checkpoint.files import File, Skipped
 from prefetch_cli.checkpoint.index import Index, parse_index
 from prefetch_cli.checkpoint.layouts import Component
 from prefetch_cli.checkpoint.manifest import Folder, Terms
@@ -292,7 +292,9 @@ class FolderReader:
         """
         path = os.path.join(self.path, name)
         with self._monitor.waiting(path):
-            if not isinstance(examine(path, weight=False), File):
+            found = examine(path, weight=False)
+            # Where the look itself failed, opening says why, or succeeds this time.
+            if not isinstance(found, File) and not (isinstance(found, Skipped) and found.failed):
                 self._unusable.append(name)
                 yield None
                 return
@@ -300,8 +302,9 @@ class FolderReader:
                 with os.fdopen(open_to_read(path), "rb") as file:
                     yield file
             except OSError as error:
-                raise CheckpointError(
-                    f"{printable(path)}: expected a readable file, found: {error.strerror}",
+                raise unreachable(
+                    error,
+                    f"{printable(path)}: expected a readable file, found: {error_words(error)}",
                     "check its permissions",
                 ) from None
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import CheckpointError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
@@ -136,7 +136,8 @@ def _existing(argument: str) -> tuple[str, int] | None:
             return None
         if error.errno == errno.ELOOP:
             raise _no_checkpoint(argument, "a symbolic link that leads to itself") from None
-        raise _no_checkpoint(argument, error.strerror) from None
+        found = f"{printable(argument)}: expected a checkpoint, found: {error_words(error)}"
+        raise unreachable(error, found, "check the path") from None
 
 
 def _quantised(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.headers import HEADER_MOST_BYTES, LENGTH_BYTES
 from prefetch_cli.checkpoint.scanner import Json, NotJsonError, Scanner, TooLargeError
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 
 SUFFIX = ".safetensors"
 _METADATA = "__metadata__"
@@ -69,7 +69,7 @@ def fault(path: str, size_bytes: int) -> str | None:
     except TooLargeError:
         return "its header is wrong: expected tensors, found JSON far too large or nested for that"
     finally:
-        os.close(descriptor)
+        close(descriptor)
     return None
 
 

@@ -134,13 +134,14 @@ def _misfit(error: click.BadParameter, param: click.Parameter) -> str:
 def _reported(defect: Exception) -> PrefetchError:
     """Return what to show of an exception that no stage handled."""
     found = printable(" ".join(f"{type(defect).__name__}: {defect}".split()))
-    if isinstance(defect, MemoryError):
+    # Python has no exception class for either.
+    refused = str(defect) if isinstance(defect, RuntimeError) else ""
+    if isinstance(defect, MemoryError) or refused.startswith("can't allocate"):  # a lock
         return PrefetchError(
             "expected more memory, found none",
             "raise the limit (ulimit -v, or the cgroup's), or give fewer --threads",
         )
-    # Python has no exception class for it.
-    if isinstance(defect, RuntimeError) and "start new thread" in str(defect):
+    if "start new thread" in refused:
         return PrefetchError(
             "expected to start threads, found that the system refuses",
             "raise the limit (ulimit -u, ulimit -v, or the cgroup's pids.max)",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import CheckpointError, PrefetchError
 from prefetch_cli.base.text import printable, stays_below
 from prefetch_cli.base.words import Hub, Server
 from prefetch_cli.hubs import huggingface, modelscope, ollama
@@ -164,7 +164,7 @@ def _names_elsewhere(name: str, hub: Hub, other: Hub) -> Iterator[str]:
 def _holds(query: Query) -> bool:
     try:
         return _CACHES[query.hub].holds(query)
-    except CheckpointError:
+    except PrefetchError:
         return False  # what cannot be read is no help
 
 

@@ -3,12 +3,20 @@
 import os
 import pwd
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import (
+    CheckpointError,
+    PrefetchError,
+    error_words,
+    is_of_the_path,
+    unreachable,
+)
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub
+from prefetch_cli.linux.files import mode_of
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -65,13 +73,15 @@ class Query:
             self.download_hint,
         )
 
-    def not_cached(self, found: str = "neither", hint: str | None = None) -> CheckpointError:
+    def not_cached(self, found: str = "neither", hint: str | None = None) -> PrefetchError:
         """Return the error for a repo that is not in the cache, which may not exist either."""
         problems = [_listing_error(cache) for cache in self.caches]
         if all(isinstance(problem, FileNotFoundError) for problem in problems):
             found = "no such path and no such cache"
         else:
             for problem in problems:
+                if problem is not None and not is_of_the_path(problem):
+                    return unreadable(self.cache, problem)
                 if problem is not None and not isinstance(problem, FileNotFoundError):
                     found = f"no such path and a cache that cannot be listed: {problem.strerror}"
         noun = "a model" if self.hub is Hub.OLLAMA else "a repo"
@@ -100,9 +110,26 @@ def names_in(directory: str) -> list[str]:
         raise unreadable(directory, error) from error
 
 
-def unreadable(path: str, error: OSError) -> CheckpointError:
+def is_folder(path: str) -> bool:
+    """Return whether a path leads to a directory; raises PrefetchError if the system fails."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_file(path: str) -> bool:
+    """Return whether a path leads to a regular file; raises PrefetchError if the system fails."""
+    return stat.S_ISREG(_mode(path))
+
+
+def _mode(path: str) -> int:
+    try:
+        return mode_of(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: str, error: OSError) -> PrefetchError:
     """Return the error for a part of the cache that exists but cannot be read."""
-    return CheckpointError(f"cannot read {printable(path)}: {error.strerror}")
+    return unreachable(error, f"cannot read {printable(path)}: {error_words(error)}")
 
 
 def excerpt(text: str) -> str:

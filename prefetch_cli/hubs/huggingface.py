@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import CheckpointError, PrefetchError
 from prefetch_cli.base.text import counted, listing, printable
 from prefetch_cli.base.words import Hub
 from prefetch_cli.hubs.hub_cache import (
@@ -17,6 +17,7 @@ from prefetch_cli.hubs.hub_cache import (
     Snapshot,
     excerpt,
     expand_user,
+    is_folder,
     names_in,
     unreadable,
 )
@@ -66,7 +67,7 @@ def _commits(repo: str) -> list[str]:
     return [
         name
         for name in names_in(snapshots)
-        if COMMIT.fullmatch(name) and os.path.isdir(os.path.join(snapshots, name))
+        if COMMIT.fullmatch(name) and is_folder(os.path.join(snapshots, name))
     ]
 
 
@@ -151,7 +152,7 @@ def _repo_folder(repo_id: str) -> str:
     return "--".join(("models", *repo_id.split("/")))
 
 
-def _not_cached(query: Query) -> CheckpointError:
+def _not_cached(query: Query) -> PrefetchError:
     folder = _repo_folder(query.repo_id)
     try:
         names = os.listdir(query.cache)

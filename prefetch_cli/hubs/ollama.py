@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import Hub
-from prefetch_cli.hubs.hub_cache import Query, Snapshot, excerpt, names_in
+from prefetch_cli.hubs.hub_cache import Query, Snapshot, excerpt, is_file, names_in
 
 DEFAULT_HOST = "registry.ollama.ai"
 _NEWER_HOST = "ollama.com"  # the same registry
@@ -86,7 +86,7 @@ def find(query: Query) -> Snapshot:
     for folder in _folders(query, name):
         found = {tag: os.path.join(folder, tag) for tag in _names(folder)}
         # A newer manifest is a link to a blob, which an older Ollama may have removed.
-        found = {tag: path for tag, path in found.items() if os.path.isfile(path)}
+        found = {tag: path for tag, path in found.items() if is_file(path)}
         if (same := _same(name.tag, found)) is not None:
             return Snapshot(found[same], Hub.OLLAMA, None)
         tags |= dict.fromkeys(found)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import CheckpointError, PrefetchError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import file_name, printable
@@ -92,6 +92,7 @@ def canonical(name: str, interpreter: Interpreter) -> str:
     Raises CheckpointError if no distribution of that name is installed.
     """
     if _REQUIREMENT.fullmatch(name) is None or _installed(name, interpreter) is None:
+        _assert_readable(interpreter)
         raise CheckpointError(
             f"--package {printable(name) or repr(name)}: expected a distribution that is "
             f"installed for {printable(interpreter.path)}, found none of that name",
@@ -111,6 +112,7 @@ def owner(command: Sequence[str], interpreter: Interpreter) -> str:
     for found in metadata.distributions(path=list(interpreter.search_path)):
         if has(found, _read_text(found, "RECORD")) and (own := _own_name(found)) is not None:
             return _normalized(own)
+    _assert_readable(interpreter)
     raise CheckpointError(
         f"--libraries: expected a distribution that {printable(what)} belongs to, found none "
         f"installed for {printable(interpreter.path)}",
@@ -185,7 +187,7 @@ def _ask(python: str, stop: Stop) -> list[str]:
             line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
     except OSError as error:
-        raise _no_answer(python, error.strerror or str(error)) from None
+        raise _no_answer(python, error_words(error), error) from None
     with process:
         while process.returncode is None:
             with suppress(subprocess.TimeoutExpired):
@@ -197,12 +199,13 @@ def _ask(python: str, stop: Stop) -> list[str]:
     return [os.fsdecode(part) for part in said.split(b"\0")]
 
 
-def _no_answer(python: str, found: str) -> CheckpointError:
-    return CheckpointError(
+def _no_answer(python: str, found: str, error: OSError | None = None) -> PrefetchError:
+    message = (
         f"{printable(python)}: expected the search path of a Python interpreter, found: "
-        f"{printable(found)}",
-        "give the server's with --python",
+        f"{printable(found)}"
     )
+    hint = "give the server's with --python"
+    return CheckpointError(message, hint) if error is None else unreachable(error, message, hint)
 
 
 def _installed(name: str, interpreter: Interpreter) -> "metadata.Distribution | None":
@@ -211,6 +214,25 @@ def _installed(name: str, interpreter: Interpreter) -> "metadata.Distribution | 
 
     path = list(interpreter.search_path)
     return next(iter(metadata.distributions(name=name, path=path)), None)
+
+
+def _assert_readable(interpreter: Interpreter) -> None:
+    """Raise PrefetchError if what is installed cannot be listed: importlib.metadata passes over it.
+
+    A search path may name folders that do not exist, and archives.
+    """
+    for folder in interpreter.search_path:
+        try:
+            os.listdir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise unreachable(
+                error,
+                f"{printable(folder)}: expected the packages of {printable(interpreter.path)}, "
+                f"found: {error_words(error)}",
+                "check its permissions",
+            ) from None
 
 
 def _normalized(name: str) -> str:

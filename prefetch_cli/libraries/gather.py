@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import CheckpointError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
@@ -109,8 +109,11 @@ def _assert_exists(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
         found = file_type(mode)
-    except (OSError, ValueError) as error:  # ValueError: a character that no path has
-        mode, found = 0, getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        said = f"--also {printable(path)}: expected a file or a directory, "
+        raise unreachable(error, f"{said}found: {error_words(error)}", "check the path") from None
+    except ValueError as error:  # a character that no path has
+        mode, found = 0, str(error)
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise CheckpointError(
             f"--also {printable(path) or repr(path)}: expected a file or a directory, "

@@ -1,9 +1,12 @@
 """Regular files: open one safely, name what else a path leads to, resolve its links."""
 
+import contextlib
 import errno
 import os
 import stat
 from collections.abc import Callable
+
+from prefetch_cli.base.errors import is_of_the_path
 
 _MOST_LINKS = 40  # the kernel's MAXSYMLINKS
 
@@ -23,9 +26,19 @@ def open_to_read(path: str) -> int:
             raise OSError(errno.EINVAL, f"expected a file, found {file_type(mode)}")
         os.set_blocking(descriptor, True)
     except BaseException:
-        os.close(descriptor)
+        close(descriptor)
         raise
     return descriptor
+
+
+def close(descriptor: int) -> None:
+    """Close a descriptor of something that was only read.
+
+    An error (EINTR, EIO, what a FUSE server says of a FLUSH) changes nothing of what was read, and
+    the descriptor is gone all the same (close(2)).
+    """
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
 
 
 def read_head(path: str, size_bytes: int) -> bytes | None:
@@ -43,7 +56,22 @@ def read_head(path: str, size_bytes: int) -> bytes | None:
     try:
         return os.read(descriptor, size_bytes)
     finally:
-        os.close(descriptor)
+        close(descriptor)
+
+
+def mode_of(path: str) -> int:
+    """Return st_mode of what a path leads to, 0 if that is nothing or out of this user's reach.
+
+    Raises OSError if the system fails: os.path.isdir() would say no.
+    """
+    try:
+        return os.stat(path).st_mode
+    except ValueError:  # a NUL byte
+        return 0
+    except OSError as error:
+        if is_of_the_path(error):
+            return 0
+        raise
 
 
 def file_type(mode: int) -> str:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
 
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.linux.mapping import lock, lock_when_touched, mapped, reserved
 
 _PAGE_BYTES = mmap.PAGESIZE
@@ -87,7 +87,7 @@ class Locks:
                 raise OSError(errno.ESTALE, "it was replaced or cut short")
             address = self._mappings.enter_context(mapped(descriptor, start, end - start))
         finally:
-            os.close(descriptor)
+            close(descriptor)
         for piece in range(start, end, _PIECE_BYTES):
             size_bytes = min(_PIECE_BYTES, end - piece)
             lock(address + piece - start, size_bytes)

@@ -12,6 +12,7 @@ from itertools import repeat
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.linux import layers, mountinfo
 from prefetch_cli.linux.blockdev import BlockDevice, Kind, device_below
+from prefetch_cli.linux.files import close
 from prefetch_cli.linux.filesystem import UNKNOWN, FileSystem
 from prefetch_cli.linux.mountinfo import Mount
 from prefetch_cli.linux.namespaces import Elsewhere, Place, beside, is_magic, placed
@@ -151,7 +152,7 @@ def inspect(
     # autofs mounts when a directory is opened; stat() and O_PATH do not trigger it.
     for directory in sorted(waiting):
         with monitor.waiting(directory), contextlib.suppress(OSError):
-            os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK))
+            close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK))
     return _look_up(paths, monitor)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from prefetch_cli.linux import mountinfo
+from prefetch_cli.linux.files import close
 from prefetch_cli.linux.mountinfo import Mount
 
 _MAGIC = re.compile(
@@ -60,7 +61,7 @@ def placed(path: str) -> Place | None:
     except (OSError, ValueError):
         return None
     finally:
-        os.close(descriptor)
+        close(descriptor)
     return Place(int(match[1]), real_path, device) if match else None
 
 

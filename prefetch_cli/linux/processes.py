@@ -7,6 +7,8 @@ from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 
+from prefetch_cli.linux.files import close
+
 
 @dataclass(frozen=True)
 class Process:
@@ -47,12 +49,12 @@ class Pidfd:
             low = os.pidfd_open(self._pid)
             # Above the standard streams, any of which may be closed.
             self.descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
-            os.close(low)
+            close(low)
 
     def close(self) -> None:
         """Close the descriptor, if there is one."""
         if self.descriptor is not None:
-            os.close(self.descriptor)
+            close(self.descriptor)
 
     @property
     def exited(self) -> bool:
@@ -96,5 +98,4 @@ def close_fds(keep: Container[int | None]) -> None:
     """Close every descriptor above standard error, except those in `keep`."""
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         if descriptor > 2 and descriptor not in keep:
-            with suppress(OSError):  # the listing's own descriptor is closed by now
-                os.close(descriptor)
+            close(descriptor)  # the listing's own is closed by now

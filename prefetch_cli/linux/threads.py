@@ -1,7 +1,9 @@
 """Daemon threads for all work on the storage, so that a hanging mount cannot hold the process."""
 
+import _thread
 import os
 import resource
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,29 +26,86 @@ _QUICK_SECONDS = 0.0005
 _CHECK_SECONDS = 0.002  # how soon to check that, and how late if items are quick
 _LATEST_CHECK_SECONDS = 0.05
 
+_BEGIN_SECONDS = 5.0  # a new thread that has not begun by then counts as refused
+_BEGIN_LOOK_SECONDS = 0.1  # how often to look whether it still can
+
+_begun: set[int] = set()  # the threads that have begun and not ended
+
 _SPARE_DESCRIPTORS = 3  # other threads briefly open the mount table, a directory, /proc
 
 
-def spawn(target: Callable[[], None], name: str) -> threading.Thread:
-    """Start and return a daemon thread with a small stack; raises RuntimeError if refused."""
-    before = threading.stack_size(_STACK_BYTES)
+class Thread:
+    """A daemon thread whose start has an end.
+
+    threading.Thread.start() waits until the new thread says that it runs. One that finds no memory
+    for its first Python frame or its locks dies before that, and the wait never ends.
+    """
+
+    def __init__(self, target: Callable[[], None]) -> None:
+        """Start to run `target`; raises RuntimeError if the system refuses."""
+        self._target = target
+        self._given_up = False
+        self._begun, self._running = threading.Lock(), threading.Lock()
+        self._begun.acquire()
+        self._running.acquire()
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            _thread.start_new_thread(self._run, ())
+        finally:
+            threading.stack_size(before)
+        until = time.monotonic() + _BEGIN_SECONDS
+        while not self._begun.acquire(timeout=_BEGIN_LOOK_SECONDS):
+            if time.monotonic() >= until or _all_begun():
+                self._given_up = True
+                raise RuntimeError("can't start new thread: it did not begin")
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has ended, or so many seconds."""
+        if self._running.acquire(timeout=-1 if timeout is None else timeout):
+            self._running.release()
+
+    def is_alive(self) -> bool:
+        """Return whether the thread has not ended."""
+        return self._running.locked()
+
+    def _run(self) -> None:
+        _begun.add(id(self))
+        self._begun.release()
+        try:
+            if (trace := threading.gettrace()) is not None:
+                sys.settrace(trace)  # whoever measures coverage expects it of every thread
+            if not self._given_up:
+                self._target()
+        finally:
+            _begun.discard(id(self))
+            self._running.release()
+
+
+def _all_begun() -> bool:
+    """Return whether no thread exists that has yet to begin: then a new one is dead already."""
     try:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        thread.start()
-    finally:
-        threading.stack_size(before)
-    return thread
+        return len(os.listdir("/proc/self/task")) <= 1 + len(_begun)
+    except OSError:
+        return False
 
 
-def spawn_many(target: Callable[[], None], count: int, name: str) -> list[threading.Thread]:
+def spawn(target: Callable[[], None]) -> Thread:
+    """Start and return a daemon thread with a small stack; raises RuntimeError if refused."""
+    try:
+        return Thread(target)
+    except MemoryError as error:
+        raise RuntimeError("no memory for a new thread") from error
+
+
+def spawn_many(target: Callable[[], None], count: int) -> list[Thread]:
     """Start and return up to `count` threads, fewer if the system refuses more.
 
     Raises RuntimeError if it refuses even the first.
     """
-    threads = [spawn(target, f"{name}-0")]
-    for number in range(1, count):
+    threads = [spawn(target)]
+    for _ in range(1, count):
         try:
-            threads.append(spawn(target, f"{name}-{number}"))
+            threads.append(spawn(target))
         except RuntimeError:
             # A limit on processes (ulimit -u, pids.max): go on with fewer threads.
             break
@@ -136,9 +195,9 @@ def map_threads(
 
 def _spawn_as_needed(
     work: Callable[[], None], most: int, started: Callable[[], int], items: int
-) -> list[threading.Thread]:
+) -> list[Thread]:
     """Start one thread, double their number while items start too slowly, and return them."""
-    threads = [spawn(work, "map-0")]
+    threads = [spawn(work)]
     check_seconds = _CHECK_SECONDS
     while len(threads) < most and threads[0].is_alive() and started() < items:
         before, since = started(), time.monotonic()
@@ -148,7 +207,7 @@ def _spawn_as_needed(
             continue
         check_seconds = _CHECK_SECONDS
         try:
-            threads += spawn_many(work, min(len(threads), most - len(threads)), "map")
+            threads += spawn_many(work, min(len(threads), most - len(threads)))
         except RuntimeError:
             break  # a limit, as in `spawn_many`
     return threads

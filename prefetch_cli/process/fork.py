@@ -98,7 +98,7 @@ class Warmer:
         # COMMAND's pipes and locks must end with COMMAND, not with the warmer.
         close_fds({self._socket.fileno(), self._command.descriptor})
         _redirect_streams()
-        spawn(self._follow_command, "command")
+        spawn(self._follow_command)
 
     def send(self, byte: int) -> None:
         """Send a byte to the process that becomes COMMAND."""

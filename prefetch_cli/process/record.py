@@ -45,7 +45,7 @@ class Record:
                 answers.clear()
 
         try:
-            spawn(work, "metrics").join(limits.RECORD_SECONDS)
+            spawn(work).join(limits.RECORD_SECONDS)
         except RuntimeError as error:
             answers.append(str(error))
         if not answers:

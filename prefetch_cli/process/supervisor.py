@@ -43,7 +43,7 @@ class _Job:
         self._stop = stop
 
     def start(self) -> None:
-        spawn(self._work, "pipeline")
+        spawn(self._work)
 
     def news(self, seconds: float) -> Iterator[State]:
         """Yield newly published states, waiting up to `seconds` for the first.
@@ -126,7 +126,7 @@ class _Signals:
         # Python handler would run in the main thread, which may be stuck in a write.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
         try:
-            spawn(self._await, "signals")
+            spawn(self._await)
         except RuntimeError:
             # No thread to wait in: let each signal end the process by default.
             for number in self._awaited:

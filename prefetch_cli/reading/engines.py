@@ -14,6 +14,7 @@ from typing import ClassVar
 from prefetch_cli.base.words import Engine
 from prefetch_cli.checkpoint.digests import Digest
 from prefetch_cli.linux import mapping, pagecache
+from prefetch_cli.linux.files import close
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading.plan import Hashed, Medium
 
@@ -40,7 +41,7 @@ class Shared:
     def close(self) -> None:
         """Close the sink; no thread may still read."""
         if self.sink is not None:
-            os.close(self.sink)
+            close(self.sink)
 
 
 def _sink() -> int | None:

@@ -12,7 +12,7 @@ from prefetch_cli.base import limits
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.linux import mapping
-from prefetch_cli.linux.threads import affordable, spawn_many
+from prefetch_cli.linux.threads import Thread, affordable, spawn_many
 from prefetch_cli.plan.extents import Extent, blocks
 from prefetch_cli.reading.engines import (
     MOST_THREADS,
@@ -128,7 +128,7 @@ class Job:
         """
         # Nothing may be advised ahead of a limited rate.
         shared = Shared(lambda: self.gate.threads, self.limiter.step_bytes(WINDOW_BYTES))
-        threads: list[threading.Thread] = []
+        threads: list[Thread] = []
         left_at = None
         while self._start(threads, shared) or any(thread.is_alive() for thread in threads):
             _wait_for(threads)
@@ -141,13 +141,13 @@ class Job:
         if self._unexpected:
             raise self._unexpected[0]
 
-    def _start(self, threads: list[threading.Thread], shared: Shared) -> bool:
+    def _start(self, threads: list[Thread], shared: Shared) -> bool:
         """Start as many threads as may read by now, and return whether there were any to start."""
         missing = self.gate.threads - len(threads)
         if missing <= 0 or (self.stop.requested and threads):
             return False
         try:
-            threads += spawn_many(lambda: self._work(shared), missing, f"read-{len(threads)}")
+            threads += spawn_many(lambda: self._work(shared), missing)
         except RuntimeError:
             if not threads:
                 raise
@@ -178,7 +178,7 @@ class Job:
             self.stop.request()
 
 
-def _wait_for(threads: Sequence[threading.Thread]) -> None:
+def _wait_for(threads: Sequence[Thread]) -> None:
     """Return when one of them ends, or soon."""
     for thread in threads:
         if thread.is_alive():

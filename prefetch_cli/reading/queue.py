@@ -1,6 +1,5 @@
 """The queue of blocks: deals them out in load order, with the file that each thread opens."""
 
-import contextlib
 import errno
 import os
 import threading
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.digests import Digest
 from prefetch_cli.linux import pagecache
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading.plan import Plan, Target
 
@@ -82,7 +81,7 @@ class SharedFile:
         try:
             status = os.fstat(descriptor)
         except BaseException:
-            os.close(descriptor)
+            close(descriptor)
             raise
         return descriptor, (status.st_dev, status.st_ino)
 
@@ -90,9 +89,7 @@ class SharedFile:
         """Close a descriptor that `open` returned; its thread no longer reads."""
         with self._lock:
             self._open.remove(descriptor)
-        # FUSE passes on what its server says of a FLUSH: that changes nothing of what was read.
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+        close(descriptor)
 
     def near_cut(self, block: Extent) -> bool:
         """Return whether read-ahead from this block could pass the cut."""

@@ -6,7 +6,6 @@ others are read as a run would read them. Both stay in the page cache, so nothin
 
 import enum
 import math
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from itertools import pairwise
 from prefetch_cli.base import limits
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.linux.mapping import fault_in, mapped
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.threads import spawn
@@ -192,7 +191,7 @@ class _Loader:
         """Return the rate in bytes per second over so long, or why it is not known."""
         began = time.monotonic()
         try:
-            spawn(self._run, "trial")
+            spawn(self._run)
         except RuntimeError:
             return Unmeasured.REFUSED
         self._ended.wait(seconds + limits.READER_GRACE_SECONDS)
@@ -228,7 +227,7 @@ class _Loader:
                         done += size
                         self._bytes += size
             finally:
-                os.close(descriptor)
+                close(descriptor)
         if done:
             self._heads += 1
             self.read.append(extent._replace(length=done))

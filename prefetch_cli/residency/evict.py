@@ -3,7 +3,6 @@
 Where no exact method may look, a survey behind it has the word: `stayed`, `concluded`.
 """
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import cachestat, pagecache, processes
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.residency.survey import Survey
@@ -156,7 +155,7 @@ def _drop(file: File, extents: Sequence[Extent], stop: Stop) -> _Dropped:
             stop.sleep(_RETRY_SECONDS)
         return _Dropped(max(0, before - after), _why(file, after, dirty) if after else None)
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def _dirty_bytes(descriptor: int, extents: Sequence[Extent]) -> int:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.linux.glance import Glance, ask_for_attributes, glance
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.threads import affordable
@@ -55,7 +55,7 @@ class Glances:
     ) -> None:
         for file, descriptor in self._open.items():
             with self._monitor.waiting(self._files[file].path):
-                os.close(descriptor)
+                close(descriptor)
 
     def at(self, page: Page) -> Glance | None:
         """Return what reading the page cost, None where that fails or would bring in others."""
@@ -107,7 +107,7 @@ class Glances:
                 return None
             finally:
                 if not stays:
-                    os.close(descriptor)
+                    close(descriptor)
 
     def _descriptor(self, file: int) -> int:
         """Return a descriptor, which is the caller's to close unless the file stays open."""

@@ -46,7 +46,7 @@ class Relay(Generic[_Item]):
         if threads == 1:
             self._work()
             return
-        for thread in spawn_many(self._work, threads, "relay"):
+        for thread in spawn_many(self._work, threads):
             thread.join()
 
     def _work(self) -> None:

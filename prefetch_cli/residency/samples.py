@@ -1,6 +1,5 @@
 """Estimates, with their intervals, for files whose exact residency this process may not know."""
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, Sample
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.residency import timed
@@ -110,7 +109,7 @@ def _sample(file: File, pages: int) -> tuple[Method, Sample] | None:
                 return method, sample
         return None
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def _timed(found: Timed, wanted: Mapping[int, int]) -> Estimate:

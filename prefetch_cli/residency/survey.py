@@ -1,6 +1,5 @@
 """How much of a share is resident, and what is missing: by the best method that is truthful."""
 
-import os
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.cachestat import Reclaimed
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent, blocks
@@ -144,7 +143,7 @@ def _opened(path: str, monitor: Monitor) -> Iterator[int]:
         try:
             yield descriptor
         finally:
-            os.close(descriptor)
+            close(descriptor)
 
 
 def _look(

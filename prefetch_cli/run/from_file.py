@@ -10,6 +10,7 @@ from prefetch_cli.base.text import listing, printable
 from prefetch_cli.checkpoint.locate import is_uri
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.commands.infer import Inferred, completed
+from prefetch_cli.linux.files import close
 
 STANDARD_INPUT = "-"
 # PATH_MAX without its NUL byte, and NAME_MAX: no system call takes more.
@@ -101,7 +102,7 @@ def _content(path: str, monitor: Monitor) -> bytes:
         try:
             return _read(descriptor)
         finally:
-            os.close(descriptor)
+            close(descriptor)
 
 
 def _read(descriptor: int) -> bytes:

@@ -45,7 +45,7 @@ class Watch:
 
     def start(self) -> None:
         """Look until the run is stopped; raises RuntimeError where no thread can be started."""
-        spawn(self._run, "load")
+        spawn(self._run)
 
     @property
     def is_over(self) -> bool:

@@ -7,6 +7,8 @@ import shutil
 from contextlib import suppress
 from typing import TextIO
 
+from prefetch_cli.linux.files import close
+
 _COLUMNS = 80  # of a terminal that does not tell
 
 
@@ -96,7 +98,7 @@ class Stream:
         try:
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(null, self.fileno())
-            os.close(null)
+            close(null)
         except (OSError, ValueError):
             self._stream = None
 

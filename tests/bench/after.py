@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tests.bench.contenders import PREFETCH, VLLM, Contender, Role
 from tests.bench.figures import Bound, Figure
@@ -30,13 +31,28 @@ _KIB = 1024
 _SHARDS = 4
 _ROOM = 1.3  # for btrfs, beside the files
 _MAPPER = os.path.join(ROOT, "tests", "bench", "mapper.py")
-# File system, read-ahead in KiB, and whether an overlay lies over it.
+
+
+class _Kind(NamedTuple):
+    """Where files lie."""
+
+    filesystem: str
+    window_kib: int  # of read-ahead
+    overlaid: bool = False
+    spins: bool = False  # or says so, like most disks of virtual machines
+
+    def __str__(self) -> str:
+        more = ", overlay" * self.overlaid + ", says that it spins" * self.spins
+        return f"{self.filesystem}, read-ahead {self.window_kib} KiB{more}"
+
+
 _PLACES = (
-    ("ext4", 128, False),
-    ("ext4", 8192, False),
-    ("xfs", 128, False),
-    ("btrfs", 128, False),
-    ("ext4", 128, True),
+    _Kind("ext4", 128),
+    _Kind("ext4", 8192),
+    _Kind("xfs", 128),
+    _Kind("btrfs", 128),
+    _Kind("ext4", 128, overlaid=True),
+    _Kind("ext4", 8192, spins=True),
 )
 
 
@@ -62,10 +78,10 @@ def after_figures(
     directory: str, contenders: Sequence[Contender], size_bytes: int, say: Say, *, rounds: int
 ) -> Iterator[Figure]:
     """Yield the figures of each file system."""
-    for kind, window_kib, overlaid in _PLACES:
-        name = f"{kind}, read-ahead {window_kib} KiB{', overlay' if overlaid else ''}"
+    for kind in _PLACES:
+        name = str(kind)
         try:
-            with _place(directory, kind, window_kib * _KIB, size_bytes, overlaid) as checkpoint:
+            with _place(directory, kind, size_bytes) as checkpoint:
                 runs = list(_measure(name, checkpoint, contenders, say, rounds=rounds))
         except ThrottleError as cause:
             yield Figure(f"warming and loading, {name}", None, "x", Bound.AT_LEAST, 1, str(cause))
@@ -74,17 +90,19 @@ def after_figures(
 
 
 @contextmanager
-def _place(
-    directory: str, kind: str, window_bytes: int, size_bytes: int, overlaid: bool
-) -> Iterator[BuiltCheckpoint]:
+def _place(directory: str, kind: _Kind, size_bytes: int) -> Iterator[BuiltCheckpoint]:
     shards = [size_bytes // _SHARDS] * _SHARDS
     with own_disk(
-        directory, int(size_bytes * _ROOM), read_ahead_bytes=window_bytes, kind=kind
+        directory,
+        int(size_bytes * _ROOM),
+        read_ahead_bytes=kind.window_kib * _KIB,
+        kind=kind.filesystem,
+        spins=kind.spins,
     ) as folder:
         lower = os.path.join(folder, "lower")
         os.mkdir(lower)
         checkpoint = write_streamed(os.path.join(lower, "model"), shard_bytes=shards)
-        if not overlaid:
+        if not kind.overlaid:
             yield checkpoint
             return
         point, empty = os.path.join(directory, "overlay"), os.path.join(directory, "empty")

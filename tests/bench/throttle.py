@@ -49,13 +49,18 @@ def throttled(paths: Sequence[str], bytes_per_second: int) -> Iterator[tuple[str
 
 @contextmanager
 def own_disk(
-    directory: str, size_bytes: int, *, read_ahead_bytes: int | None = None, kind: str = "ext4"
+    directory: str,
+    size_bytes: int,
+    *,
+    read_ahead_bytes: int | None = None,
+    kind: str = "ext4",
+    spins: bool | None = None,
 ) -> Iterator[str]:
     """Yield a folder on a disk of its own, backed by a file below `directory`.
 
     Its reads bypass the page cache of that file, so nothing is cached twice. With
-    `read_ahead_bytes` the kernel reads that far ahead. `kind` is ext4, xfs or btrfs. Raises
-    ThrottleError if there can be none.
+    `read_ahead_bytes` the kernel reads that far ahead. `kind` is ext4, xfs or btrfs. With `spins`
+    the disk says so or not, whatever the one below says. Raises ThrottleError if there can be none.
     """
     programs = (*_PROGRAMS, f"mkfs.{kind}")
     missing = [name for name in programs if shutil.which(name) is None]
@@ -70,10 +75,11 @@ def own_disk(
         _run(f"mkfs.{kind}", "-q", *_MKFS.get(kind, ()), device)
         _run("mount", "-o", "noatime", device, folder)
         try:
+            queue = f"/sys/block/{os.path.basename(device)}/queue"
             if read_ahead_bytes is not None:
-                queue = f"/sys/block/{os.path.basename(device)}/queue"
-                with open(f"{queue}/read_ahead_kb", "w", encoding="ascii") as file:
-                    file.write(str(read_ahead_bytes // 1024))
+                _write(f"{queue}/read_ahead_kb", read_ahead_bytes // 1024)
+            if spins is not None:
+                _write(f"{queue}/rotational", int(spins))
             yield folder
         finally:
             _run("umount", folder)
@@ -81,6 +87,11 @@ def own_disk(
         _run("losetup", "--detach", device)
         os.unlink(image)
         os.rmdir(folder)
+
+
+def _write(path: str, value: int) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(str(value))
 
 
 def _run(*command: str) -> str:

@@ -1,10 +1,11 @@
 """Waiting, which a stop or a time limit cuts short; and how many threads are useful."""
 
+import _thread
 import os
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -138,7 +139,7 @@ def test_if_no_more_threads_can_start_one_does_all_the_work(
 ) -> None:
     """The system refuses all but the first; tests/alone/own/test_limits.py has a real limit."""
 
-    def refuse(*_: object) -> list[threading.Thread]:
+    def refuse(*_: object) -> list[threads.Thread]:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threads, "spawn_many", refuse)
@@ -148,3 +149,30 @@ def test_if_no_more_threads_can_start_one_does_all_the_work(
         return item
 
     assert map_threads(look, range(5), 4) == list(range(5))
+
+
+def test_a_thread_that_never_begins_counts_as_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that finds no memory for its first frame: that needs a limit to the byte."""
+    late: list[Callable[[], None]] = []
+    ran: list[int] = []
+    monkeypatch.setattr(threads, "_BEGIN_SECONDS", 0.05)
+    monkeypatch.setattr(_thread, "start_new_thread", lambda run, _: late.append(run))
+    with pytest.raises(RuntimeError, match="start new thread"):
+        threads.spawn(lambda: ran.append(1))
+    for run in late:
+        run()  # nobody waits for it any more
+    assert ran == []
+
+
+def test_a_thread_is_alive_until_it_has_ended() -> None:
+    end = threading.Event()
+
+    def work() -> None:
+        end.wait()
+
+    thread = threads.spawn(work)
+    thread.join(0.05)
+    assert thread.is_alive()
+    end.set()
+    thread.join()
+    assert not thread.is_alive()

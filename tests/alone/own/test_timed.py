@@ -119,7 +119,8 @@ def test_what_a_server_holds_is_not_called_dropped() -> None:
         assert failed["error"] in held.errors
 
         gone = as_stranger(*how)
-        assert oracle.resident_bytes(paths) == 0
+        # The sample looks at pages, and what has just been read may wait in a processor's batch.
+        assert oracle.resident_bytes(paths) <= 32 * truth.PAGE
         assert (gone.code, gone.document["warnings"]) == (0, [])
         assert (gone.document["result"]["bytes_evicted"], gone.document["result"]["complete"]) == (
             None,

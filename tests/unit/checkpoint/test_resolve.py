@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -1132,10 +1131,10 @@ def test_no_more_threads_than_requested(tmp_path: Path, monkeypatch: pytest.Monk
     started = 0
     real = linux_threads.spawn
 
-    def spawn(target: Callable[[], None], name: str) -> threading.Thread:
+    def spawn(target: Callable[[], None]) -> linux_threads.Thread:
         nonlocal started
         started += 1
-        return real(target, name)
+        return real(target)
 
     monkeypatch.setattr(linux_threads, "spawn", spawn)
     write(tmp_path, shards(30))

@@ -570,7 +570,7 @@ def test_parsing_fits_the_stack_of_a_thread() -> None:
                         parse_index("index", [opening * depth])
             print("survived")
 
-        spawn(parse, "parser").join()
+        spawn(parse).join()
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False

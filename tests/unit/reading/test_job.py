@@ -7,7 +7,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -20,6 +20,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Engine
 from prefetch_cli.linux import mapping
+from prefetch_cli.linux import threads as linux_threads
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.plan.extents import Extent, head, whole, within
 from prefetch_cli.reading.job import Tunables
@@ -461,20 +462,20 @@ def test_more_threads_start_where_they_pay(tmp_path: Path, monkeypatch: pytest.M
 
 def test_as_many_read_as_the_system_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a limit on processes is reached."""
-    real = threading.Thread.start
+    real = linux_threads.spawn
 
-    def start(self: threading.Thread) -> None:
-        if self.name.startswith("read") and len(started) >= 3:
+    def spawn(target: Callable[[], None]) -> linux_threads.Thread:
+        if len(started) >= 3:
             raise RuntimeError("can't start new thread")
-        started.append(self.name)
-        real(self)
+        started.append(target)
+        return real(target)
 
     def sendfile(_out: int, _in: int, _offset: int, size: int) -> int:
         time.sleep(0.02)
         return size
 
-    started: list[str] = []
-    monkeypatch.setattr(threading.Thread, "start", start)
+    started: list[Callable[[], None]] = []
+    monkeypatch.setattr(linux_threads, "spawn", spawn)
     monkeypatch.setattr(os, "sendfile", sendfile)
     path = sparse_file(tmp_path, 512 * MIB)
     result = read([path], medium=FAR, threads=Threads(2, 16), block=4 * MIB, engine=Engine.SPLICE)

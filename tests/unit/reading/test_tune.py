@@ -292,10 +292,10 @@ def test_an_engine_that_turns_out_slow_is_left_at_once() -> None:
 
 
 def test_nothing_is_tried_where_the_likely_engine_is_fast_on_a_near_medium() -> None:
-    fast = by_engine(splice=lambda _: 2000 * MB, advise=lambda _: 9000 * MB)
+    fast = by_engine(populate=lambda _: 2000 * MB, advise=lambda _: 9000 * MB)
     trace = Disk(of(far=False), fast).read(100 * GIB)
-    assert {way.engine for way in trace.bytes_by} == {Engine.SPLICE}
-    slow = by_engine(splice=lambda _: 20 * MB, advise=lambda _: 200 * MB)
+    assert {way.engine for way in trace.bytes_by} == {Engine.POPULATE}
+    slow = by_engine(populate=lambda _: 20 * MB, advise=lambda _: 200 * MB)
     assert Disk(of(far=False), slow).read(20 * GIB).last.engine is Engine.ADVISE
 
 
@@ -339,8 +339,14 @@ def test_auto_has_a_prior_of_real_engines() -> None:
 
 @pytest.mark.parametrize(("far", "instead"), [(False, Engine.SPLICE), (True, Engine.ADVISE)])
 def test_populate_where_it_cannot_be_is_what_auto_begins_with(far: bool, instead: Engine) -> None:
-    assert of(far=far).engines[0] is instead
+    assert of(far=far, populates=False).engines[0] is instead
     assert of(Engine.POPULATE, far=far, populates=False).engines == (instead,)
+
+
+def test_auto_begins_with_huge_pages_where_all_threads_begin() -> None:
+    assert of(far=False).engines[0] is Engine.POPULATE
+    assert of(far=False, spins=True).engines == (Engine.SPLICE,)
+    assert of(far=False, yielding=True).engines == (Engine.SPLICE,)
 
 
 def test_a_number_of_threads_that_was_asked_for_stays() -> None:
