@@ -82,6 +82,10 @@ fuzz: $(STAMP) ## Mutate all input written by others for 10 minutes; FUZZ='--hel
 soak: $(STAMP) ## Warm, check, evict and interrupt side by side for 30 minutes; SOAK='--help'
 	$(BIN)/python -m tests.tools.soak $(SOAK)
 
+.PHONY: sweep
+sweep: $(STAMP) ## Let every system call fail once, or hang, for an hour; SWEEP='--part 1/5'
+	$(BIN)/python -m tests.faults.sweep $(SWEEP)
+
 .PHONY: mutants
 mutants: $(STAMP) ## Break the pure stages and what handles faults; list what no test notices
 	$(BIN)/python -m pip install --quiet --editable '.[mutants]'

@@ -28,7 +28,7 @@ from prefetch_cli.checkpoint.names import NUMBERED, is_hidden
 from prefetch_cli.checkpoint.quantisations import Chooser
 from prefetch_cli.checkpoint.selection import Selection
 from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS, TORCH_SHARDS
-from prefetch_cli.linux.files import open_to_read
+from prefetch_cli.linux.files import close, open_to_read
 
 _NP_LIST = "weight_names.json"
 _AS_CONFIG_SAYS = {LoadFormat.AUTO, LoadFormat.HF, LoadFormat.SAFETENSORS}
@@ -298,8 +298,10 @@ class FolderReader:
                 self._unusable.append(name)
                 yield None
                 return
+            descriptor = None
             try:
-                with os.fdopen(open_to_read(path), "rb") as file:
+                descriptor = open_to_read(path)
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
                     yield file
             except OSError as error:
                 raise unreachable(
@@ -307,6 +309,9 @@ class FolderReader:
                     f"{printable(path)}: expected a readable file, found: {error_words(error)}",
                     "check its permissions",
                 ) from None
+            finally:
+                if descriptor is not None:
+                    close(descriptor)
 
     def _one_gguf(self) -> Selection | None:
         """Return the GGUF model here, or else below, or None where there is no GGUF file."""

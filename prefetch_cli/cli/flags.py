@@ -378,9 +378,11 @@ FLAGS = (
             "Linux 6.9); "
             "`splice` sends pages to /dev/null without copying them; `advise` asks the kernel to "
             "read ahead, then drains; `read` copies into one small buffer per thread. "
-            "`auto` starts with the one that suits the file system. If there is much to read, it "
+            "`auto` starts with the one that suits the file system: `populate` on a local ext4 or "
+            "XFS whose kernel keeps huge pages of it, if all threads may read at once, else "
+            "`splice` on local disks and `advise` far away. If there is much to read, it "
             "tries another on a small part, `advise` on a slow local disk and `read` elsewhere, "
-            "and switches if that is clearly faster. It does not choose `populate` yet."
+            "and switches if that is clearly faster."
         ),
     ),
     Flag(

@@ -154,8 +154,18 @@ def _reported(defect: Exception) -> PrefetchError:
     )
 
 
+def _pass_over(ignored: "sys.UnraisableHookArgs") -> None:
+    """Show what Python cannot raise, but not that a thread found no memory to begin.
+
+    Such a thread counts as refused (see linux/threads.py).
+    """
+    if not issubclass(ignored.exc_type, MemoryError):
+        sys.__unraisablehook__(ignored)
+
+
 def main() -> NoReturn:
     """End the process with the command's exit code; never returns."""
+    sys.unraisablehook = _pass_over
     code = run(sys.argv[1:])
     # A normal interpreter exit would wait for threads that hang in the storage.
     leave(code)

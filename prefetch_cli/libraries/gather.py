@@ -12,8 +12,9 @@ from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.examine import file_at
 from prefetch_cli.checkpoint.files import File, Found, Skipped, each_once
-from prefetch_cli.libraries import distributions
-from prefetch_cli.libraries.distributions import Distribution, Interpreter
+from prefetch_cli.libraries import distributions, interpreters
+from prefetch_cli.libraries.distributions import Distribution
+from prefetch_cli.libraries.interpreters import Interpreter
 from prefetch_cli.linux.files import RealFolder, file_type
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.linux.walk import walk
@@ -47,7 +48,7 @@ def locate(request: Request, environ: Mapping[str, str], monitor: Monitor, stop:
     if not request.packages and not request.of_command:
         return Located(request.paths, (), None)
     with monitor.waiting(request.python or "the Python interpreter"):
-        found = distributions.find_interpreter(request.python, request.command, environ, stop)
+        found = interpreters.find_interpreter(request.python, request.command, environ, stop)
         packages = [distributions.canonical(name, found) for name in request.packages]
         if request.of_command:
             packages.append(distributions.owner(request.command, found))

@@ -27,7 +27,8 @@ class FileSystem:
     `device` is "major:minor"; `options` holds those of the mount and those of the file system.
     `block` is the block device that holds it in the end, None where there is none or it cannot be
     seen. `below` is what a FUSE mount shows, if that can be seen: FUSE has pages of its own, so
-    only the distance of the data is that of the file system below.
+    only the distance of the data is that of the file system below. `overlaid` says that an overlay
+    lies over it.
     """
 
     type: str
@@ -37,6 +38,7 @@ class FileSystem:
     options: frozenset[str]
     block: BlockDevice | None = None
     below: "FileSystem | None" = None
+    overlaid: bool = False
 
     @classmethod
     def of_mount(
@@ -45,6 +47,7 @@ class FileSystem:
         *,
         block: BlockDevice | None = None,
         below: "FileSystem | None" = None,
+        overlaid: bool = False,
     ) -> "FileSystem":
         """Return the file system that a line of mountinfo describes."""
         return cls(
@@ -55,6 +58,7 @@ class FileSystem:
             options=frozenset(mount.options),
             block=block,
             below=below,
+            overlaid=overlaid,
         )
 
     @property

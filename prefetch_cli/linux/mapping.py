@@ -21,6 +21,9 @@ _MLOCK_ONFAULT = 1
 # Faults read huge pages since Linux 5.18, but before 6.9 one that fails is tried for ever
 # (madvise_populate() in mm/madvise.c).
 _HUGE_READS_SINCE = (6, 9)
+# Who keeps files in folios of 2 MiB, so that a huge page is one; elsewhere `populate` gains nothing
+# (ext4_should_enable_large_folio(), mapping_set_large_folios() in fs/xfs/).
+_HUGE_FOLIOS_SINCE = {"ext4": (6, 16), "xfs": (5, 18)}
 
 # Through libc: Python's mmap duplicates the descriptor, gives the address only of a writable
 # mapping, and its madvise holds the interpreter's lock while the storage answers.
@@ -132,8 +135,7 @@ def populates() -> bool:
 
     Larger pages make huge pages of 32 MiB and more, too much to read at once.
     """
-    major, minor = os.uname().release.split(".")[:2]
-    if mmap.PAGESIZE != 4096 or (int(major), int(minor)) < _HUGE_READS_SINCE:
+    if mmap.PAGESIZE != 4096 or _kernel() < _HUGE_READS_SINCE:
         return False
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     with contextlib.suppress(OSError), mmap.mmap(-1, mmap.PAGESIZE, flags=flags) as page:
@@ -141,6 +143,17 @@ def populates() -> bool:
         page.madvise(_MADV_POPULATE_READ)
         return True
     return False
+
+
+def keeps_huge_folios(filesystem_type: str) -> bool:
+    """Return whether this kernel keeps files of such a file system in folios of 2 MiB."""
+    since = _HUGE_FOLIOS_SINCE.get(filesystem_type)
+    return since is not None and _kernel() >= since
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor)
 
 
 def _last_error() -> OSError:

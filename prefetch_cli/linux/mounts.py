@@ -31,7 +31,7 @@ class MountTable:
         self._by_point = {mount.mount_point: mount for mount in self.mounts}
         self._by_directory: dict[str, Mount | None] = {}
         self._layers: dict[Mount, list[str]] = {}
-        self._file_systems: dict[Mount, FileSystem] = {}
+        self._file_systems: dict[tuple[Mount, bool], FileSystem] = {}
         self._depth = 0
 
     @classmethod
@@ -73,9 +73,12 @@ class MountTable:
             path, mount = below, holder
         if mount.type == "overlay":
             mount = outermost
-        if mount not in self._file_systems:
-            self._file_systems[mount] = FileSystem.of_mount(mount, block=self._block(mount))
-        found = self._file_systems[mount]
+        key = mount, mount is not outermost
+        if key not in self._file_systems:
+            self._file_systems[key] = FileSystem.of_mount(
+                mount, block=self._block(mount), overlaid=key[1]
+            )
+        found = self._file_systems[key]
         if found.is_fuse and found.block is None and self._depth < _DEEPEST:
             place = layers.below_fuse(mount, path)
             if place is not None:

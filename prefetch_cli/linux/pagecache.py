@@ -93,9 +93,10 @@ def count(descriptor: int, offset: int, length: int, method: Method) -> Counted:
     """Return what is resident of the range, by an exact method, and was; raises OSError."""
     if method is Method.CACHESTAT:
         state = cachestat.ask(descriptor, offset, length)
-        if state is None:
+        if state is not None:
+            return Counted(state.resident_bytes, state.reclaimed)
+        if not _mincore_is_true(descriptor):
             raise OSError(errno.EPERM, "cachestat refused")
-        return Counted(state.resident_bytes, state.reclaimed)
     resident = sum(run for _, run, cached in _runs(descriptor, offset, length) if cached)
     return Counted(min(resident, length), None)
 

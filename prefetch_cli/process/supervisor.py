@@ -139,15 +139,28 @@ class _Signals:
         return 0.0 if self.received is None else time.monotonic() - self._since
 
     def _await(self) -> None:
-        number = signal.sigwait(self._awaited)
+        while (number := self._receive(None)) is None:
+            pass
         self._since = time.monotonic()
         self.received = number
         self._stop.request()
         while (left := limits.LAST_SECONDS - self.waited_seconds) > 0:
-            again = signal.sigtimedwait(self._awaited, left)
+            again = self._receive(left)
             if again is not None and self.waited_seconds > limits.SAME_SIGNAL_SECONDS:
                 break
         leave(interrupted_exit_code(number))
+
+    def _receive(self, seconds: float | None) -> int | None:
+        """Return a signal, None where there was none for so long or the system refused to wait."""
+        try:
+            if seconds is None:
+                return signal.sigwait(self._awaited)
+            found = signal.sigtimedwait(self._awaited, seconds)
+        except OSError:
+            time.sleep(limits.POLL_SECONDS)
+            pending = set() if self.received else signal.sigpending() & self._awaited
+            return min(pending, default=None)
+        return None if found is None else found.si_signo
 
 
 def supervise(options: Options, environ: Mapping[str, str], display: Audience) -> int:

@@ -18,6 +18,7 @@ class Medium:
     reads_ahead_little: bool  # little enough to double it for each open file
     spins: bool  # or says so, as many virtual disks do
     fuse: bool = False  # a FUSE server answers
+    huge_folios: bool = False  # so that whoever maps the files can map huge pages
 
 
 @dataclass(frozen=True)

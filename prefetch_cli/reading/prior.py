@@ -50,7 +50,7 @@ def prior(
     """
     shares = not medium.far and (yielding or medium.spins)
     # A single thread is faster by `splice`, which reads on while it takes what has come.
-    near = _NEAR_HUGE if populates and not shares else _NEAR
+    near = _NEAR_HUGE if populates and medium.huge_folios and not shares else _NEAR
     found = _FAR if medium.far else near
     if engine is Engine.POPULATE and (medium.far or not populates):
         found = replace(found, engines=found.engines[:1])

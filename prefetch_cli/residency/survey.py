@@ -183,10 +183,15 @@ def _missing(descriptor: int, piece: Extent, resident_bytes: int, method: Method
         ]
     if pagecache.surest_method(descriptor) is Method.UNKNOWN:
         return [piece]
-    runs = [
-        Extent(piece.file, offset, length)
-        for offset, length in pagecache.missing(descriptor, piece.offset, piece.length)
-    ]
+    try:
+        runs = [
+            Extent(piece.file, offset, length)
+            for offset, length in pagecache.missing(descriptor, piece.offset, piece.length)
+        ]
+    except OSError:
+        return [
+            piece
+        ]  # no mapping, or no memory for one: how much is missing is known all the same
     return runs if len(runs) <= _MOST_RUNS else [piece]
 
 

@@ -155,16 +155,12 @@ class _Stages:
         for one in planned:
             if self._stop.interrupted:
                 return  # whoever interrupts does not wait for a proof
-            if one.part.kind not in results:
+            read = results.get(one.part.kind)
+            if read is None:
                 self.prove_unchanged([one])
                 continue
             proven = proving.prove_read(
-                one.wanted,
-                one.looked,
-                one.decided,
-                results[one.part.kind],
-                self._monitor,
-                self._stop,
+                one.wanted, one.looked, one.decided, read, self._monitor, self._stop
             )
             if proven is not None:
                 proofs[one.part.kind] = proven
@@ -222,12 +218,9 @@ class _Stages:
         for one, evicted in zip(seen, drops, strict=True):
             if self._stop.interrupted:
                 return
-            concluded, proven = proving.prove_evicted(
-                one.wanted, one.looked, evicted, self._monitor, self._stop
-            )
-            if evicted.eviction.unproven:
-                self._publish(concluded)
-            self._publish(proven)
+            found = one.wanted, one.looked, evicted
+            for state in proving.prove_evicted(*found, self._monitor, self._stop):
+                self._publish(state)
 
     def prove_unchanged(self, seen: Sequence[_Seen]) -> None:
         """Publish what is resident of parts that nothing has changed."""

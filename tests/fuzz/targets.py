@@ -33,7 +33,7 @@ from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import rules_of
 from prefetch_cli.hubs import hub
 from prefetch_cli.libraries import distributions
-from prefetch_cli.libraries.distributions import Interpreter
+from prefetch_cli.libraries.interpreters import Interpreter
 from prefetch_cli.linux import advice, lustre, memory, mounts, readahead, unified
 from prefetch_cli.linux.blockdev import Kind, device_below
 from prefetch_cli.plan import ranks

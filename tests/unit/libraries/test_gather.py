@@ -19,9 +19,9 @@ from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.checkpoint.files import Found
-from prefetch_cli.libraries import distributions
-from prefetch_cli.libraries.distributions import Interpreter
+from prefetch_cli.libraries import distributions, interpreters
 from prefetch_cli.libraries.gather import Request, gather, locate
+from prefetch_cli.libraries.interpreters import Interpreter
 from tests.helpers.checkpoints import BuiltCheckpoint
 from tests.helpers.command import COMMAND, Running, refused, run, unprivileged
 from tests.helpers.oracle import about, evict, resident_bytes
@@ -383,7 +383,7 @@ def test_the_module_that_an_interpreter_runs(words: list[str], module: str | Non
 
 def test_a_fifo_as_command_has_no_interpreter_and_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "serve")
-    found = distributions.find_interpreter(None, [str(tmp_path / "serve")], os.environ, Stop())
+    found = interpreters.find_interpreter(None, [str(tmp_path / "serve")], os.environ, Stop())
     assert found.path == shutil.which("python3")
 
 

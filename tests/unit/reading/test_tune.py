@@ -34,8 +34,9 @@ def of(
     spins: bool = False,
     yielding: bool = False,
     populates: bool = True,
+    huge_folios: bool = True,
 ) -> Prior:
-    medium = replace(FAR_MEDIUM if far else NEAR_MEDIUM, spins=spins)
+    medium = replace(FAR_MEDIUM if far else NEAR_MEDIUM, spins=spins, huge_folios=huge_folios)
     return prior(engine, threads, medium, block_bytes=BLOCK, populates=populates, yielding=yielding)
 
 
@@ -346,6 +347,7 @@ def test_populate_where_it_cannot_be_is_what_auto_begins_with(far: bool, instead
 def test_auto_begins_with_huge_pages_where_all_threads_begin() -> None:
     assert of(far=False).engines[0] is Engine.POPULATE
     assert of(far=False, spins=True).engines == (Engine.SPLICE,)
+    assert of(far=False, huge_folios=False).engines == (Engine.SPLICE, Engine.ADVISE)
     assert of(far=False, yielding=True).engines == (Engine.SPLICE,)
 
 
