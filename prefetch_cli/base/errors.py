@@ -69,7 +69,7 @@ _OF_THE_PATH = frozenset(
         errno.EPERM,
     }
 )
-_SYSTEM_HINT = "this is no fault of the checkpoint: try again, or check its mount and the limits"
+_SYSTEM_HINT = "this is no fault of the path: try again, or check its mount and the limits"
 
 
 def is_of_the_path(error: OSError) -> bool:
@@ -82,11 +82,14 @@ def error_words(error: OSError) -> str:
     return error.strerror or (os.strerror(error.errno) if error.errno else str(error))
 
 
-def unreachable(error: OSError, message: str, hint: str | None = None) -> PrefetchError:
-    """Return the error for a part of a checkpoint that the system does not give.
+def unreachable(
+    error: OSError,
+    message: str,
+    hint: str | None = None,
+    blamed: type[PrefetchError] = CheckpointError,
+) -> PrefetchError:
+    """Return the error for what the system does not give.
 
-    A CheckpointError if the path is to blame; `hint` is for that.
+    `blamed` and `hint` are for a path that is to blame.
     """
-    if is_of_the_path(error):
-        return CheckpointError(message, hint)
-    return PrefetchError(message, _SYSTEM_HINT)
+    return blamed(message, hint) if is_of_the_path(error) else PrefetchError(message, _SYSTEM_HINT)

@@ -7,17 +7,16 @@ backslash escape (a leading `\` says so), `--tag`, comments, line ends of Window
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prefetch_cli.base.errors import UsageError
+from prefetch_cli.base.errors import UsageError, error_words, unreachable
 from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.digests import Algorithm, Digest
 from prefetch_cli.checkpoint.files import File
-from prefetch_cli.linux.files import close, open_to_read
+from prefetch_cli.linux.files import close, open_to_read, pieces
 
 _MOST_BYTES = 64 * 1024 * 1024  # half a million lines; the largest checkpoints have 1,000 files
-_PIECE_BYTES = 1024 * 1024
 _LINE = re.compile(rb"([0-9a-fA-F]{64}) [ *](.+)", re.DOTALL)
 _TAGGED = re.compile(rb"SHA256 \((.+)\) = ([0-9a-fA-F]{64})", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
@@ -100,22 +99,17 @@ def _content(path: str) -> bytes:
     try:
         descriptor = open_to_read(path)
         try:
-            content = b"".join(_pieces(descriptor))
+            content = b"".join(pieces(descriptor, _MOST_BYTES + 1))
         finally:
             close(descriptor)
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UsageError(f"cannot read --checksums {printable(path)}: {reason}", _HINT) from None
+    except OSError as error:
+        message = f"cannot read --checksums {printable(path)}: {error_words(error)}"
+        raise unreachable(error, message, _HINT, UsageError) from None
+    except ValueError as error:
+        raise UsageError(f"cannot read --checksums {printable(path)}: {error}", _HINT) from None
     if len(content) > _MOST_BYTES:
         raise UsageError(f"{printable(path)}: expected checksums, found more than 64 MiB", _HINT)
     return content
-
-
-def _pieces(descriptor: int) -> Iterator[bytes]:
-    left = _MOST_BYTES + 1
-    while left > 0 and (piece := os.read(descriptor, min(left, _PIECE_BYTES))):
-        yield piece
-        left -= len(piece)
 
 
 def _parsed(path: str, number: int, text: bytes, *, zero: bool) -> Line:

@@ -5,10 +5,10 @@ import functools
 import os
 import posixpath
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import BinaryIO
 
 from prefetch_cli.base.errors import CheckpointError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
@@ -28,11 +28,10 @@ from prefetch_cli.checkpoint.names import NUMBERED, is_hidden
 from prefetch_cli.checkpoint.quantisations import Chooser
 from prefetch_cli.checkpoint.selection import Selection
 from prefetch_cli.checkpoint.servers import MISTRAL_PARAMETERS, TORCH_SHARDS
-from prefetch_cli.linux.files import close, open_to_read
+from prefetch_cli.linux.files import close, open_to_read, pieces
 
 _NP_LIST = "weight_names.json"
 _AS_CONFIG_SAYS = {LoadFormat.AUTO, LoadFormat.HF, LoadFormat.SAFETENSORS}
-_READ_BYTES = 64 * 1024  # of an index at a time
 
 
 class FolderReader:
@@ -118,10 +117,10 @@ class FolderReader:
     def read_index(self, name: str) -> Index | None:
         """Return an index, or None if its file is unusable; each is read once."""
         if name not in self._indexes:
-            with self._opened(name) as file:
-                pieces = iter(lambda: file.read(_READ_BYTES), b"") if file else ()
+            with self._opened(name) as descriptor:
+                read = None if descriptor is None else pieces(descriptor, sys.maxsize)
                 path = os.path.join(self.path, name)
-                self._indexes[name] = parse_index(path, pieces) if file else None
+                self._indexes[name] = None if read is None else parse_index(path, read)
         return self._indexes[name]
 
     def selected(self) -> Folder:
@@ -281,12 +280,14 @@ class FolderReader:
 
     def _read_small(self, name: str) -> bytes | None:
         """Return a small file up to its largest size, or None if it is unusable."""
-        with self._opened(name) as file:
-            return None if file is None else file.read(metadata.MOST_BYTES + 1)
+        with self._opened(name) as descriptor:
+            if descriptor is None:
+                return None
+            return b"".join(pieces(descriptor, metadata.MOST_BYTES + 1))
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[BinaryIO | None]:
-        """Yield a metadata file, or note that it is unusable and yield None.
+    def _opened(self, name: str) -> Iterator[int | None]:
+        """Yield the descriptor of a metadata file, or note that it is unusable and yield None.
 
         Raises CheckpointError if it cannot be read.
         """
@@ -301,8 +302,7 @@ class FolderReader:
             descriptor = None
             try:
                 descriptor = open_to_read(path)
-                with os.fdopen(descriptor, "rb", closefd=False) as file:
-                    yield file
+                yield descriptor
             except OSError as error:
                 raise unreachable(
                     error,

@@ -47,8 +47,7 @@ def canonical(name: str, interpreter: Interpreter) -> str:
 
     Raises CheckpointError if no distribution of that name is installed.
     """
-    if _REQUIREMENT.fullmatch(name) is None or _installed(name, interpreter) is None:
-        assert_readable(interpreter)
+    if _REQUIREMENT.fullmatch(name) is None or _found(name, interpreter) is None:
         raise CheckpointError(
             f"--package {printable(name) or repr(name)}: expected a distribution that is "
             f"installed for {printable(interpreter.path)}, found none of that name",
@@ -105,6 +104,19 @@ def closure(
 def position(path: str) -> int:
     """Return a file's position in the order of warming; files that do not count come last."""
     return next((number for number, kind in enumerate(_KINDS) if kind.search(path)), len(_KINDS))
+
+
+def _found(name: str, interpreter: Interpreter) -> "metadata.Distribution | None":
+    """Return what `_installed` does; raises PrefetchError where the system does not tell."""
+    from importlib import metadata  # noqa: PLC0415 - as in `owner`
+
+    found = _installed(name, interpreter)
+    if found is None:
+        assert_readable(interpreter)
+        # A listing may have failed once. Before Python 3.12 this is no class method.
+        metadata.MetadataPathFinder().invalidate_caches()
+        found = _installed(name, interpreter)
+    return found
 
 
 def _installed(name: str, interpreter: Interpreter) -> "metadata.Distribution | None":

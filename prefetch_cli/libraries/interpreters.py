@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from prefetch_cli.base.errors import CheckpointError, PrefetchError, error_words, unreachable
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
-from prefetch_cli.linux.files import read_head
+from prefetch_cli.linux.files import mode_of, read_head
 
 _ASK = (
     "import os, sys\n"
@@ -49,7 +49,7 @@ def find_interpreter(
     wanted = python
     if wanted is None and command:
         wanted = _of_script(command[0], environ)
-    found = shutil.which(wanted or "python3", path=environ.get("PATH", os.defpath))
+    found = _which(wanted or "python3", environ)
     if found is None:
         raise CheckpointError(
             f"expected a Python interpreter, found none at {printable(wanted or 'python3')}",
@@ -57,6 +57,25 @@ def find_interpreter(
         )
     cache_tag, *search_path = _ask(found, stop)
     return Interpreter(found, cache_tag, tuple(search_path))
+
+
+def _which(name: str, environ: Mapping[str, str]) -> str | None:
+    """Return the path of a program, None where there is none; raises PrefetchError.
+
+    shutil.which() says None where the system fails, too.
+    """
+    path = environ.get("PATH", os.defpath)
+    found = shutil.which(name, path=path)
+    if found is not None:
+        return found
+    for place in [name] if "/" in name else [os.path.join(one, name) for one in path.split(":")]:
+        try:
+            mode_of(place)
+        except OSError as error:
+            raise unreachable(
+                error, f"cannot look at {printable(place)}: {error_words(error)}"
+            ) from None
+    return shutil.which(name, path=path)  # perhaps it failed once
 
 
 def assert_readable(interpreter: Interpreter) -> None:

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from prefetch_cli.linux import procfs
+
 # By the kernel's name of the device, without its number. drivers/block: nbd, rbd, drbd, rnbd, aoe.
 _NETWORK_NAMES = frozenset({"nbd", "rbd", "drbd", "rnbd", "etherd!e"})
 _MEMORY_NAMES = frozenset({"zram", "ram"})
@@ -186,9 +188,4 @@ def _names_in(path: str) -> list[str]:
 
 
 def _text(path: str, name: str) -> str:
-    """Return the stripped content of a small file of sysfs, empty where there is none."""
-    try:
-        with open(os.path.join(path, name), encoding="utf-8", errors="surrogateescape") as file:
-            return file.read(4096).strip()
-    except OSError:
-        return ""
+    return procfs.text(os.path.join(path, name))

@@ -4,10 +4,13 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from prefetch_cli.base.errors import is_of_the_path
 
+_PIECE_BYTES = 64 * 1024
+_AGAIN_SECONDS = (0.01, 0.02, 0.05, 0.1)
 _MOST_LINKS = 40  # the kernel's MAXSYMLINKS
 
 RealFolder = Callable[[str], str]
@@ -41,6 +44,27 @@ def close(descriptor: int) -> None:
         os.close(descriptor)
 
 
+def read(descriptor: int, size_bytes: int) -> bytes:
+    """Return the next bytes of a file, at most so many, empty at its end; raises OSError.
+
+    A FUSE server may say EAGAIN, of which Python's own files make None: it is asked again.
+    """
+    for seconds in _AGAIN_SECONDS:
+        try:
+            return os.read(descriptor, size_bytes)
+        except BlockingIOError:
+            time.sleep(seconds)
+    return os.read(descriptor, size_bytes)
+
+
+def pieces(descriptor: int, most_bytes: int) -> Iterator[bytes]:
+    """Yield what a file has from here on, at most so much; raises OSError."""
+    left = most_bytes
+    while left > 0 and (piece := read(descriptor, min(left, _PIECE_BYTES))):
+        left -= len(piece)
+        yield piece
+
+
 def read_head(path: str, size_bytes: int) -> bytes | None:
     """Return the first bytes of a regular file, or None if `path` leads to no regular file.
 
@@ -54,7 +78,7 @@ def read_head(path: str, size_bytes: int) -> bytes | None:
         return None
     descriptor = open_to_read(path)
     try:
-        return os.read(descriptor, size_bytes)
+        return read(descriptor, size_bytes)
     finally:
         close(descriptor)
 

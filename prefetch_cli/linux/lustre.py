@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 
+from prefetch_cli.linux import procfs
 from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.procfs import below
 
@@ -86,5 +87,5 @@ def _parameter(fs: FileSystem, name: str, root: str) -> Iterator[str]:
     for place in _PLACES:
         folder = glob.escape(below(root, place))
         for path in sorted(glob.glob(f"{folder}/{glob.escape(fsname)}-*/{name}")):
-            with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as it:
-                yield it.read(4096)
+            if found := procfs.text(path):
+                yield found

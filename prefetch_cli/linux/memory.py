@@ -54,6 +54,9 @@ def host(root: str) -> tuple[int, int]:
             # Without /proc: sysinfo(2) knows free memory, but not cache that could be dropped.
             page = os.sysconf("SC_PAGE_SIZE")
             return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-        return memory.total, memory.available
+        except (LookupError, TypeError, ValueError):
+            pass  # psutil takes an answer that said "try again" for an empty file
+        else:
+            return memory.total, memory.available
     kib = fields(below(root, "/proc/meminfo"))
     return number(kib["MemTotal:"]) * 1024, number(kib["MemAvailable:"]) * 1024

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from prefetch_cli.linux import procfs
+
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
 
@@ -34,8 +36,7 @@ def parse(text: bytes | str) -> tuple[Mount, ...]:
 def read(path: str) -> tuple[Mount, ...]:
     """Return the mounts of a table; none if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return parse(file.read())
+        return parse(procfs.read(path))
     except OSError:
         return ()
 

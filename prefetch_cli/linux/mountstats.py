@@ -4,8 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from prefetch_cli.linux import mountinfo
-from prefetch_cli.linux.procfs import below
+from prefetch_cli.linux import mountinfo, procfs
 
 _MOST_BYTES = 4 << 20
 _SERVER_READ = 4  # of the fields behind "bytes:" (nfs_show_stats())
@@ -14,9 +13,8 @@ _SERVER_READ = 4  # of the fields behind "bytes:" (nfs_show_stats())
 def lines_of(mount_point: str, root: str = "/") -> Sequence[str]:
     """Return the lines about an NFS mount; none where it is none. Tests give another `root`."""
     try:
-        path = below(root, "/proc/self/mountstats")
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read(_MOST_BYTES).splitlines()
+        content = procfs.read(procfs.below(root, "/proc/self/mountstats"), _MOST_BYTES)
+        lines = os.fsdecode(content).splitlines()
     except OSError:
         return ()
     found: list[str] = []
@@ -35,7 +33,7 @@ def server_read_bytes(device: int, root: str = "/") -> int | None:
     `device` is st_dev of a file on it. The READ line would miss READ_PLUS of NFSv4.2.
     """
     number = f"{os.major(device)}:{os.minor(device)}"
-    mounts = mountinfo.read(below(root, "/proc/self/mountinfo"))
+    mounts = mountinfo.read(procfs.below(root, "/proc/self/mountinfo"))
     for mount in mounts:
         if mount.device != number or not mount.type.startswith("nfs"):
             continue

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from prefetch_cli.linux import mountinfo
+from prefetch_cli.linux import mountinfo, procfs
 from prefetch_cli.linux.files import close
 from prefetch_cli.linux.mountinfo import Mount
 
@@ -54,8 +54,7 @@ def placed(path: str) -> Place | None:
     except (OSError, ValueError):
         return None
     try:
-        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-            match = _MOUNT_ID.search(file.read(4096))
+        match = _MOUNT_ID.search(procfs.read(f"/proc/self/fdinfo/{descriptor}"))
         real_path = os.readlink(f"/proc/self/fd/{descriptor}")
         device = os.fstat(descriptor).st_dev
     except (OSError, ValueError):

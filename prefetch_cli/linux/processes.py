@@ -7,7 +7,10 @@ from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 
+from prefetch_cli.linux import procfs
 from prefetch_cli.linux.files import close
+
+_MOST_DESCRIPTORS = 1024  # that a command has, where /proc does not tell
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,13 @@ class Process:
 def mapping(real_path: str, inode: int) -> list[Process]:
     """Return the processes that map the file, as far as this user may look into them."""
     found = []
-    needle = f" {inode} "
+    needle, path = f" {inode} ".encode(), os.fsencode(real_path)
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         # A process may end while we look, and may belong to another user.
         with suppress(OSError):
-            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
-                mapped = any(needle in line and real_path in line for line in maps)
-            if mapped:
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                    found.append(Process(int(pid), comm.read().strip()))
+            lines = procfs.read(f"/proc/{pid}/maps").splitlines()
+            if any(needle in line and path in line for line in lines):
+                found.append(Process(int(pid), procfs.text(f"/proc/{pid}/comm")))
     return found
 
 
@@ -61,15 +62,18 @@ class Pidfd:
         """Whether the process has exited; it may still be a zombie."""
         if self.descriptor is None:
             return self._read_start_time() != self._start_time
-        return bool(select.select([self.descriptor], [], [], 0)[0])
+        try:
+            return bool(select.select([self.descriptor], [], [], 0)[0])
+        except OSError:  # no memory for it: ask again
+            return False
 
     def _read_start_time(self) -> str:
         """Return the start time of the process with this pid, "" where none runs."""
         try:
-            with open(f"/proc/{self._pid}/stat", encoding="utf-8", errors="replace") as file:
-                fields = file.read().rpartition(")")[2].split()
+            stat = procfs.read(f"/proc/{self._pid}/stat")
         except OSError:
             return ""
+        fields = os.fsdecode(stat).rpartition(")")[2].split()
         # The main thread may exit first; it is a zombie until the other threads exit.
         state, threads, start_time = fields[0], int(fields[17]), fields[19]
         return "" if state in "ZX" and threads <= 1 else start_time
@@ -82,8 +86,7 @@ def initial_environment() -> dict[bytes, bytes]:
     first one counts, as for getenv(3) and Python itself.
     """
     try:
-        with open("/proc/self/environ", "rb") as file:
-            entries = file.read().split(b"\0")
+        entries = procfs.read("/proc/self/environ").split(b"\0")
     except OSError:
         return dict(os.environb)
     environment: dict[bytes, bytes] = {}
@@ -96,6 +99,10 @@ def initial_environment() -> dict[bytes, bytes]:
 
 def close_fds(keep: Container[int | None]) -> None:
     """Close every descriptor above standard error, except those in `keep`."""
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
+    try:
+        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        descriptors = list(range(_MOST_DESCRIPTORS))
+    for descriptor in descriptors:
         if descriptor > 2 and descriptor not in keep:
             close(descriptor)  # the listing's own is closed by now

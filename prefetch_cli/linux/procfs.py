@@ -1,19 +1,35 @@
 """Small files of the kernel, /proc and cgroups: plain numbers, and `name value` lines."""
 
 import os
+import sys
+
+from prefetch_cli.linux.files import close, pieces
+
+_MOST_TEXT_BYTES = 4096
 
 
-def read(path: str) -> bytes:
-    """Return the contents of a file; raises OSError."""
-    with open(path, "rb") as file:
-        return file.read()
+def read(path: str, most_bytes: int = sys.maxsize) -> bytes:
+    """Return the contents of a file, at most so much; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(pieces(descriptor, most_bytes))
+    finally:
+        close(descriptor)
 
 
-def number(text: bytes) -> int:
+def text(path: str) -> str:
+    """Return the stripped content of a file of a few words, empty where there is none."""
+    try:
+        return os.fsdecode(read(path, _MOST_TEXT_BYTES)).strip()
+    except OSError:
+        return ""
+
+
+def number(digits: bytes) -> int:
     """Return a plain decimal number; raises ValueError."""
-    if not text.strip().isdigit():
-        raise ValueError(f"expected a number, found {text!r}")
-    return int(text)
+    if not digits.strip().isdigit():
+        raise ValueError(f"expected a number, found {digits!r}")
+    return int(digits)
 
 
 def fields(path: str) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ import glob
 import mmap
 import os
 
+from prefetch_cli.linux import procfs
 from prefetch_cli.linux.filesystem import FileSystem
 
 _KIB = 1024
@@ -75,8 +76,7 @@ def _queue_bytes(fs: FileSystem, sys_root: str, limit: str) -> int:
 
 def _kib_in(path: str) -> int:
     try:
-        with open(path, "rb") as file:
-            return int(file.read()) * _KIB
+        return int(procfs.read(path)) * _KIB
     except (OSError, ValueError):
         return 0
 

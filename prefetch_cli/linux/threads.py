@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
+from prefetch_cli.linux import procfs
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -135,8 +137,7 @@ def _by_addresses(threads: int) -> int:
     if limit == resource.RLIM_INFINITY:
         return threads
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            taken = int(file.read().split()[0]) * resource.getpagesize()
+        taken = int(procfs.read("/proc/self/statm").split()[0]) * resource.getpagesize()
     except OSError:
         taken = _ADDRESSES_TAKEN_BYTES
     # Leave half of the rest for everything else.

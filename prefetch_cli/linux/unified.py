@@ -7,6 +7,7 @@ measured.
 import glob
 import os
 
+from prefetch_cli.linux import procfs
 from prefetch_cli.linux.procfs import below
 
 _GPU_VENDORS = {"0x10de", "0x1002"}
@@ -61,11 +62,7 @@ def _by_tree(root: str) -> str | None:
 
 
 def _text(path: str, name: str) -> str:
-    try:
-        with open(os.path.join(path, name), encoding="utf-8", errors="replace") as file:
-            return file.read(4096).strip()
-    except OSError:
-        return ""
+    return procfs.text(os.path.join(path, name))
 
 
 def _number(path: str, name: str) -> int:

@@ -14,7 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefetch_cli.base.amounts import Amount, format_size
-from prefetch_cli.base.errors import CheckpointError, ExitCode, PrefetchError, UsageError
+from prefetch_cli.base.errors import (
+    CheckpointError,
+    ExitCode,
+    PrefetchError,
+    UsageError,
+    error_words,
+)
 from prefetch_cli.base.errors import interrupted_exit_code as interrupted
 from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.text import counted
@@ -61,21 +67,36 @@ def accompany(terms: Terms, display: Display, warm: Warm) -> int:
     if isinstance(channel, Warmer):
         channel.detach()
         return warm(_Beside(display, terms, channel))
-    with channel:
-        code = _await_start(channel, terms, display)
+    try:
+        code = _awaited(channel, terms, display)
+    except OSError as error:
+        if terms.awaits_verdict:
+            message = f"cannot wait until all is verified: {error_words(error)}"
+            raise PrefetchError(message, _UNVERIFIED_HINT) from error
+        display.warn(f"cannot wait for the warmer: {error_words(error)}; starting COMMAND anyway")
+        code = None
     if code is not None:
         return code
-    number, _ = channel.receive(0)  # a signal that arrived meanwhile; the next one ends the process
-    if number is not None:
-        channel.send(number)
-        channel.await_exit()
-        return interrupted(number)
     try:
         execute(path, terms.command)
     except CommandError:
         channel.send(QUIT)
         channel.await_exit()
         raise
+
+
+def _awaited(channel: Channel, terms: Terms, display: Display) -> int | None:
+    """Return None when COMMAND may start, or the exit code to end with; raises OSError."""
+    with channel:
+        code = _await_start(channel, terms, display)
+    if code is not None:
+        return code
+    number, _ = channel.receive(0)  # a signal that arrived meanwhile; the next one ends the process
+    if number is None:
+        return None
+    channel.send(number)
+    channel.await_exit()
+    return interrupted(number)
 
 
 def _await_start(channel: Channel, terms: Terms, display: Display) -> int | None:

@@ -115,7 +115,10 @@ class Warmer:
             poll.register(self._command.descriptor, select.POLLIN)
         timeout_ms = _POLL_SECONDS * 1000 if self._command.descriptor is None else None
         while True:
-            poll.poll(timeout_ms)
+            try:
+                poll.poll(timeout_ms)
+            except OSError:  # no memory for it: whatever happens, COMMAND's exit must be seen
+                time.sleep(_POLL_SECONDS)
             byte = None
             with suppress(BlockingIOError, OSError):
                 byte = _receive_byte(self._socket)

@@ -1,10 +1,11 @@
 """`--from-file`: the checkpoints of a list, one a line or ended by NUL bytes."""
 
 import os
+import select
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from prefetch_cli.base.errors import UsageError
+from prefetch_cli.base.errors import UsageError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.checkpoint.locate import is_uri
@@ -39,10 +40,13 @@ def requested(request: Request, source: FromFile, monitor: Monitor) -> Request:
     shown = f"--from-file {printable(source.path)}"
     try:
         content = _content(source.path, monitor)
-    except (OSError, ValueError) as error:
-        found = error.strerror if isinstance(error, OSError) else "a path that can be none"
+    except OSError as error:
+        message = f"{shown}: expected a list of checkpoints, found: {error_words(error)}"
+        raise unreachable(error, message, "check the path", UsageError) from error
+    except ValueError as error:
         raise UsageError(
-            f"{shown}: expected a list of checkpoints, found: {found}", "check the path"
+            f"{shown}: expected a list of checkpoints, found: a path that can be none",
+            "check the path",
         ) from error
     if len(content) > _MOST_BYTES:
         raise UsageError(
@@ -107,6 +111,14 @@ def _content(path: str, monitor: Monitor) -> bytes:
 
 def _read(descriptor: int) -> bytes:
     content = bytearray()
-    while len(content) <= _MOST_BYTES and (piece := os.read(descriptor, _PIECE_BYTES)):
+    while len(content) <= _MOST_BYTES and (piece := _piece(descriptor)):
         content += piece
     return bytes(content)
+
+
+def _piece(descriptor: int) -> bytes:
+    while True:
+        try:
+            return os.read(descriptor, _PIECE_BYTES)
+        except BlockingIOError:  # a pipe may be such that nobody waits for it
+            select.select([descriptor], [], [])
