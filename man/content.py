@@ -120,7 +120,7 @@ EXIT_CODES = {
     str(int(ExitCode.OK)): "Done, skipped by decision, or stopped by `--time-limit`.",
     str(int(ExitCode.READ_FAILED)): (
         "A file could not be read or, with `--evict`, dropped, or is not what `--verify` expects; "
-        "all others were."
+        "all others were. Or the system failed: no memory, no descriptors, no answer."
     ),
     str(int(ExitCode.USAGE)): "Wrong options, or a bad line in `--from-file`.",
     str(int(ExitCode.CHECKPOINT)): (

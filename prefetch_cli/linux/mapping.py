@@ -9,6 +9,7 @@ import ctypes
 import functools
 import mmap
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -152,8 +153,8 @@ def keeps_huge_folios(filesystem_type: str) -> bool:
 
 
 def _kernel() -> tuple[int, int]:
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int(minor)
+    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 def _last_error() -> OSError:

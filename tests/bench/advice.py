@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.bench.pieces import DEFAULT, Combination
+from tests.bench.pieces import DEFAULT, GIB, Combination
 from tests.bench.throughput import GB
 
 
@@ -16,7 +16,8 @@ class Sample:
     round: int  # from 1
     size_bytes: int
     wall_seconds: float
-    cpu_seconds: float  # of this process, all threads
+    mapping_seconds: float | None  # of MAP_POPULATE behind it; None: it cannot be mapped
+    cpu_seconds: float  # of this process, all threads, without mapping
     resident_share: float | None  # of the piece afterwards, 0 to 1; None: unknown
     engine: str  # as used: another if the requested one was refused
     error: str | None = None
@@ -24,13 +25,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """One combination's pieces: medians, with the slowest and fastest."""
+    """One combination's pieces: medians, with the slowest and fastest.
+
+    The rates count reading and mapping: whoever waits for a server waits for both.
+    """
 
     combination: Combination
     runs: int
     gb_per_second: float
     gb_per_second_min: float
     gb_per_second_max: float
+    mapping_ms_per_gib: float | None
     cpu_seconds_per_gb: float
     resident_share: float | None  # the smallest of all
     engines: tuple[str, ...]  # as used
@@ -56,7 +61,14 @@ def rows(samples: Sequence[Sample]) -> list[Row]:
         own = [one for one in samples if one.combination == combination and one.error is None]
         if not own:
             continue
-        rates = [one.size_bytes / GB / one.wall_seconds for one in own]
+        rates = [
+            one.size_bytes / GB / (one.wall_seconds + (one.mapping_seconds or 0)) for one in own
+        ]
+        mapping = [
+            1000 * one.mapping_seconds * GIB / one.size_bytes
+            for one in own
+            if one.mapping_seconds is not None
+        ]
         shares = [one.resident_share for one in own if one.resident_share is not None]
         found.append(
             Row(
@@ -65,6 +77,7 @@ def rows(samples: Sequence[Sample]) -> list[Row]:
                 gb_per_second=statistics.median(rates),
                 gb_per_second_min=min(rates),
                 gb_per_second_max=max(rates),
+                mapping_ms_per_gib=statistics.median(mapping) if mapping else None,
                 cpu_seconds_per_gb=statistics.median(
                     one.cpu_seconds / (one.size_bytes / GB) for one in own
                 ),

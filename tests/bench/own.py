@@ -1,7 +1,8 @@
 """Find the best flags for your storage: `python -m tests.bench.own CHECKPOINT`.
 
 Each combination of engine, threads and block size reads cold pieces of the checkpoint with the
-tool's own reader. Nothing is evicted or written: a server may be using the checkpoint.
+tool's own reader; then the piece is mapped, as by a loader: how it was read decides how long
+that takes. Nothing is evicted or written: a server may be using the checkpoint.
 """
 
 import argparse
@@ -221,6 +222,7 @@ def _read(storage: Storage, combination: Combination, piece: Piece, number: int)
         round=number,
         size_bytes=result.bytes_read,
         wall_seconds=result.elapsed_seconds,
+        mapping_seconds=storage.mapping_seconds(piece),
         cpu_seconds=cpu_seconds,
         resident_share=storage.resident_share(piece),
         engine=result.engine.value,

@@ -93,7 +93,8 @@ def _combination(one: Combination) -> dict[str, object]:
 
 def _table(deal: Deal, rows: Sequence[Row]) -> Table:
     table = Table(
-        title=f"Cold pieces of {format_size(deal.piece_bytes)}, median of {deal.rounds}",
+        title=f"Cold pieces of {format_size(deal.piece_bytes)}, read and mapped, "
+        f"median of {deal.rounds}",
         title_justify="left",
         title_style="bold",
         box=None,
@@ -101,7 +102,7 @@ def _table(deal: Deal, rows: Sequence[Row]) -> Table:
         collapse_padding=True,
     )
     table.add_column("engine", no_wrap=True)
-    for heading in ("threads", "block", "GB/s", "min", "max", "CPU s/GB"):
+    for heading in ("threads", "block", "GB/s", "min", "max", "map ms/GiB", "CPU s/GB"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
@@ -114,6 +115,7 @@ def _table(deal: Deal, rows: Sequence[Row]) -> Table:
             f"{row.gb_per_second:.2f}",
             f"{row.gb_per_second_min:.2f}",
             f"{row.gb_per_second_max:.2f}",
+            "" if row.mapping_ms_per_gib is None else f"{row.mapping_ms_per_gib:.1f}",
             f"{row.cpu_seconds_per_gb:.3f}",
             "" if one.flags else "the defaults",
             style="bold" if one == DEFAULT else "",

@@ -96,6 +96,7 @@ def test_a_cold_checkpoint_is_measured_and_stays_as_it_was(
     for row in document["rows"]:
         assert 0 < row["gb_per_second_min"] <= row["gb_per_second"] <= row["gb_per_second_max"]
         assert row["cpu_seconds_per_gb"] > 0
+        assert row["mapping_ms_per_gib"] > 0
         assert row["resident_share"] >= 1 - oracle.ALLOWED_WARM
     combinations = [row["combination"]["flags"] for row in document["rows"]]
     wanted = ["--engine", "splice", "--threads", "1", "--block-size", "1MiB"]
@@ -265,7 +266,7 @@ def test_a_gap_lies_between_two_pieces_of_a_file() -> None:
 
 
 def _row(combination: Combination, low: float, middle: float, high: float, cpu: float = 1) -> Row:
-    return Row(combination, 3, middle, low, high, cpu, 1.0, ("splice",))
+    return Row(combination, 3, middle, low, high, 2.0, cpu, 1.0, ("splice",))
 
 
 @pytest.mark.parametrize(
@@ -300,13 +301,23 @@ def test_without_the_defaults_or_anything_beside_them_nothing_is_advised() -> No
 
 def test_a_piece_that_was_no_longer_cold_does_not_count() -> None:
     def sample(seconds: float, error: str | None = None) -> Sample:
-        return Sample(FAST, 1, 1_000_000_000, seconds, seconds / 2, 1.0, "advise", error)
+        return Sample(FAST, 1, 1_000_000_000, seconds, None, seconds / 2, 1.0, "advise", error)
 
     [row] = rows([sample(2.0), sample(0.01, "no longer cold"), sample(4.0), sample(2.5)])
     assert row.runs == 3
     assert row.gb_per_second == pytest.approx(0.4)
     assert (row.gb_per_second_min, row.gb_per_second_max) == (0.25, 0.5)
     assert row.cpu_seconds_per_gb == pytest.approx(1.25)
+
+
+def test_what_is_mapped_slowly_is_slow() -> None:
+    def sample(combination: Combination, mapping_seconds: float) -> Sample:
+        return Sample(combination, 1, GIB, 1.0, mapping_seconds, 0.1, 1.0, "splice")
+
+    quick, slow = rows([sample(FAST, 1.0), sample(NEAR, 0.25)])
+    assert (quick.combination, slow.combination) == (NEAR, FAST)
+    assert (quick.mapping_ms_per_gib, slow.mapping_ms_per_gib) == (250, 1000)
+    assert slow.gb_per_second == pytest.approx(GIB / 1e9 / 2)
 
 
 def test_flags_are_those_that_differ_from_the_defaults() -> None:

@@ -14,11 +14,15 @@ import os
 import select
 import signal
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+
+from tests.helpers.command import ROOT
 
 CALLS = {
     "read": 0,
@@ -123,6 +127,7 @@ _LOAD_NUMBER, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _ASK = 0x7FFF0000, 0x7FC00000
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _CONTINUE = 1
+_LISTEN_SECONDS = 10.0
 _HANG_SECONDS = 0.1  # before the signal
 _GETSID = 124  # counting begins with it: nothing else asks for the session of process 0
 
@@ -163,11 +168,16 @@ def why_not() -> str | None:
     major, minor = os.uname().release.split(".")[:2]
     if (int(major), int(minor)) < (5, 6):
         return "needs Linux 5.6, for pidfd_getfd(2)"
-    actions = "/proc/sys/kernel/seccomp/actions_avail"
-    with contextlib.suppress(OSError), open(actions, encoding="ascii") as file:
-        if "user_notif" in file.read().split():
-            return None
-    return "needs a kernel that asks about system calls (seccomp's user_notif)"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.inject"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return None
+    return f"needs seccomp's user_notif and pidfd_getfd(2): {done.stderr.strip()[-200:]}"
 
 
 class _Program(ctypes.Structure):
@@ -193,12 +203,21 @@ def _listen() -> None:
 def _get_descriptor(pid: int, number: int) -> int:
     """Return a copy of another process's descriptor once it is the one that asks."""
     pidfd = os.pidfd_open(pid)
+    until = time.monotonic() + _LISTEN_SECONDS
     try:
-        while True:
-            with contextlib.suppress(OSError):
+        while time.monotonic() < until:
+            with contextlib.suppress(FileNotFoundError):
                 if "seccomp" in os.readlink(f"/proc/{pid}/fd/{number}"):
-                    return int(_libc.syscall(_PIDFD_GETFD, pidfd, number, 0))
+                    found = int(_libc.syscall(_PIDFD_GETFD, pidfd, number, 0))
+                    if found < 0:
+                        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+                    return found
             time.sleep(0.0002)
+        raise TimeoutError("the child does not let itself be asked about")
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     finally:
         os.close(pidfd)
 
@@ -364,3 +383,22 @@ def _is_zombie(pid: str) -> bool:
     # Those that the first process inherits may wait for seconds until it looks.
     with open(f"/proc/{pid}/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()[0] == b"Z"
+
+
+def _probe() -> None:
+    """Exit with 0 if a call can be answered here."""
+
+    def main() -> None:
+        try:
+            os.getcwd()
+        except PermissionError:
+            sys.exit(7)
+
+    with tempfile.TemporaryDirectory() as folder:
+        fault = Fault("getcwd", 1, errno.EPERM)
+        ran = run(main, fault, folder, most_seconds=10, grace_seconds=1)
+    sys.exit(0 if (ran.code, ran.reached) == (7, True) else f"found {ran}")
+
+
+if __name__ == "__main__":
+    _probe()

@@ -1,6 +1,7 @@
 """System calls that the kernel or a container profile refuses."""
 
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 # Docker's profile returns EPERM, an old kernel ENOSYS.
 ERRORS = ("EPERM", "ENOSYS")
+_MOST_TRIES = 12  # of the clock, which tells nothing where the machine is too busy
 
 
 def refused(*arguments: str, **rules: str) -> Done:
@@ -54,7 +56,8 @@ def test_all_but_the_clock(built: BuiltCheckpoint, cold: str, error: str) -> Non
     rules = dict.fromkeys(("cachestat", "mincore", "preadv2"), error)
     # On a busy machine the clock may tell nothing; but a figure is never wrong.
     methods: list[str] = []
-    while "timed" not in methods and len(methods) < 5:
+    while "timed" not in methods and len(methods) < _MOST_TRIES:
+        time.sleep(0.2 * len(methods))
         oracle.make_cold(built.files)
         done = refused("--force", "--json", cold, **rules)
         assert_read(done, built)
@@ -106,10 +109,14 @@ def test_eviction(built: BuiltCheckpoint, warm: str, error: str) -> None:
 @pytest.mark.parametrize("error", ERRORS)
 def test_eviction_where_only_the_clock_tells(built: BuiltCheckpoint, warm: str, error: str) -> None:
     rules = dict.fromkeys(("cachestat", "mincore", "preadv2"), error)
-    done = refused("--evict", "--json", warm, **rules)
-    assert done.code == 0, done
-    assert done.document["result"]["failed"] == []
-    residency = done.document["residency"]
+    for number in range(_MOST_TRIES):
+        time.sleep(0.2 * number)
+        done = refused("--evict", "--json", warm, **rules)
+        assert done.code == 0, done
+        assert done.document["result"]["failed"] == []
+        residency = done.document["residency"]
+        if residency["method"] == "timed":
+            break
     assert residency["method"] == "timed"
     assert residency["high_bytes"] <= 0.01 * residency["total_bytes"]
     assert oracle.resident_bytes(built.weight_files) <= 0.01 * built.weight_bytes

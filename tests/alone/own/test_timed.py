@@ -7,6 +7,7 @@ in the interval, not how long anything took.
 import mmap
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -97,6 +98,16 @@ def as_stranger(*arguments: str) -> command.Done:
     return command.run(*arguments, command=(sys.executable, "-c", script))
 
 
+def told(*arguments: str) -> command.Done:
+    """Return such a run, once the clock told something: on a busy machine it may not."""
+    for number in range(12):
+        done = as_stranger(*arguments)
+        if done.document["residency"]["method"] != "unknown":
+            break
+        time.sleep(0.2 * number)
+    return done
+
+
 def test_what_a_server_holds_is_not_called_dropped() -> None:
     with files_on_fuse(*KEEPS) as paths:
         how = ("--evict", "--json", "--load-format", "all", os.path.dirname(paths[0]))
@@ -106,7 +117,7 @@ def test_what_a_server_holds_is_not_called_dropped() -> None:
             mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping,
         ):
             assert sum(mapping[page] for page in range(0, len(mapping), mmap.PAGESIZE)) >= 0
-            held = as_stranger(*how)
+            held = told(*how)
         assert oracle.resident_bytes(paths[:1]) == oracle.about(truth.SIZES[0])
         assert held.code == 1
         result = held.document["result"]
@@ -118,7 +129,7 @@ def test_what_a_server_holds_is_not_called_dropped() -> None:
         )
         assert failed["error"] in held.errors
 
-        gone = as_stranger(*how)
+        gone = told(*how)
         # The sample looks at pages, and what has just been read may wait in a processor's batch.
         assert oracle.resident_bytes(paths) <= 32 * truth.PAGE
         assert (gone.code, gone.document["warnings"]) == (0, [])
@@ -145,11 +156,11 @@ def test_what_the_command_makes_of_it() -> None:
     with files_on_fuse(*KEEPS, "--subtype", "juicefs") as paths:
         how = ("--load-format", "all", os.path.dirname(paths[0]))
         truth.make_resident(paths, 50, "blocks")
-        half = as_stranger("--check", "--min-resident", "99", "--json", *how)
+        half = told("--check", "--min-resident", "99", "--json", *how)
         residency = half.document["residency"]
         assert (half.code, residency["method"]) == (4, "timed")
         assert residency["high_bytes"] < 0.99 * residency["total_bytes"]
-        assert as_stranger("--check", "--min-resident", "30", *how).code == 0
+        assert told("--check", "--min-resident", "30", "--json", *how).code == 0
 
         done = as_stranger("--json", *how)
         assert (done.code, done.document["decision"]["reason"]) == (0, "network-fits")
