@@ -216,7 +216,7 @@ def test_a_soft_mount_whose_server_is_gone_at_the_start_is_an_error(soft: Away) 
     nfs.stop_server(soft.machine)
     with soft.running("--json") as process:
         done = process.end(seconds=SOFT_SECONDS)
-    assert done.code == 3, done
+    assert done.code == 1, done  # the checkpoint is not to blame
     assert soft.model in done.document["error"]["message"]
 
 
