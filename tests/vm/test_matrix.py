@@ -151,20 +151,34 @@ def read_whole(mounted: Mounted, done: Done) -> None:
         assert "stayed in the page cache" in warnings
 
 
+def told_a_stranger(mounted: Mounted) -> tuple[dict[str, Any], int]:
+    """Return what a user who does not own the files is told, and how much is resident."""
+    found = mounted.tool("--check", user=STRANGER).document["residency"]
+    stayed = mounted.resident_bytes()
+    if found["method"] == "timed":
+        assert abs(found["after_bytes"] - stayed) <= 0.05 * mounted.total_bytes, (found, stayed)
+    return found, stayed
+
+
+def holds(found: dict[str, Any], resident_bytes: int, mounted: Mounted) -> bool:
+    """Return whether the interval of a sample holds the truth."""
+    allowed = ALLOWED_WARM * mounted.total_bytes
+    return bool(found["low_bytes"] - allowed <= resident_bytes <= found["high_bytes"] + allowed)
+
+
 def looked_at_by_a_stranger(mounted: Mounted) -> None:
     """A user who does not own the files gets the truth, or "unknown"."""
     if not may_read(mounted, STRANGER):
         return
-    found = mounted.tool("--check", user=STRANGER).document["residency"]
-    stayed = mounted.resident_bytes()
+    found, stayed = told_a_stranger(mounted)
+    if found["method"] == "timed" and not holds(found, stayed, mounted):
+        found, stayed = told_a_stranger(mounted)  # a sample's interval misses once in twenty
     if found["method"] == "unknown":
         assert found["after_bytes"] is None
         assert not mounted.row.known_to_stranger
     elif found["method"] == "timed":
         assert mounted.row.known_to_stranger is not False
-        allowed = ALLOWED_WARM * mounted.total_bytes
-        assert found["low_bytes"] - allowed <= stayed <= found["high_bytes"] + allowed, found
-        assert abs(found["after_bytes"] - stayed) <= 0.05 * mounted.total_bytes, (found, stayed)
+        assert holds(found, stayed, mounted), (found, stayed)
     elif found["method"] == "nowait":  # an estimate, from samples
         assert mounted.row.known_to_stranger
         assert abs(found["after_bytes"] - stayed) <= 0.05 * mounted.total_bytes, (found, stayed)
