@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 # Docker's profile returns EPERM, an old kernel ENOSYS.
 ERRORS = ("EPERM", "ENOSYS")
-_MOST_TRIES = 12  # of the clock, which tells nothing where the machine is too busy
+_MOST_TRIES = 20  # of the clock, which tells nothing where the machine is too busy
 
 
 def refused(*arguments: str, **rules: str) -> Done:
