@@ -101,8 +101,7 @@ class Job:
         sizes: Counter[Medium] = Counter()
         for extent in self.plan.extents:
             sizes[targets[extent.file].medium] += extent.length
-        now = time.monotonic()
-        return Gate({one: Tuner(self._prior(one), sizes[one], now) for one in sizes})
+        return Gate({one: Tuner(self._prior(one), sizes[one], time.monotonic()) for one in sizes})
 
     def _prior(self, medium: Medium) -> Prior:
         found = prior(
@@ -113,7 +112,8 @@ class Job:
             populates=self._populates,
             yielding=self.plan.yielding,
         )
-        return found if self.tunables.tuned else replace(found, engines=found.engines[:1])
+        tuned = self.tunables.tuned and not self.plan.digests  # what is hashed is read in one way
+        return found if tuned else replace(found, engines=found.engines[:1])
 
     @property
     def _populates(self) -> bool:
@@ -252,23 +252,25 @@ class _Worker:
         """Return the offset read up to, by one engine or, where that is slow, by several."""
         with self._monitor.waiting(file.path):
             descriptor = self._own.of(file)
-        if hashing is not None or file.near_cut(block):
-            engine = hashing or self._engines.exact(file.medium)
+        if hashing is None and file.near_cut(block):
+            engine = self._engines.exact(file.medium)
             return self._read_range(engine, descriptor, file, block.offset, block.end)
-        offset = block.offset
-        while (
-            offset < block.end and not self._stop.requested and self._job.gate.admits(self._number)
-        ):
-            offset = self._read_portion(descriptor, file, offset, block.end)
+        offset, gate = block.offset, self._job.gate
+        while offset < block.end and not self._stop.requested:
+            if hashing is None and not gate.admits(self._number):
+                break
+            offset = self._read_portion(descriptor, file, offset, block.end, hashing)
         return offset
 
-    def _read_portion(self, descriptor: int, file: SharedFile, start: int, end: int) -> int:
-        """Return the offset up to which the engine that was picked has read."""
-        gate = self._job.gate
-        tuner = gate.tuner(file.medium)
-        portion = gate.pick(self._number, tuner, end - start)
-        engine = self._engines.by_name(portion.engine, file.medium)
-        end = start + portion.size_bytes
+    def _read_portion(
+        self, descriptor: int, file: SharedFile, start: int, end: int, hashing: HashingEngine | None
+    ) -> int:
+        """Return the offset up to which the engine that was picked, or who hashes, has read."""
+        gate, tuner = self._job.gate, self._job.gate.tuner(file.medium)
+        picked = gate.pick(self._number, tuner, end - start)
+        # Who hashes has no other way to read, but more threads may pay there, too.
+        engine = hashing or self._engines.by_name(picked.engine, file.medium)
+        portion, end = (picked, start + picked.size_bytes) if hashing is None else (None, end)
         try:
             return self._read_range(engine, descriptor, file, start, end, portion)
         finally:

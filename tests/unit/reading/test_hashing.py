@@ -2,6 +2,9 @@
 
 import hashlib
 import itertools
+import os
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +53,35 @@ def test_what_is_hashed_is_what_the_files_hold(tmp_path: Path, medium: Medium) -
         for number, path in enumerate(paths)
     }
     assert oracle.resident_bytes(paths) == oracle.about(pages(SIZES))
+
+
+def test_more_threads_hash_on_a_disk_that_only_says_that_it_spins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing takes a processor; a step of 20 ms stands for it, as no real one is so even."""
+    paths = cold_files(tmp_path, [24 * MIB] * 8)
+    lock, busy, most = threading.Lock(), 0, 0
+
+    def preadv(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.02)
+        try:
+            return real(descriptor, buffers, offset)
+        finally:
+            with lock:
+                busy -= 1
+
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", preadv)
+    for _ in range(5):  # a window in which the machine is busy may end the search at one
+        digests = dict.fromkeys(range(len(paths)), ANY)
+        assert hashed(paths, digests, medium=replace(NEAR, spins=True)).complete
+        if most > 1:
+            break
+    assert most > 1
 
 
 def test_threads_that_join_meanwhile_change_no_digest(tmp_path: Path) -> None:
