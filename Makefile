@@ -83,7 +83,7 @@ soak: $(STAMP) ## Warm, check, evict and interrupt side by side for 30 minutes; 
 	$(BIN)/python -m tests.tools.soak $(SOAK)
 
 .PHONY: sweep
-sweep: $(STAMP) ## Let every system call fail once, or hang, for an hour; SWEEP='--part 1/5'
+sweep: $(STAMP) ## Let every system call fail once, or hang: hours; SWEEP='--part 1/20 --without-hangs'
 	$(BIN)/python -m tests.faults.sweep $(SWEEP)
 
 .PHONY: mutants
