@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from prefetch_cli.linux.glance import Glance
 from prefetch_cli.linux.pagecache import PAGE_BYTES
+from prefetch_cli.residency.confirm import Control
 from prefetch_cli.residency.draw import Page
 from prefetch_cli.residency.glances import Glances
 from prefetch_cli.residency.verdict import (
@@ -34,6 +35,7 @@ class Pilot:
     found: dict[Page, Verdict]
     calibration: Calibration
     misses: int  # that were known
+    control: Control
 
 
 def fly(drawn: Sequence[Page], glances: Glances) -> Pilot | None:
@@ -63,10 +65,11 @@ def fly(drawn: Sequence[Page], glances: Glances) -> Pilot | None:
     if calibration is None:
         return None
     found = {page: judge(one, calibration) for page, one in first.items()}
+    disturbed = sum(judge(one, calibration) is Verdict.MISS for one in hits)
     for page in cold:
         if found[page] is Verdict.MISS:
             glances.drop(page)
-    return Pilot(found, calibration, len(misses))
+    return Pilot(found, calibration, len(misses), Control(len(hits), disturbed))
 
 
 def _brings_neighbour(page: Page, hit: Glance, glances: Glances) -> bool:

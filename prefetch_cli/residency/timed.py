@@ -70,6 +70,8 @@ def estimate(
             return None
         found: dict[Page, Verdict] = {} if pilot is None else pilot.found
         counts = _count(found.values())
+        if pilot is not None:
+            counts = allow_for_disturbance(counts, pilot.control)
         error = _LAST_ERROR
         # A client that reads from a cache on disk fetches nothing for a page that misses.
         counted = pilot is not None and fetched.bytes() >= pilot.misses * PAGE_BYTES

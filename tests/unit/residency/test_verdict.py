@@ -98,6 +98,10 @@ def test_what_cannot_be_told_apart_is_unknown(hits: list[Glance], misses: list[G
         ([SPIN] * MANY, took(500, preempted=1), Verdict.UNSURE),
         ([SPIN] * MANY, took(500, preempted=1, cpu=50), Verdict.MISS),
         ([SPIN] * MANY, took(500, sleeps=1), Verdict.MISS),
+        # No hit was so slow, but no miss so quick: the first look at a page takes longer.
+        ([SPIN] * MANY, took(25), Verdict.UNSURE),
+        ([SPIN] * MANY, took(25, sleeps=1), Verdict.UNSURE),
+        ([SPIN] * MANY, took(35), Verdict.MISS),
     ],
 )
 def test_a_disturbed_glance(misses: list[Glance], glance: Glance, verdict: Verdict) -> None:
