@@ -1,5 +1,6 @@
 """How much of a share is resident, and what is missing: by the best method that is truthful."""
 
+import os
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.cachestat import Reclaimed
 from prefetch_cli.linux.files import close, open_to_read
+from prefetch_cli.linux.glance import ask_for_attributes
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent, blocks
@@ -112,7 +114,9 @@ def survey(
         file, wanted = group
         try:
             with _opened(files[file].path, monitor) as descriptor:
-                return _look(file, descriptor, wanted, reads_in_flight=reads_in_flight)
+                found = _look(file, descriptor, wanted, reads_in_flight=reads_in_flight)
+                error = _shrunk(files[file].size_bytes, descriptor)
+                return found if error is None else replace(found, error=error)
         except OSError as error:
             return _failed(file, wanted, error)
 
@@ -134,6 +138,17 @@ def survey(
         reclaimed_by_file={one.file: one.reclaimed for one in found if one.error is None},
         sampled=sampled,
     )
+
+
+def _shrunk(expected_bytes: int, descriptor: int) -> str | None:
+    if os.fstat(descriptor).st_size >= expected_bytes:
+        return None
+    # FUSE takes a short answer for the end of the file, until it asks for the size again.
+    ask_for_attributes(descriptor)
+    found_bytes = os.fstat(descriptor).st_size
+    if found_bytes >= expected_bytes:
+        return None
+    return f"it was cut short or replaced: expected {expected_bytes:,} bytes, found {found_bytes:,}"
 
 
 @contextmanager
@@ -189,9 +204,8 @@ def _missing(descriptor: int, piece: Extent, resident_bytes: int, method: Method
             for offset, length in pagecache.missing(descriptor, piece.offset, piece.length)
         ]
     except OSError:
-        return [
-            piece
-        ]  # no mapping, or no memory for one: how much is missing is known all the same
+        # No mapping, or no memory for one: how much is missing is known all the same.
+        return [piece]
     return runs if len(runs) <= _MOST_RUNS else [piece]
 
 

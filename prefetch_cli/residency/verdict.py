@@ -84,8 +84,8 @@ def judge(glance: Glance, by: Calibration) -> Verdict:
         # Another process ran meanwhile, perhaps the daemon that answered this read.
         idle = glance.preempted and not glance.sleeps and glance.cpu_ns < by.border_ns
         # No known miss was as quick; the first look at a page takes longer than the next ones.
-        quick = glance.wall_ns < _LIKE_A_MISS * by.miss_ns
-        return Verdict.UNSURE if idle or quick else Verdict.MISS
+        sooner = glance.wall_ns < _LIKE_A_MISS * by.miss_ns
+        return Verdict.UNSURE if idle or sooner else Verdict.MISS
     if glance.sleeps:
         # A hit sleeps where it waits for Python's lock, and some misses are soon answered.
         return Verdict.MISS if glance.wall_ns >= _LIKE_A_MISS * by.miss_ns else Verdict.UNSURE

@@ -177,6 +177,21 @@ def test_a_shard_that_is_replaced(model: BuiltCheckpoint) -> None:
     assert resident(last) == oracle.about(os.path.getsize(last))  # the new file
 
 
+def test_a_shard_that_is_replaced_by_a_shorter_one(model: BuiltCheckpoint) -> None:
+    """It was read whole before: memory is not to blame for what a server will miss."""
+    first = model.weight_files[0]
+    name, size_bytes = os.path.basename(first), os.path.getsize(first)
+
+    def replace() -> None:
+        Path(f"{first}.new").write_bytes(os.urandom(4 * MIB))
+        os.replace(f"{first}.new", first)
+
+    done = spoiled(model.directory, replace)
+    found = f"expected {size_bytes:,} bytes, found {4 * MIB:,}"
+    assert_failed(done, (name, f"it was cut short or replaced: {found}"))
+    assert "stayed in the page cache" not in done.errors
+
+
 def test_reads_that_return_short(model: BuiltCheckpoint) -> None:
     # The other engines read through the cache, where the kernel takes a FUSE server's short
     # answer for the end of the file.

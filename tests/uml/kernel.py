@@ -43,6 +43,7 @@ _TOOLS = {
 WANTED = (
     *("NFS_FS", "NFS_V3", "NFS_V4", "NFS_V4_1", "NFS_V4_2", "NFSD", "NFSD_V4"),
     *("NETDEVICES", "VETH", "NET_NS", "NET_SCHED", "NET_SCH_NETEM", "NET_SCH_TBF"),
+    *("NET_9P", "NET_9P_FD", "9P_FS", "VIRTIO_UML", "VIRTIO_FS"),
     *("FUSE_FS", "EXT4_FS", "XFS_FS", "OVERLAY_FS", "TMPFS", "HOSTFS"),
     *("BLK_DEV", "BLK_DEV_UBD", "BLK_DEV_LOOP", "CGROUPS", "MEMCG"),
     # Without it a delay is rounded up to whole ticks of 10 ms.

@@ -1,4 +1,4 @@
-"""Run a command in user-mode Linux, beside an NFS mount whose path is $MOUNT.
+"""Run a command in user-mode Linux, beside a mount over NFS or 9p whose path is $MOUNT.
 
     python -m tests.uml.within --round-trip 10 'python -m tests.tools.truth 20 --here $MOUNT'
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from tests.helpers.command import ROOT
-from tests.uml import link, rows
+from tests.uml import kernel, link, rows
 from tests.uml.machine import UserMode
 from tests.uml.rows import Row
 from tests.vm.kernels import NoMachineError
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--over", choices=("nfs", "9p"), default="nfs")
     parser.add_argument("--round-trip", type=int, default=0, metavar="MS")
     parser.add_argument("--version", choices=rows.VERSIONS, default=Row.version)
     parser.add_argument("--nconnect", type=int, default=Row.nconnect)
@@ -34,11 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=int, default=6, metavar="GIB")
     parser.add_argument("command")
     given = parser.parse_args(arguments)
+    of_nfs = (given.version, given.nconnect, given.rate)
+    if given.over == "9p" and of_nfs != (Row.version, Row.nconnect, None):
+        parser.error("--version, --nconnect and --rate are for --over nfs")
+    if missing := kernel.missing_packages():
+        raise NoMachineError(f"needs Debian's {', '.join(missing)}: apt-get install them")
     row = Row(given.round_trip, nconnect=given.nconnect, version=given.version)
     rate = None if given.rate is None else given.rate * 1_000_000
     with (
         UserMode(memory_bytes=given.memory * rows.GIB) as machine,
-        link.mounted(machine, row, rate) as point,
+        link.plan9(machine, given.round_trip)
+        if given.over == "9p"
+        else link.mounted(machine, row, rate) as point,
     ):
         folder = os.path.dirname(sys.executable)
         words = f'PATH="{folder}:$PATH"; {given.command}'

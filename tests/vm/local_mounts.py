@@ -21,11 +21,14 @@ def ext4(machine: Machine) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def mounted(machine: Machine, point: str, *words: str) -> Iterator[str]:
-    """Run `mount WORDS POINT`, yield the mount point, and unmount at the end."""
+def mounted(machine: Machine, point: str, *words: str, netns: str | None = None) -> Iterator[str]:
+    """Run `mount WORDS POINT`, yield the mount point, and unmount at the end.
+
+    With `netns`, the client's network is that namespace.
+    """
     machine.run("mkdir", "-p", point)
     try:
-        machine.run("mount", *words, point)
+        machine.run("mount", *words, point, netns=netns)
         yield point
     finally:
         unmount(machine, point)

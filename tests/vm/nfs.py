@@ -16,8 +16,8 @@ from tests.vm.machine import MIB, Machine, MachineError
 
 EXPORT = "/srv"  # what the server exports, including mounts below it
 CLIENT = "client"  # the clients' network namespace
+SERVER_ADDRESS = "10.77.0.1"
 
-_SERVER_ADDRESS = "10.77.0.1"
 _CLIENT_ADDRESS = "10.77.0.2"
 _SERVER_DEVICE = "server0"
 _CLIENT_DEVICE = "client0"
@@ -97,7 +97,7 @@ def mounted(
         _end_grace(machine)
         machine.run("mkdir", point)
         try:
-            source = f"{_SERVER_ADDRESS}:{shown}"
+            source = f"{SERVER_ADDRESS}:{shown}"
             machine.run("mount.nfs", source, point, "-o", ",".join(words), netns=CLIENT)
             yield point
         finally:
@@ -193,7 +193,7 @@ def _set_up(machine: Machine, link: Link) -> None:
         ip netns add {CLIENT}
         ip link add {_SERVER_DEVICE} mtu {link.mtu} type veth \
             peer name {_CLIENT_DEVICE} mtu {link.mtu} netns {CLIENT}
-        ip addr add {_SERVER_ADDRESS}/24 dev {_SERVER_DEVICE}
+        ip addr add {SERVER_ADDRESS}/24 dev {_SERVER_DEVICE}
         ip link set {_SERVER_DEVICE} up
         ip -n {CLIENT} addr add {_CLIENT_ADDRESS}/24 dev {_CLIENT_DEVICE}
         ip -n {CLIENT} link set {_CLIENT_DEVICE} up

@@ -28,7 +28,7 @@ _DROPS_AT_OPEN = "drops cached pages when a file is opened again"
 _SMB_OPTIONS = "ro,vers=3.1.1,guest"
 _SMB_URL = "//127.0.0.1/srv"
 _SMB_PORT = 445
-_SMB_SECONDS = 60
+_SERVER_SECONDS = 60
 _CLOSES_LATE = "likely the SMB client dropped the pages when it closed the files"
 _SAMBA = "/run/samba"
 _SAMBA_CONFIG = f"""[global]
@@ -199,13 +199,15 @@ def smb(machine: Machine, options: str, kind: str) -> Iterator[str]:
         yield f"{point}/model"
 
 
-def await_server(machine: Machine, daemon: Process) -> None:
+def await_server(
+    machine: Machine, daemon: Process, address: str = "127.0.0.1", port: int = _SMB_PORT
+) -> None:
     """Return as soon as the server answers; raises MachineError if it does not."""
-    deadline = time.monotonic() + _SMB_SECONDS
-    connect = ("bash", "-c", f": < /dev/tcp/127.0.0.1/{_SMB_PORT}")
+    deadline = time.monotonic() + _SERVER_SECONDS
+    connect = ("bash", "-c", f": < /dev/tcp/{address}/{port}")
     while machine.run(*connect, check=False).code != 0:
         if not daemon.running or time.monotonic() > deadline:
-            raise MachineError(f"no SMB server: {daemon.shown()}")
+            raise MachineError(f"no server: {daemon.shown()}")
         time.sleep(0.1)
 
 
