@@ -23,6 +23,7 @@ from prefetch_cli.linux.threads import spawn
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Plan, Target
+from prefetch_cli.reading.worker import Tunables
 
 MOST_BYTES = 64 * 1024 * 1024  # read-ahead behind each piece included
 
@@ -245,7 +246,7 @@ class _Runner:
     def rate(self, stop: Stop) -> float | Unmeasured:
         """Return the rate in bytes per second, or why it is not known."""
         # There is no time to find out which engine and how many threads pay.
-        tunables = job.Tunables(most_step_bytes=_STEP_BYTES, tuned=False)
+        tunables = Tunables(most_step_bytes=_STEP_BYTES, tuned=False)
         try:
             result = job.read(self._plan, self._targets, self._arrivals, stop, tunables=tunables)
         except (OSError, RuntimeError):  # out of descriptors, or of threads

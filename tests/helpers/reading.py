@@ -22,8 +22,9 @@ from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Engine
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.plan.extents import Extent, whole
-from prefetch_cli.reading.job import TUNABLES, Job, Tunables
+from prefetch_cli.reading.job import Job
 from prefetch_cli.reading.plan import Medium, Plan, ReadResult, Target, Threads
+from prefetch_cli.reading.worker import TUNABLES, Tunables
 from tests.helpers import oracle
 
 MIB = 1024 * 1024

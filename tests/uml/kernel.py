@@ -36,6 +36,7 @@ _TOOLS = {
     "mount.nfs": "nfs-common",
     "rpcbind": "rpcbind",
     "setpriv": "util-linux",
+    "taskset": "util-linux",
     "vmtouch": "vmtouch",
 }
 

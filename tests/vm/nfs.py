@@ -17,8 +17,8 @@ from tests.vm.machine import MIB, Machine, MachineError
 EXPORT = "/srv"  # what the server exports, including mounts below it
 CLIENT = "client"  # the clients' network namespace
 SERVER_ADDRESS = "10.77.0.1"
+CLIENT_ADDRESS = "10.77.0.2"
 
-_CLIENT_ADDRESS = "10.77.0.2"
 _SERVER_DEVICE = "server0"
 _CLIENT_DEVICE = "client0"
 _MOUNTD_PORT = 20048
@@ -159,12 +159,12 @@ def join(machine: Machine) -> None:
 def export(machine: Machine) -> None:
     """Give clients the export; the server starts with it."""
     options = "rw,no_root_squash,insecure,no_subtree_check,crossmnt,fsid=0"
-    machine.run("exportfs", "-o", options, f"{_CLIENT_ADDRESS}:{EXPORT}")
+    machine.run("exportfs", "-o", options, f"{CLIENT_ADDRESS}:{EXPORT}")
 
 
 def withdraw(machine: Machine) -> None:
     """Withdraw the export: every further request is stale, on open files too."""
-    machine.run("exportfs", "-u", f"{_CLIENT_ADDRESS}:{EXPORT}")
+    machine.run("exportfs", "-u", f"{CLIENT_ADDRESS}:{EXPORT}")
 
 
 def wire_bytes(machine: Machine, mount_point: str) -> int:
@@ -195,7 +195,7 @@ def _set_up(machine: Machine, link: Link) -> None:
             peer name {_CLIENT_DEVICE} mtu {link.mtu} netns {CLIENT}
         ip addr add {SERVER_ADDRESS}/24 dev {_SERVER_DEVICE}
         ip link set {_SERVER_DEVICE} up
-        ip -n {CLIENT} addr add {_CLIENT_ADDRESS}/24 dev {_CLIENT_DEVICE}
+        ip -n {CLIENT} addr add {CLIENT_ADDRESS}/24 dev {_CLIENT_DEVICE}
         ip -n {CLIENT} link set {_CLIENT_DEVICE} up
         # A connection that was idle for a moment keeps what it has learnt of the link.
         echo 0 > /proc/sys/net/ipv4/tcp_slow_start_after_idle

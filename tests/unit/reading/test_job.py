@@ -23,9 +23,9 @@ from prefetch_cli.linux import mapping
 from prefetch_cli.linux import threads as linux_threads
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.plan.extents import Extent, head, whole, within
-from prefetch_cli.reading.job import Tunables
 from prefetch_cli.reading.plan import Medium, Threads
 from prefetch_cli.reading.prior import prior
+from prefetch_cli.reading.worker import Tunables
 from tests.helpers import oracle
 from tests.helpers.oracle import about
 from tests.helpers.reading import (
