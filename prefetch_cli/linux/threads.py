@@ -1,12 +1,14 @@
 """Daemon threads for all work on the storage, so that a hanging mount cannot hold the process."""
 
 import _thread
+import errno
 import os
 import resource
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import TypeVar, cast
 
 from prefetch_cli.linux import procfs
@@ -31,6 +33,10 @@ _LATEST_CHECK_SECONDS = 0.05
 _BEGIN_SECONDS = 5.0  # a new thread that has not begun by then counts as refused
 _BEGIN_LOOK_SECONDS = 0.1  # how often to look whether it still can
 
+_KILLED_LOOK_SECONDS = 0.5  # how often to look whether a thread still exists
+# What is said of it: seccomp(2) may end one thread for a system call, and nothing else tells.
+KILLED = "the system killed the thread that was at work on it, as a seccomp filter may"
+
 _begun: set[int] = set()  # the threads that have begun and not ended
 
 _SPARE_DESCRIPTORS = 3  # other threads briefly open the mount table, a directory, /proc
@@ -47,6 +53,9 @@ class Thread:
         """Start to run `target`; raises RuntimeError if the system refuses."""
         self._target = target
         self._given_up = False
+        self.native_id = 0
+        self._killed = False
+        self._look_at = time.monotonic() + _KILLED_LOOK_SECONDS
         self._begun, self._running = threading.Lock(), threading.Lock()
         self._begun.acquire()
         self._running.acquire()
@@ -61,16 +70,32 @@ class Thread:
                 self._given_up = True
                 raise RuntimeError("can't start new thread: it did not begin")
 
-    def join(self, timeout: float | None = None) -> None:
+    def join(self, timeout: float = inf) -> None:
         """Wait until the thread has ended, or so many seconds."""
-        if self._running.acquire(timeout=-1 if timeout is None else timeout):
-            self._running.release()
+        until = time.monotonic() + timeout
+        while self.is_alive():
+            seconds = min(until - time.monotonic(), _KILLED_LOOK_SECONDS)
+            if seconds <= 0:
+                return
+            if self._running.acquire(timeout=seconds):
+                self._running.release()
 
     def is_alive(self) -> bool:
         """Return whether the thread has not ended."""
-        return self._running.locked()
+        return self._running.locked() and not self.killed
+
+    @property
+    def killed(self) -> bool:
+        """Whether it exists no more, although it never came to its end."""
+        now = time.monotonic()
+        if not self._killed and now >= self._look_at:
+            self._look_at = now + _KILLED_LOOK_SECONDS
+            # It says that it has ended before it does.
+            self._killed = _is_gone(self.native_id) and self._running.locked()
+        return self._killed
 
     def _run(self) -> None:
+        self.native_id = threading.get_native_id()
         _begun.add(id(self))
         self._begun.release()
         try:
@@ -81,6 +106,16 @@ class Thread:
         finally:
             _begun.discard(id(self))
             self._running.release()
+
+
+def _is_gone(native_id: int) -> bool:
+    try:
+        os.stat(f"/proc/self/task/{native_id}")
+    except FileNotFoundError:
+        return os.path.exists("/proc/self/task")
+    except OSError:
+        return False
+    return False
 
 
 def _all_begun() -> bool:
@@ -162,7 +197,8 @@ def map_threads(
     """Return `function` of each item, in order, computed by at most `threads` threads.
 
     Starts with one thread, and adds more while they wait for the storage. Each holds up to
-    `descriptors` files open. If the function raised, raises the exception of the first such item.
+    `descriptors` files open. If the function raised, raises the exception of the first such item;
+    OSError if the system killed a thread.
     """
     threads = affordable(min(threads, len(items)), descriptors=descriptors)
     results: list[Result | None] = [None] * len(items)
@@ -187,8 +223,11 @@ def map_threads(
     if threads <= 1:
         work()
     else:
-        for thread in _spawn_as_needed(work, threads, lambda: started, len(items)):
+        workers = _spawn_as_needed(work, threads, lambda: started, len(items))
+        for thread in workers:
             thread.join()
+        if not failures and any(thread.killed for thread in workers):
+            raise OSError(errno.ECANCELED, KILLED)
     if failures:
         raise failures[min(failures)]
     return cast("list[Result]", results)

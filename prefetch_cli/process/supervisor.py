@@ -12,7 +12,7 @@ from prefetch_cli.base.stop import SIGNALS, Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Action
 from prefetch_cli.linux.exit import leave
-from prefetch_cli.linux.threads import spawn
+from prefetch_cli.linux.threads import Thread, spawn
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.outcome import (
     Event,
@@ -41,9 +41,10 @@ class _Job:
         self._options = options
         self._environ = environ
         self._stop = stop
+        self._thread: Thread | None = None
 
     def start(self) -> None:
-        spawn(self._work)
+        self._thread = spawn(self._work)
 
     def news(self, seconds: float) -> Iterator[State]:
         """Yield newly published states, waiting up to `seconds` for the first.
@@ -54,6 +55,8 @@ class _Job:
             try:
                 event = self._events.get(timeout=seconds)
             except queue.Empty:
+                if self._thread is not None and self._thread.killed:
+                    self.outcome, self.ended = fold(self.outcome, Refused(self._killed())), True
                 return
             seconds = 0
             if event is None:
@@ -93,11 +96,21 @@ class _Job:
         return outcome if received is not None else fold(outcome, Refused(self._no_answer()))
 
     def _no_answer(self) -> PrefetchError:
-        wait = self.monitor.snapshot().longest_wait
-        awaited = "the storage" if wait is None else printable(wait.path)
         return PrefetchError(
-            f"expected an answer within --time-limit, found none from {awaited}", "check the mount"
+            f"expected an answer within --time-limit, found none from {self._awaited}",
+            "check the mount",
         )
+
+    def _killed(self) -> PrefetchError:
+        return PrefetchError(
+            f"the system killed a thread at work on {self._awaited}, as a seccomp filter may",
+            "the kernel's log (audit, type=1326) names the system call",
+        )
+
+    @property
+    def _awaited(self) -> str:
+        wait = self.monitor.snapshot().longest_wait
+        return "the storage" if wait is None else printable(wait.path)
 
     def _work(self) -> None:
         try:
@@ -125,13 +138,22 @@ class _Signals:
         # Block the signals here and in every thread started later; one thread waits for them. A
         # Python handler would run in the main thread, which may be stuck in a write.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
+        self._thread: Thread | None = None
         try:
-            spawn(self._await)
+            self._thread = spawn(self._await)
         except RuntimeError:
-            # No thread to wait in: let each signal end the process by default.
-            for number in self._awaited:
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._awaited)
+            self._default()
+
+    def look(self) -> None:
+        """Let each signal end the process by default where the thread that waits was killed."""
+        if self._thread is not None and self._thread.killed:
+            self._thread = None
+            self._default()
+
+    def _default(self) -> None:
+        for number in self._awaited:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._awaited)
 
     @property
     def waited_seconds(self) -> float:
@@ -188,6 +210,7 @@ def _follow(job: _Job, stop: Stop, signals: _Signals, display: Audience) -> int:
         snapshot = job.monitor.snapshot()
         _tell(job, display, 0)  # show each decision before any progress that follows from it
         display.progress(snapshot)
+        signals.look()
         if signals.waited_seconds > limits.PIPELINE_GRACE_SECONDS or job.hangs_in_proof:
             break
         if stop.overdue_seconds > limits.OVERDUE_SECONDS:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.linux import mapping
-from prefetch_cli.linux.threads import Thread, affordable, spawn_many
+from prefetch_cli.linux.threads import KILLED, Thread, affordable, spawn_many
 from prefetch_cli.reading.engines import (
     MOST_THREADS,
     REGISTRY,
@@ -109,11 +109,16 @@ class Job:
         while self._start(threads, shared) or any(thread.is_alive() for thread in threads):
             _wait_for(threads)
             self._gate.look()
+            self._fail_what_the_killed_read(threads)
             if self._stop.requested:
                 left_at = left_at or time.monotonic() + self._tunables.grace_seconds
                 if time.monotonic() >= left_at:
                     return  # a thread hangs: its descriptors end with the process
+        self._fail_what_the_killed_read(threads)
         shared.close()
+        # Only where all were killed is there anything left.
+        while not self._stop.requested and (taken := self._work.queue.take()):
+            self._work.fail(taken.file.path, KILLED)
         if self._unexpected:
             raise self._unexpected[0]
 
@@ -130,6 +135,14 @@ class Job:
         if self._gate.threads > len(threads):
             self._gate.limit(len(threads))
         return True
+
+    def _fail_what_the_killed_read(self, threads: Sequence[Thread]) -> None:
+        for thread in threads:
+            if thread.killed and (path := self._work.reading.pop(thread.native_id, None)):
+                self._work.fail(path, KILLED)
+                # Whoever waits for it to make room waits no longer.
+                self._gate.limit(len(threads))
+                self._gate.open()
 
     def result(self, elapsed_seconds: float) -> ReadResult:
         """Return what has been read so far."""

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.helpers.command import ROOT
@@ -125,6 +125,7 @@ _SET_FILTER, _NEW_LISTENER = 1, 8
 _NO_NEW_PRIVS = 38
 _LOAD_NUMBER, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _ASK = 0x7FFF0000, 0x7FC00000
+KILL_THREAD = 0
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _CONTINUE = 1
 _LISTEN_SECONDS = 10.0
@@ -186,17 +187,24 @@ class _Program(ctypes.Structure):
 
 def _listen() -> None:
     """Have the kernel ask about each call of CALLS; raises OSError."""
-    numbers = [*CALLS.values(), _GETSID]
+    answer([*CALLS.values(), _GETSID], _ASK, _NEW_LISTENER)
+
+
+def answer(numbers: Sequence[int], action: int, flags: int = 0) -> None:
+    """Have the kernel answer these calls, from now on, by an action of seccomp's.
+
+    Raises OSError.
+    """
     code = struct.pack("=HBBI", _LOAD_NUMBER, 0, 0, 0)
     for left, number in zip(range(len(numbers), 0, -1), numbers, strict=True):
         code += struct.pack("=HBBI", _JUMP_EQUAL, left, 0, number)
     code += struct.pack("=HBBI", _RETURN, 0, 0, _ALLOW)
-    code += struct.pack("=HBBI", _RETURN, 0, 0, _ASK)
+    code += struct.pack("=HBBI", _RETURN, 0, 0, action)
     instructions = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.cast(instructions, ctypes.c_void_p))
     word = ctypes.c_ulong
     _libc.prctl(_NO_NEW_PRIVS, word(1), word(0), word(0), word(0))
-    if _libc.syscall(_SECCOMP, _SET_FILTER, _NEW_LISTENER, ctypes.byref(program)) < 0:
+    if _libc.syscall(_SECCOMP, _SET_FILTER, flags, ctypes.byref(program)) < 0:
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
