@@ -21,6 +21,7 @@ class Limiter:
         self._clock = clock
         self._lock = threading.Lock()
         self._next = 0.0
+        self._earliest = 0.0  # that it can be by now, even by a clock that stands still
 
     def step_bytes(self, most_bytes: int) -> int:
         """Return how much to read at once: at most a tenth of a second's worth."""
@@ -34,10 +35,12 @@ class Limiter:
         if self._rate is None:
             return True
         with self._lock:
-            now = self._clock()
+            now = max(self._clock(), self._earliest)
             turn = max(now, self._next)
             self._next = turn + size_bytes / self._rate
         stop.sleep(turn - now)
+        with self._lock:
+            self._earliest = max(self._earliest, turn)
         return not stop.requested
 
     def give_back(self, size_bytes: int) -> None:

@@ -75,3 +75,22 @@ def test_a_stop_ends_the_wait() -> None:
     assert limiter.wait(MIB, clock)
     clock.request()
     assert not limiter.wait(MIB, clock)
+
+
+class Still(Clock):
+    """A clock that stands still, and a stop that counts how long was slept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += max(0.0, seconds)
+
+
+def test_with_a_clock_that_stands_still_the_rate_is_kept_and_no_wait_grows() -> None:
+    clock = Still()
+    limiter = Limiter(MIB, clock)
+    for _ in range(100):
+        assert limiter.wait(MIB, clock)
+    assert clock.slept == pytest.approx(99)
