@@ -11,6 +11,7 @@ A socket pair connects the two; the exec closes COMMAND's end.
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from prefetch_cli.base.amounts import Amount, format_size
@@ -64,9 +65,15 @@ def accompany(terms: Terms, display: Display, warm: Warm) -> int:
             raise PrefetchError(f"cannot verify: {error.strerror}", _UNVERIFIED_HINT) from None
         display.warn(f"not warming: {error.strerror}; starting COMMAND anyway")
         execute(path, terms.command)
-    if isinstance(channel, Warmer):
-        channel.detach()
-        return warm(_Beside(display, terms, channel))
+    with closing(channel):
+        if isinstance(channel, Warmer):
+            channel.detach()
+            return warm(_Beside(display, terms, channel))
+        return _become_command(path, terms, display, channel)
+
+
+def _become_command(path: str, terms: Terms, display: Display, channel: Channel) -> int:
+    """Exec COMMAND when it may start; returns an exit code where it does not."""
     try:
         code = _awaited(channel, terms, display)
     except OSError as error:

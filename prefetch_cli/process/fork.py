@@ -66,6 +66,11 @@ class Channel:
             byte = _receive_byte(self._socket)
         return number, byte
 
+    def close(self) -> None:
+        """Close it: COMMAND does not start."""
+        for end in (self._socket, self._wakeup, self._wakeup_writer):
+            end.close()
+
     def await_exit(self) -> None:
         """Wait for the warmer to exit, but no longer than it takes by itself."""
         deadline = time.monotonic() + limits.WARMER_LAST_SECONDS
@@ -104,6 +109,10 @@ class Warmer:
         """Send a byte to the process that becomes COMMAND."""
         with suppress(OSError):  # it may have exited, or be COMMAND already
             self._socket.send(bytes([byte]))
+
+    def close(self) -> None:
+        """Close it: this process is about to exit."""
+        self._socket.close()
 
     def _follow_command(self) -> None:
         """Turn COMMAND's exit, and signals sent to it before its exec, into signals to us."""
