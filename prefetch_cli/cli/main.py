@@ -136,7 +136,11 @@ def _reported(defect: Exception) -> PrefetchError:
     found = printable(" ".join(f"{type(defect).__name__}: {defect}".split()))
     # Python has no exception class for either.
     refused = str(defect) if isinstance(defect, RuntimeError) else ""
-    if isinstance(defect, MemoryError) or refused.startswith("can't allocate"):  # a lock
+    # A lock that it cannot allocate; a call whose own error found no memory either.
+    short = refused.startswith("can't allocate") or (
+        isinstance(defect, SystemError) and "exception set" in str(defect)
+    )
+    if isinstance(defect, MemoryError) or short:
         return PrefetchError(
             "expected more memory, found none",
             "raise the limit (ulimit -v, or the cgroup's), or give fewer --threads",

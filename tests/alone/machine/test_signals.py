@@ -279,10 +279,10 @@ PATIENT = (
     sys.executable,
     "-c",
     "import functools\n"
-    "from prefetch_cli.cli import main\nfrom prefetch_cli.reading import job\n"
+    "from prefetch_cli.cli import main\nfrom prefetch_cli.reading import job, worker\n"
     "from prefetch_cli.base import limits\n"
     "limits.HEARTBEAT_SECONDS = 0.2\n"
-    "patience = job.Tunables(grace_seconds=9)\n"
+    "patience = worker.Tunables(grace_seconds=9)\n"
     "job.read = functools.partial(job.read, tunables=patience)\n"
     "main.main()",
 )

@@ -449,6 +449,9 @@ def test_a_defect_is_one_line_and_a_trace_for_who_asks(cold: str) -> None:
     ("fault", "expected"),
     [
         ("MemoryError()", "expected more memory, found none; raise the limit"),
+        ('RuntimeError("can\'t allocate lock")', "expected more memory, found none; raise the"),
+        # What a call says whose own MemoryError found no memory.
+        ("SystemError('error return without exception set')", "expected more memory, found none"),
         (
             'RuntimeError("can\'t start new thread")',
             "expected to start threads, found that the system",
