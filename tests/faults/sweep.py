@@ -15,6 +15,7 @@ import mmap
 import os
 import pkgutil
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ from tests.faults.inject import Fault, Ran
 
 MIB = 1 << 20
 _COMMAND = "/usr/bin/touch"
+_SNAPSHOT = f"models--org--name/snapshots/{'a' * 40}"
 _MOST_SECONDS = 15.0
 _GRACE_SECONDS = 3.0  # for the warmer, behind COMMAND
 _SIGNAL_SECONDS = 2.0  # in which a signal ends the run
@@ -87,43 +89,50 @@ _HANGING = {
     *("statx", "fstat", "getdents64", "readlink", "close", "statfs", "fstatfs", "madvise"),
     *("sendfile", "fadvise64", "cachestat", "mincore", "readlinkat"),
 }
+# What a storage that fails says to the calls that ask it.
+_OF_THE_STORAGE = {errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, None}
+
+
+def write_scene(folder: str) -> None:
+    """Write a checkpoint, and a cache of a hub that holds it."""
+    checkpoint, hub = os.path.join(folder, "model"), os.path.join(folder, "hub")
+    os.makedirs(checkpoint)
+    names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    header = b'{"t":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (2 * MIB, 2 * MIB)
+    for name in names:
+        with open(os.path.join(checkpoint, name), "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header + os.urandom(2 * MIB))
+    weights = {f"t{number}": name for number, name in enumerate(names)}
+    for name, content in (
+        ("model.safetensors.index.json", {"weight_map": weights}),
+        ("config.json", {"architectures": ["LlamaForCausalLM"]}),
+        ("tokenizer.json", {}),
+    ):
+        with open(os.path.join(checkpoint, name), "w", encoding="utf-8") as text:
+            json.dump(content, text)
+    snapshot = os.path.join(hub, _SNAPSHOT)
+    os.makedirs(os.path.dirname(snapshot))
+    shutil.copytree(checkpoint, snapshot)
+    os.makedirs(os.path.join(hub, "models--org--name", "refs"))
+    with open(os.path.join(hub, "models--org--name", "refs", "main"), "w") as ref:
+        ref.write("a" * 40)
+    os.sync()
 
 
 class Scene:
-    """A folder with a checkpoint, and what lies beside it."""
+    """A folder that `write_scene` wrote, and one for what a run puts out."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: str, outputs: str) -> None:
         self.checkpoint = os.path.join(folder, "model")
         self.hub = os.path.join(folder, "hub")
-        self.outputs = os.path.join(folder, "outputs")
+        self.outputs = os.path.join(outputs, "outputs")
         self.started = os.path.join(self.outputs, "started")
-        os.makedirs(self.checkpoint)
         os.makedirs(self.outputs)
-        names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
-        header = b'{"t":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (2 * MIB, 2 * MIB)
-        for name in names:
-            with open(os.path.join(self.checkpoint, name), "wb") as file:
-                file.write(len(header).to_bytes(8, "little") + header + os.urandom(2 * MIB))
-        weights = {f"t{number}": name for number, name in enumerate(names)}
-        for name, content in (
-            ("model.safetensors.index.json", {"weight_map": weights}),
-            ("config.json", {"architectures": ["LlamaForCausalLM"]}),
-            ("tokenizer.json", {}),
-        ):
-            with open(os.path.join(self.checkpoint, name), "w", encoding="utf-8") as text:
-                json.dump(content, text)
-        snapshot = os.path.join(self.hub, "models--org--name", "snapshots", "a" * 40)
-        os.makedirs(os.path.dirname(snapshot))
-        shutil.copytree(self.checkpoint, snapshot)
-        os.makedirs(os.path.join(self.hub, "models--org--name", "refs"))
-        with open(os.path.join(self.hub, "models--org--name", "refs", "main"), "w") as ref:
-            ref.write("a" * 40)
+        snapshot = os.path.join(self.hub, _SNAPSHOT)
         self.files = [
             os.path.join(self.checkpoint, name) for name in sorted(os.listdir(self.checkpoint))
         ]
         self.snapshot = [os.path.join(snapshot, os.path.basename(path)) for path in self.files]
-        os.sync()
         self.sizes = {path: os.path.getsize(path) for path in (*self.files, *self.snapshot)}
         self._before = self.fingerprint()
 
@@ -257,14 +266,16 @@ ACTIONS = [
 ]
 
 
-def wrong(scene: Scene, action: Action, fault: Fault | None, ran: Ran) -> Iterator[str]:
-    """Yield what is wrong with a run."""
+def wrong(
+    scene: Scene, action: Action, fault: Fault | None, ran: Ran, patience: float = 1.0
+) -> Iterator[str]:
+    """Yield what is wrong with a run; `patience` is for a slow machine."""
     if ran.code is None:
         yield "it did not end"
         return
     if ran.left:
         yield "a process was left"
-    if ran.held_seconds is not None and ran.held_seconds > _SIGNAL_SECONDS:
+    if ran.held_seconds is not None and ran.held_seconds > patience * _SIGNAL_SECONDS:
         yield f"a signal ended it after {ran.held_seconds:.1f} s"
     for word in ("Traceback", "found a defect", "Exception ignored", "Error in sys"):
         if word in ran.errors or word in ran.output:
@@ -333,8 +344,9 @@ def _false_claims(
 class Sweep:
     """Runs actions with faults."""
 
-    def __init__(self, folder: str) -> None:
-        self.scene = Scene(folder)
+    def __init__(self, scene: Scene, patience: float = 1.0) -> None:
+        self.scene = scene
+        self._patience = patience
         _import_all()
 
     def run(self, action: Action, fault: Fault | None) -> tuple[Ran, list[str]]:
@@ -349,10 +361,15 @@ class Sweep:
             sys.argv = ["prefetch-cli", *arguments]
             cli.main()
 
+        patience = self._patience
         ran = inject.run(
-            main, fault, scene.folder, most_seconds=_MOST_SECONDS, grace_seconds=_GRACE_SECONDS
+            main,
+            fault,
+            scene.outputs,
+            most_seconds=patience * _MOST_SECONDS,
+            grace_seconds=patience * _GRACE_SECONDS,
         )
-        return ran, list(wrong(scene, action, fault, ran))
+        return ran, list(wrong(scene, action, fault, ran, patience))
 
     def faults(self, action: Action) -> list[Fault]:
         """Return every fault of an action."""
@@ -409,40 +426,91 @@ def main() -> int:
     parser.add_argument("--part", default="1/1", metavar="K/N")
     parser.add_argument("--action", action="append", choices=[one.name for one in ACTIONS])
     parser.add_argument("--without-hangs", action="store_true", help="each takes a second")
+    parser.add_argument("--jobs", type=int, metavar="N", help="at a time (one a processor)")
     parser.add_argument("--show", action="store_true", help="what the run put out")
+    parser.add_argument("--telling", type=int, metavar="N", help="so many, all of the storage's")
+    parser.add_argument("--make", metavar="FOLDER", help="only write there what the runs read")
+    parser.add_argument("--within", metavar="FOLDER", help="where that lies, on any mount")
+    parser.add_argument("--patience", type=float, default=1.0, help="times the limits in seconds")
     parser.add_argument("faults", nargs="*", type=parse_fault)
     given = parser.parse_args()
+    if given.make:
+        write_scene(given.make)
+        return 0
     part, parts = map(int, given.part.split("/"))
-    counts: Counter[str] = Counter()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
-        sweep = Sweep(folder)
-        for action in ACTIONS:
-            if given.action and action.name not in given.action:
-                continue
-            faults = given.faults or sweep.faults(action)
-            for number, fault in enumerate(faults):
-                if number % parts != part - 1 or (given.without_hangs and fault.error is None):
-                    continue
-                ran, problems = sweep.run(action, fault)
-                counts["runs"] += 1
-                counts["reached"] += ran.reached
-                line = f"--action {action.name} {fault}: {'; '.join(problems)}"
-                if problems and not sweep.run(action, fault)[1]:
-                    # The kernel may have taken pages, and threads take turns as they like.
-                    print(f"once only: {line}", file=sys.stderr, flush=True)
-                elif problems:
-                    counts["wrong"] += 1
-                    print(line, flush=True)
-                if given.show:
-                    print(ran, flush=True)
-            print(
-                f"{action.name}: {len(faults)} faults, {time.monotonic() - began:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+    alone = given.faults or given.show
+    jobs = 1 if alone else given.jobs or len(os.sched_getaffinity(0))
+    counts = _at_once(part, parts, jobs) if jobs > 1 else _one_by_one(given, part, parts)
     print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
     return 1 if counts["wrong"] else 0
+
+
+def _at_once(part: int, parts: int, jobs: int) -> Counter[str]:
+    """Return the counts of a part, after several processes have each run a part of it."""
+    words = [sys.executable, *sys.orig_argv[1:], "--jobs", "1", "--part"]
+    running = [
+        subprocess.Popen(
+            [*words, f"{part + parts * job}/{parts * jobs}"], stdout=subprocess.PIPE, text=True
+        )
+        for job in range(jobs)
+    ]
+    counts: Counter[str] = Counter()
+    for one in running:
+        assert one.stdout is not None
+        *problems, last = one.stdout.read().splitlines()
+        for line in problems:
+            print(line, flush=True)
+        for found in last.split(", "):
+            count, what = found.split()
+            counts[what] += int(count.replace(",", ""))
+        if one.wait() > 1:
+            raise RuntimeError(f"a part of the sweep ended with {one.returncode}")
+    return counts
+
+
+def _one_by_one(given: argparse.Namespace, part: int, parts: int) -> Counter[str]:
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+        where = given.within
+        if where is None:
+            where = os.path.join(folder, "scene")
+            write_scene(where)
+        return _tried(Sweep(Scene(where, folder), given.patience), given, part, parts)
+
+
+def _tried(sweep: Sweep, given: argparse.Namespace, part: int, parts: int) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    began = time.monotonic()
+    cases = [
+        (action, fault)
+        for action in ACTIONS
+        if not given.action or action.name in given.action
+        for fault in given.faults or sweep.faults(action)
+        if not (given.without_hangs and fault.error is None)
+    ]
+    if given.telling:
+        cases = [
+            one for one in cases if one[1].call in _HANGING and one[1].error in _OF_THE_STORAGE
+        ]
+        cases = [cases[at * len(cases) // given.telling] for at in range(given.telling)]
+    last = None
+    for action, fault in cases[part - 1 :: parts]:
+        if action is not last:
+            seconds = time.monotonic() - began
+            print(f"after {seconds:.0f} s: {action.name}", file=sys.stderr, flush=True)
+            last = action
+        ran, problems = sweep.run(action, fault)
+        counts["runs"] += 1
+        counts["reached"] += ran.reached
+        line = f"--action {action.name} {fault}: {'; '.join(problems)}"
+        if problems and not sweep.run(action, fault)[1]:
+            # The kernel may have taken pages, and threads take turns as they like.
+            print(f"once only: {line}", file=sys.stderr, flush=True)
+        elif problems:
+            counts["wrong"] += 1
+            print(line, flush=True)
+        if given.show:
+            print(ran, flush=True)
+    return counts
 
 
 if __name__ == "__main__":

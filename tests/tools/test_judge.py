@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.inject import Ran
-from tests.faults.sweep import ACTIONS, Scene, parse_fault, wrong
+from tests.faults.sweep import ACTIONS, Scene, parse_fault, write_scene, wrong
 
 
 def judged(scene: Scene, action: str, ran: Ran, fault: str = "read#1=EIO") -> list[str]:
@@ -18,7 +18,9 @@ def judged(scene: Scene, action: str, ran: Ran, fault: str = "read#1=EIO") -> li
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return Scene(str(tmp_path_factory.mktemp("sweep")))
+    folder = tmp_path_factory.mktemp("sweep")
+    write_scene(str(folder / "scene"))
+    return Scene(str(folder / "scene"), str(folder))
 
 
 def of(code: int = 0, **document: object) -> Ran:
