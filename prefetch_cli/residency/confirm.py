@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 
+_MANY = 256  # known hits; with fewer, what is allowed for would be much of the sample
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -79,7 +81,9 @@ def allow_for_disturbance(counts: Counts, control: Control) -> Counts:
     quiet = max(1, control.pages - control.disturbed)
     ratio = counts.most_hits / quiet
     expected = ratio * control.disturbed
-    # Both counts scatter: two standard deviations of what these formulas make of them.
-    margin = 2 * sqrt(expected * (1 + ratio)) * control.pages / quiet
+    # Both counts scatter: two standard deviations of what these formulas make of them. Of many
+    # hits, one may be disturbed although no known one was.
+    scatter = max(expected, ratio if control.pages >= _MANY else 0.0)
+    margin = 2 * sqrt(scatter * (1 + ratio)) * control.pages / quiet
     unsure = min(counts.misses, ceil(expected + margin))
     return replace(counts, misses=counts.misses - unsure, unsure=counts.unsure + unsure)

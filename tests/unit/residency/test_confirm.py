@@ -49,7 +49,7 @@ def test_the_last_page_of_a_file_is_smaller() -> None:
 @pytest.mark.parametrize(
     ("counts", "disturbed", "expected"),
     [
-        (Counts(900, 120, 4), 0, Counts(900, 120, 4)),
+        (Counts(900, 120, 4), 0, Counts(900, 117, 7)),  # one may be, though no known hit was
         (Counts(900, 120, 4), 9, Counts(900, 104, 20)),
         (Counts(900, 120, 4), 900, Counts(900, 0, 124)),
         (Counts(900, 120, 4), 1024, Counts(900, 0, 124)),
@@ -68,10 +68,7 @@ def test_where_known_hits_look_like_misses_some_misses_may_be_hits(
 @pytest.mark.parametrize("resident", [0, 50, 512, 1000, 1024])
 @pytest.mark.parametrize("rate", [0.0, 0.002, 0.02, 0.2])
 def test_enough_is_allowed_for(resident: int, rate: float) -> None:
-    """In 95 % of 400 samples with disturbed hits, the unsure ones are at least as many.
-
-    But for two, which are a fifth of the narrowest interval: rare ones show in either alone.
-    """
+    """In 95 % of 400 samples with disturbed hits, the unsure ones are at least as many."""
     random = Random(f"{resident} {rate}")
 
     def disturbed(hits: int) -> int:
@@ -83,5 +80,5 @@ def test_enough_is_allowed_for(resident: int, rate: float) -> None:
         seen = Counts(resident - taken, 1024 - resident + taken)
         found = allow_for_disturbance(seen, control)
         assert (found.pages, found.hits) == (1024, seen.hits)
-        enough += found.unsure >= taken - 2
+        enough += found.unsure >= taken
     assert enough >= 0.95 * 400
