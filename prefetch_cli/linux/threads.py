@@ -109,10 +109,11 @@ class Thread:
 
 
 def _is_gone(native_id: int) -> bool:
+    # A /proc that was mounted for another PID namespace has other numbers than we have.
     try:
-        os.stat(f"/proc/self/task/{native_id}")
-    except FileNotFoundError:
-        return os.path.exists("/proc/self/task")
+        os.sched_getaffinity(native_id)
+    except ProcessLookupError:
+        return True
     except OSError:
         return False
     return False

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -87,3 +88,14 @@ def test_a_signal_still_ends_it(model: BuiltCheckpoint) -> None:
         done = running.end()
     assert done.code == -signal.SIGTERM
     assert time.monotonic() - began < MOST_SECONDS
+
+
+def test_other_numbers_in_proc_are_no_sign_of_it(model: BuiltCheckpoint) -> None:
+    """/proc may have been mounted for another PID namespace."""
+    unshare = ("unshare", "--pid", "--fork")
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to make a PID namespace")
+    oracle.make_cold(model.files)
+    flags = ("--force", "--progress", "none", "--max-rate", "10M", model.directory)
+    done = run(*flags, command=(*unshare, *COMMAND))  # the run must take longer than a look
+    assert (done.code, done.errors) == (0, ""), done
