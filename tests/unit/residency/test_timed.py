@@ -13,6 +13,7 @@ from prefetch_cli.linux.glance import Glance, glance
 from prefetch_cli.plan.extents import whole
 from prefetch_cli.residency import glances, timed
 from prefetch_cli.residency.verdict import Verdict
+from tests.helpers import truth
 from tests.helpers.reading import MIB, cold_files
 
 # Of 20 verdicts each.
@@ -71,3 +72,20 @@ def test_the_first_pages_too_may_be_hits_that_were_disturbed(
     assert found is not None
     assert found.counts.misses == 0
     assert found.resident.high == found.pages
+
+
+def read_from_storage() -> int:
+    """Return the bytes that storage has read for this process so far."""
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return int(dict(line.split(": ") for line in lines)["read_bytes"])
+
+
+@pytest.mark.parametrize("percent", truth.PERCENTS)
+def test_it_reads_little(tmp_path: Path, percent: int) -> None:
+    paths = [str(tmp_path / name) for name in truth.write(str(tmp_path))]
+    truth.make_resident(paths, percent, "blocks")
+    files = [file for path in paths if isinstance(file := examine(path, weight=True), File)]
+    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    before = read_from_storage()
+    timed.estimate(files, extents, monitor=Monitor())
+    assert read_from_storage() - before <= 4 * MIB
