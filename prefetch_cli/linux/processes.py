@@ -38,7 +38,7 @@ class Pidfd:
     """A pidfd of the calling process, for its children to tell when it has exited.
 
     Where there is no pidfd (before Linux 5.3, or refused by seccomp), `descriptor` is None and
-    `exited` compares the start time in /proc instead.
+    `exited` asks /proc instead.
     """
 
     def __init__(self) -> None:
@@ -61,11 +61,15 @@ class Pidfd:
     def exited(self) -> bool:
         """Whether the process has exited; it may still be a zombie."""
         if self.descriptor is None:
-            return self._read_start_time() != self._start_time
+            return self.is_gone()
         try:
             return bool(select.select([self.descriptor], [], [], 0)[0])
         except OSError:  # no memory for it: ask again
             return False
+
+    def is_gone(self) -> bool:
+        """Return whether /proc shows that it has exited: another process has its start time."""
+        return self._read_start_time() != self._start_time
 
     def _read_start_time(self) -> str:
         """Return the start time of the process with this pid, "" where none runs."""

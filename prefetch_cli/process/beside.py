@@ -158,6 +158,7 @@ class _Beside:
 
     def progress(self, snapshot: Progress) -> None:
         """Show the progress, and start COMMAND once enough is warm."""
+        self._warmer.look()
         self._display.progress(snapshot)
         self._look(snapshot.done_by_part.get(CHECKPOINT.name, 0))
 

@@ -9,9 +9,11 @@ import time
 from contextlib import suppress
 
 from prefetch_cli.base import limits
+from prefetch_cli.base.errors import interrupted_exit_code
 from prefetch_cli.base.stop import SIGNALS
+from prefetch_cli.linux.exit import leave
 from prefetch_cli.linux.processes import Pidfd, close_fds
-from prefetch_cli.linux.threads import spawn
+from prefetch_cli.linux.threads import Thread, spawn
 
 # From the warmer: exec COMMAND now. Any other byte is the code to exit with instead.
 START = 0
@@ -88,6 +90,8 @@ class Warmer:
     def __init__(self, theirs: socket.socket, command: Pidfd) -> None:
         self._socket = theirs
         self._command = command
+        self._poll = select.poll()
+        self._thread: Thread | None = None
         self.dismissed = False  # COMMAND has exited or cannot start: nobody needs the warming
 
     def detach(self) -> None:
@@ -103,43 +107,56 @@ class Warmer:
         # COMMAND's pipes and locks must end with COMMAND, not with the warmer.
         close_fds({self._socket.fileno(), self._command.descriptor})
         _redirect_streams()
-        spawn(self._follow_command)
+        for descriptor in (self._socket.fileno(), self._command.descriptor):
+            if descriptor is not None:
+                self._poll.register(descriptor, select.POLLIN)
+        self._thread = spawn(self._follow_command)
 
     def send(self, byte: int) -> None:
         """Send a byte to the process that becomes COMMAND."""
         with suppress(OSError):  # it may have exited, or be COMMAND already
             self._socket.send(bytes([byte]))
 
+    def look(self) -> None:
+        """End with COMMAND where the system has killed the thread that follows it."""
+        # Not by the calls that it was killed for: nobody looks after this thread.
+        if self._thread is not None and self._thread.killed and self._command.is_gone():
+            leave(interrupted_exit_code(signal.SIGTERM))
+
     def close(self) -> None:
         """Close it: this process is about to exit."""
         self._socket.close()
 
     def _follow_command(self) -> None:
-        """Turn COMMAND's exit, and signals sent to it before its exec, into signals to us."""
         # This thread is older than the run's, which block them: unblocked, it would die of one.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        if self._command.descriptor is not None:
-            poll.register(self._command.descriptor, select.POLLIN)
         timeout_ms = _POLL_SECONDS * 1000 if self._command.descriptor is None else None
-        while True:
+        while not self.dismissed:
+            number = self._next(timeout_ms)
+            if number is None:
+                continue
             try:
-                poll.poll(timeout_ms)
-            except OSError:  # no memory for it: whatever happens, COMMAND's exit must be seen
-                time.sleep(_POLL_SECONDS)
-            byte = None
-            with suppress(BlockingIOError, OSError):
-                byte = _receive_byte(self._socket)
-            if self._command.exited or byte == bytes([QUIT]):
-                self.dismissed = True
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            if byte == b"":
-                with suppress(KeyError):  # the exec closed the other end
-                    poll.unregister(self._socket)
-            elif byte is not None:
-                os.kill(os.getpid(), byte[0])
+                os.kill(os.getpid(), number)
+            except OSError:  # a sandbox refuses it: end as the signal would have it by default
+                leave(interrupted_exit_code(number))
+
+    def _next(self, timeout_ms: float | None) -> int | None:
+        """Return the next signal for us: one that COMMAND got before its exec, or for its exit."""
+        end = self._socket.fileno()  # -1 once the main thread has closed it
+        try:
+            self._poll.poll(timeout_ms)
+        except OSError:  # no memory for it: whatever happens, COMMAND's exit must be seen
+            time.sleep(_POLL_SECONDS)
+        byte = None
+        with suppress(BlockingIOError, OSError):
+            byte = _receive_byte(self._socket)
+        if self._command.exited or byte == bytes([QUIT]):
+            self.dismissed = True
+            return signal.SIGTERM
+        if byte == b"":
+            with suppress(KeyError, ValueError):  # the exec closed the other end
+                self._poll.unregister(end)
+        return byte[0] if byte else None
 
 
 def fork() -> Channel | Warmer:

@@ -30,6 +30,7 @@ from tests.faults.inject import Fault, Ran
 MIB = 1 << 20
 _COMMAND = "/usr/bin/touch"
 _SNAPSHOT = f"models--org--name/snapshots/{'a' * 40}"
+_SAID = "it said "
 _MOST_SECONDS = 15.0
 _GRACE_SECONDS = 3.0  # for the warmer, behind COMMAND
 _SIGNAL_SECONDS = 2.0  # in which a signal ends the run
@@ -279,7 +280,7 @@ def wrong(
         yield f"a signal ended it after {ran.held_seconds:.1f} s"
     for word in ("Traceback", "found a defect", "Exception ignored", "Error in sys"):
         if word in ran.errors or word in ran.output:
-            yield f"it said {word!r}"
+            yield f"{_SAID}{word!r}"
     if not scene.unchanged:
         yield "a file was changed"
     document = None
@@ -502,12 +503,16 @@ def _tried(sweep: Sweep, given: argparse.Namespace, part: int, parts: int) -> Co
         counts["runs"] += 1
         counts["reached"] += ran.reached
         line = f"--action {action.name} {fault}: {'; '.join(problems)}"
-        if problems and not sweep.run(action, fault)[1]:
-            # The kernel may have taken pages, and threads take turns as they like.
+        defects = [one for one in problems if one.startswith(_SAID)]
+        if problems and not defects and not sweep.run(action, fault)[1]:
+            # The kernel may have taken pages. A defect needs no second run: threads take turns as
+            # they like.
             print(f"once only: {line}", file=sys.stderr, flush=True)
         elif problems:
             counts["wrong"] += 1
             print(line, flush=True)
+            if defects:
+                print(ran.errors, file=sys.stderr, flush=True)
         if given.show:
             print(ran, flush=True)
     return counts

@@ -90,6 +90,16 @@ def test_a_signal_still_ends_it(model: BuiltCheckpoint) -> None:
     assert time.monotonic() - began < MOST_SECONDS
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="time.sleep() calls select(2)")
+def test_the_warmer_ends_with_command(model: BuiltCheckpoint) -> None:
+    """The thread that follows COMMAND is killed as it sees the end of it."""
+    oracle.make_cold(model.files)
+    flags = ("--force", "--progress", "none", "--max-rate", "100k", model.directory)
+    done = run_killed("pselect6", *flags, "--", "echo", "started")  # ends once its output is closed
+    assert (done.code, done.output) == (0, "started\n"), done
+    assert "100%" not in done.errors
+
+
 def test_other_numbers_in_proc_are_no_sign_of_it(model: BuiltCheckpoint) -> None:
     """/proc may have been mounted for another PID namespace."""
     unshare = ("unshare", "--pid", "--fork")
