@@ -7,7 +7,10 @@ import _signal  # type: ignore[import-not-found]
 def main() -> None:
     """End the process with the exit code of the command; never returns."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-        _let_sigint_end_the_process()
+        try:  # noqa: SIM105 - an import of contextlib takes time
+            _let_sigint_end_the_process()
+        except OSError:  # a sandbox refuses it
+            pass
     from prefetch_cli.cli import main  # noqa: PLC0415 - see above
 
     main.main()

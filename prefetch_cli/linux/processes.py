@@ -3,6 +3,7 @@
 import fcntl
 import os
 import select
+import signal
 from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,6 +100,12 @@ def initial_environment() -> dict[bytes, bytes]:
         if name and equals:
             environment.setdefault(name, value)
     return environment
+
+
+def set_handler(number: int, action: signal.Handlers) -> None:
+    """Ignore a signal or give it its default action, if the system (a sandbox) allows it."""
+    with suppress(OSError):
+        signal.signal(number, action)
 
 
 def close_fds(keep: Container[int | None]) -> None:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from prefetch_cli.base.errors import ExitCode, PrefetchError
 from prefetch_cli.base.text import printable
-from prefetch_cli.linux.processes import initial_environment
+from prefetch_cli.linux.processes import initial_environment, set_handler
 
 _SCRIPT_HINT = "a script needs its interpreter in a #! line, and chmod +x"
 
@@ -67,13 +67,13 @@ def execute(path: str, command: Sequence[str]) -> NoReturn:
     # Python ignores these two signals, and does not tell whether its parent ignored them. systemd
     # ignores SIGPIPE for its services (IgnoreSIGPIPE=yes), and names their pid.
     if os.environ.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        set_handler(signal.SIGPIPE, signal.SIG_DFL)
+    set_handler(signal.SIGXFSZ, signal.SIG_DFL)
     try:
         os.execve(path, tuple(command), initial_environment())  # noqa: S606 - no shell is the point
     except OSError as error:
         # We still write, perhaps to a warmer or a log that is gone.
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        set_handler(signal.SIGPIPE, signal.SIG_IGN)
         if error.errno == errno.ENOENT:
             # A script's interpreter or an ELF file's loader is missing: 127, as in bash.
             raise _not_found(path, "a file whose interpreter is missing", _SCRIPT_HINT) from error

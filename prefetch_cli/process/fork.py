@@ -12,7 +12,7 @@ from prefetch_cli.base import limits
 from prefetch_cli.base.errors import interrupted_exit_code
 from prefetch_cli.base.stop import SIGNALS
 from prefetch_cli.linux.exit import leave
-from prefetch_cli.linux.processes import Pidfd, close_fds
+from prefetch_cli.linux.processes import Pidfd, close_fds, set_handler
 from prefetch_cli.linux.threads import Thread, spawn
 
 # From the warmer: exec COMMAND now. Any other byte is the code to exit with instead.
@@ -52,7 +52,7 @@ class Channel:
 
     def __exit__(self, *_: object) -> None:
         for number in self._handled:
-            signal.signal(number, signal.SIG_DFL)
+            set_handler(number, signal.SIG_DFL)
         signal.set_wakeup_fd(self._previous_wakeup_fd)
 
     def receive(self, timeout_seconds: float | None) -> tuple[int | None, bytes | None]:
@@ -102,8 +102,8 @@ class Warmer:
         # In a process group of its own, Ctrl-C goes to COMMAND only. That makes it a background
         # job of the terminal, which `stty tostop` must not stop when it writes.
         os.setpgid(0, 0)
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # `_follow_command` sends it
+        set_handler(signal.SIGTTOU, signal.SIG_IGN)
+        set_handler(signal.SIGTERM, signal.SIG_DFL)  # `_follow_command` sends it
         # COMMAND's pipes and locks must end with COMMAND, not with the warmer.
         close_fds({self._socket.fileno(), self._command.descriptor})
         _redirect_streams()
@@ -129,7 +129,8 @@ class Warmer:
 
     def _follow_command(self) -> None:
         # This thread is older than the run's, which block them: unblocked, it would die of one.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        with suppress(OSError):
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         timeout_ms = _POLL_SECONDS * 1000 if self._command.descriptor is None else None
         while not self.dismissed:
             number = self._next(timeout_ms)

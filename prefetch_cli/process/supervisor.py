@@ -4,6 +4,7 @@ import queue
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from prefetch_cli.base import limits
 from prefetch_cli.base.errors import PrefetchError, interrupted_exit_code
@@ -12,6 +13,7 @@ from prefetch_cli.base.stop import SIGNALS, Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Action
 from prefetch_cli.linux.exit import leave
+from prefetch_cli.linux.processes import set_handler
 from prefetch_cli.linux.threads import Thread, spawn
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.outcome import (
@@ -135,13 +137,13 @@ class _Signals:
         self._awaited = {
             number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
         }
-        # Block the signals here and in every thread started later; one thread waits for them. A
-        # Python handler would run in the main thread, which may be stuck in a write.
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
         self._thread: Thread | None = None
         try:
+            # Block the signals here and in every thread started later; one thread waits for them.
+            # A Python handler would run in the main thread, which may be stuck in a write.
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
             self._thread = spawn(self._await)
-        except RuntimeError:
+        except (OSError, RuntimeError):
             self._default()
 
     def look(self) -> None:
@@ -152,8 +154,9 @@ class _Signals:
 
     def _default(self) -> None:
         for number in self._awaited:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._awaited)
+            set_handler(number, signal.SIG_DFL)
+        with suppress(OSError):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._awaited)
 
     @property
     def waited_seconds(self) -> float:
