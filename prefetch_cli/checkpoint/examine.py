@@ -12,7 +12,7 @@ from prefetch_cli.checkpoint import headers
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
 from prefetch_cli.linux import namespaces, pagecache
 from prefetch_cli.linux.files import RealFolder, close, file_type, open_to_read, real_path_of
-from prefetch_cli.linux.pagecache import PAGE_BYTES
+from prefetch_cli.linux.pagecache import PAGE_BYTES, Counter
 
 # Downloaders keep a file with such a suffix beside NAME, or in its place, until it has ended:
 # huggingface_hub, aria2 (its control file), wget and Firefox, Chromium.
@@ -155,7 +155,6 @@ class Glance:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.size_bytes = os.fstat(descriptor).st_size
-        self._method = pagecache.exact_method(descriptor)
         pagecache.read_only_what_is_asked(descriptor)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -169,12 +168,10 @@ class Glance:
 
     def _cold(self, offset: int, length: int) -> list[tuple[int, int]]:
         """Return the runs of pages that are known to be absent from the page cache."""
-        if not self._method.exact:
+        found = Counter(self._descriptor).count(offset, length)
+        if found is None or found.resident_bytes == length:
             return []
-        resident = pagecache.resident_bytes(self._descriptor, offset, length, self._method)
-        if resident == length:
-            return []
-        if resident == 0:
+        if found.resident_bytes == 0:
             return [(offset, length)]
         # Without permission mincore reports every page as resident: nothing is dropped.
         return list(pagecache.missing(self._descriptor, offset, length))

@@ -6,7 +6,8 @@ Sources: filemap_cachestat() in mm/filemap.c, __remove_mapping() in mm/vmscan.c,
 import ctypes
 import mmap
 import os
-from dataclasses import dataclass
+import threading
+from typing import NamedTuple
 
 _PAGE_BYTES = mmap.PAGESIZE
 
@@ -18,10 +19,14 @@ _UNIFIED_TABLE = {"x86_64", "aarch64", "riscv64", "ppc64le", "ppc64", "s390x", "
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc.syscall.argtypes = (
+    *(ctypes.c_long, ctypes.c_uint),
+    *(ctypes.c_void_p, ctypes.c_void_p),
+    ctypes.c_uint,
+)
 
 
-@dataclass(frozen=True)
-class Reclaimed:
+class Reclaimed(NamedTuple):
     """What the cache held until the kernel dropped it to free memory: at least this much.
 
     Each such page leaves a shadow entry, which cachestat(2) counts as evicted (__remove_mapping()
@@ -37,8 +42,7 @@ class Reclaimed:
     recent_bytes: int
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """What the cache holds of a range, and held."""
 
     resident_bytes: int
@@ -46,43 +50,30 @@ class State:
     reclaimed: Reclaimed
 
 
-class _Range(ctypes.Structure):
-    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+class _Buffers(threading.local):
+    """What a call reads and writes (struct cachestat_range, struct cachestat): one a thread."""
+
+    def __init__(self) -> None:
+        self.range, self.found = (ctypes.c_uint64 * 2)(), (ctypes.c_uint64 * 5)()
+        self.pointers = ctypes.byref(self.range), ctypes.byref(self.found)
 
 
-class _Stat(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in ("cache", "dirty", "writeback", "evicted", "recently_evicted")
-    )
+_buffers = _Buffers()
 
 
 def ask(descriptor: int, offset: int, length: int) -> State | None:
     """Return what cachestat(2) says about the range; None where it refuses or is missing."""
-    stat = _call(descriptor, offset, length)
-    if stat is None:
-        return None
-    resident = min(stat.cache * _PAGE_BYTES, length)
-    gone = length - resident
-    return State(
-        resident_bytes=resident,
-        dirty_bytes=(stat.dirty + stat.writeback) * _PAGE_BYTES,
-        reclaimed=Reclaimed(
-            size_bytes=min(stat.evicted * _PAGE_BYTES, gone),
-            recent_bytes=min(stat.recently_evicted * _PAGE_BYTES, gone),
-        ),
-    )
-
-
-def _call(descriptor: int, offset: int, length: int) -> _Stat | None:
     if _MACHINE not in _UNIFIED_TABLE:
         return None
-    stat = _Stat()
-    failed = _libc.syscall(
-        ctypes.c_long(_CACHESTAT),
-        ctypes.c_uint(descriptor),
-        ctypes.byref(_Range(offset, length)),
-        ctypes.byref(stat),
-        ctypes.c_uint(0),
+    buffers = _buffers
+    buffers.range[0], buffers.range[1] = offset, length
+    if _libc.syscall(_CACHESTAT, descriptor, *buffers.pointers, 0):
+        return None
+    cached, dirty, written_back, evicted, recently_evicted = buffers.found
+    resident = min(cached * _PAGE_BYTES, length)
+    gone = length - resident
+    reclaimed = Reclaimed(
+        size_bytes=min(evicted * _PAGE_BYTES, gone),
+        recent_bytes=min(recently_evicted * _PAGE_BYTES, gone),
     )
-    return None if failed else stat
+    return State(resident, (dirty + written_back) * _PAGE_BYTES, reclaimed)

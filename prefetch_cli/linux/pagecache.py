@@ -26,6 +26,8 @@ _STACKED = {0x794C7630, 0x61756673, 0x65735546}  # overlay, aufs, FUSE (passthro
 # sample of 1,024 pages brought in most of a share.
 _READ_MORE = {0xFF534D42, 0xFE534D42, 0x517B}  # cifs, smb2, smbfs
 
+_STATFS_LONGS = 32  # more than struct statfs has; f_type is the first
+
 _WINDOW_BYTES = 256 * 1024 * 1024  # mapped at a time for mincore: a vector of 64 KiB
 # mincore lies if it calls a page resident that is this far beyond the end of the file: not even a
 # huge page at the file's tail reaches there.
@@ -63,42 +65,53 @@ class Sample(NamedTuple):
     pages: int
 
 
-class _StatFs(ctypes.Structure):
-    _fields_ = (("type", ctypes.c_long), ("rest", ctypes.c_byte * 248))
-
-
-def exact_method(descriptor: int) -> Method:
-    """Return CACHESTAT, MINCORE or, if neither tells the truth about this open file, UNKNOWN.
-
-    cachestat comes first, since its cost hardly grows with the size. It refuses a process that may
-    not know (Linux 6.14, and the stable kernels with that fix). mincore reports every page as
-    resident instead, so we ask it about a page that cannot be.
-    """
-    if cachestat.ask(descriptor, 0, PAGE_BYTES) is not None and not _is_stacked(descriptor):
-        return Method.CACHESTAT
-    return Method.MINCORE if _mincore_is_true(descriptor) else Method.UNKNOWN
-
-
 def surest_method(descriptor: int) -> Method:
     """Return MINCORE, or UNKNOWN where it lies; it does not count pages whose read is in flight."""
     return Method.MINCORE if _mincore_is_true(descriptor) else Method.UNKNOWN
 
 
-def resident_bytes(descriptor: int, offset: int, length: int, method: Method) -> int:
-    """Return the resident bytes of the range, by an exact method; raises OSError."""
-    return count(descriptor, offset, length, method).resident_bytes
+class Counter:
+    """Counts the resident pages of an open file, by the surest method that tells the truth of it.
 
+    CACHESTAT comes first, since its cost hardly grows with the size. It refuses a process that may
+    not know (Linux 6.14, and the stable kernels with that fix). mincore reports every page as
+    resident instead, so we ask it about a page that cannot be.
+    """
 
-def count(descriptor: int, offset: int, length: int, method: Method) -> Counted:
-    """Return what is resident of the range, by an exact method, and was; raises OSError."""
-    if method is Method.CACHESTAT:
-        state = cachestat.ask(descriptor, offset, length)
-        if state is not None:
-            return Counted(state.resident_bytes, state.reclaimed)
-        if not _mincore_is_true(descriptor):
-            raise OSError(errno.EPERM, "cachestat refused")
-    resident = sum(run for _, run, cached in _runs(descriptor, offset, length) if cached)
-    return Counted(min(resident, length), None)
+    def __init__(self, descriptor: int, *, reads_in_flight: bool = False) -> None:
+        """With `reads_in_flight` ask mincore only: cachestat counts their pages already."""
+        self._descriptor = descriptor
+        self._mincore_only = reads_in_flight
+        self._method: Method | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method of what was counted; UNKNOWN before that, and where none tells the truth."""
+        return self._method or Method.UNKNOWN
+
+    def count(self, offset: int, length: int) -> Counted | None:
+        """Return what is resident of the range; None where no method can tell. Raises OSError."""
+        if self._method is not None:
+            return self._by(self._method, offset, length)
+        if not self._mincore_only:
+            state = cachestat.ask(self._descriptor, offset, length)
+            if state is not None and not _is_stacked(self._descriptor):
+                self._method = Method.CACHESTAT
+                return Counted(state.resident_bytes, state.reclaimed)
+        self._method = surest_method(self._descriptor)
+        return self._by(self._method, offset, length)
+
+    def _by(self, method: Method, offset: int, length: int) -> Counted | None:
+        if method is Method.CACHESTAT:
+            state = cachestat.ask(self._descriptor, offset, length)
+            if state is not None:
+                return Counted(state.resident_bytes, state.reclaimed)
+            if not _mincore_is_true(self._descriptor):
+                raise OSError(errno.EPERM, "cachestat refused")
+        elif method is Method.UNKNOWN:
+            return None
+        resident = sum(run for _, run, cached in _runs(self._descriptor, offset, length) if cached)
+        return Counted(min(resident, length), None)
 
 
 def missing(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, int]]:
@@ -188,10 +201,10 @@ def _is_stacked(descriptor: int) -> bool:
 
 
 def _type(descriptor: int) -> int | None:
-    statfs = _StatFs()
+    statfs = (ctypes.c_long * _STATFS_LONGS)()
     if _libc.fstatfs(descriptor, ctypes.byref(statfs)):
         return None
-    return int(statfs.type) & 0xFFFFFFFF
+    return int(statfs[0]) & 0xFFFFFFFF
 
 
 def _mincore_is_true(descriptor: int) -> bool:

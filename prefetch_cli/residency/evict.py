@@ -16,6 +16,7 @@ from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import cachestat, pagecache, processes
 from prefetch_cli.linux.files import close, open_to_read
+from prefetch_cli.linux.pagecache import Counter
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.residency.survey import Survey
@@ -133,19 +134,17 @@ def concluded(
 def _drop(file: File, extents: Sequence[Extent], stop: Stop) -> _Dropped:
     descriptor = open_to_read(file.path)
     try:
-        method = pagecache.exact_method(descriptor)
+        counter = Counter(descriptor)
 
         def resident() -> int:
-            return sum(
-                pagecache.resident_bytes(descriptor, extent.offset, extent.length, method)
-                for extent in extents
-            )
+            found = [counter.count(extent.offset, extent.length) for extent in extents]
+            return sum(one.resident_bytes for one in found if one is not None)
 
-        before = resident() if method.exact else 0
+        before = resident()
         for tried in range(1, _TRIES + 1):
             for extent in extents:
                 pagecache.drop(descriptor, extent.offset, extent.length)
-            if not method.exact:
+            if not counter.method.exact:
                 return _Dropped(None)
             after = resident()
             dirty = _dirty_bytes(descriptor, extents)

@@ -13,7 +13,7 @@ from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.cachestat import Reclaimed
 from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.linux.glance import ask_for_attributes
-from prefetch_cli.linux.pagecache import Method
+from prefetch_cli.linux.pagecache import Counted, Counter, Method
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent, blocks
 from prefetch_cli.residency import samples
@@ -164,37 +164,33 @@ def _opened(path: str, monitor: Monitor) -> Iterator[int]:
 def _look(
     file: int, descriptor: int, extents: Sequence[Extent], *, reads_in_flight: bool
 ) -> _Found:
-    choose = pagecache.surest_method if reads_in_flight else pagecache.exact_method
-    method = choose(descriptor)
-    if method is Method.UNKNOWN:
-        return _Found(file, method, 0, list(extents))
+    counter = Counter(descriptor, reads_in_flight=reads_in_flight)
     resident = 0
     reclaimed: list[Reclaimed | None] = []
     missing: list[Extent] = []
     for extent in extents:
         for piece in blocks(extent, _PIECE_BYTES):
-            found = pagecache.count(descriptor, piece.offset, piece.length, method)
+            found = counter.count(piece.offset, piece.length)
+            if found is None:
+                return _Found(file, Method.UNKNOWN, 0, list(extents))
             resident += found.resident_bytes
             reclaimed.append(found.reclaimed)
-            missing += _missing(descriptor, piece, found.resident_bytes, method)
-    return _Found(file, method, resident, missing, reclaimed=_sum(reclaimed))
+            missing += _missing(descriptor, piece, found, counter)
+    return _Found(file, counter.method, resident, missing, reclaimed=_sum(reclaimed))
 
 
-def _missing(descriptor: int, piece: Extent, resident_bytes: int, method: Method) -> list[Extent]:
-    if resident_bytes >= piece.length:
-        return []
-    if resident_bytes == 0:
+def _missing(
+    descriptor: int, piece: Extent, found: Counted | None, counter: Counter
+) -> list[Extent]:
+    if found is None or found.resident_bytes == 0:
         return [piece]
-    if method is Method.CACHESTAT and piece.length > _SMALL_PIECE_BYTES:
+    if found.resident_bytes >= piece.length:
+        return []
+    if counter.method is Method.CACHESTAT and piece.length > _SMALL_PIECE_BYTES:
         return [
             run
             for part in blocks(piece, _SMALL_PIECE_BYTES)
-            for run in _missing(
-                descriptor,
-                part,
-                pagecache.resident_bytes(descriptor, part.offset, part.length, method),
-                method,
-            )
+            for run in _missing(descriptor, part, counter.count(part.offset, part.length), counter)
         ]
     if pagecache.surest_method(descriptor) is Method.UNKNOWN:
         return [piece]

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from prefetch_cli.linux import cachestat, pagecache
-from prefetch_cli.linux.pagecache import PAGE_BYTES, Method
+from prefetch_cli.linux.pagecache import PAGE_BYTES, Counter
 from tests.helpers import oracle
 from tests.helpers.command import ROOT
+from tests.helpers.counter import by_mincore
 from tests.helpers.passthrough import answered, mounted
 
 SIZES = [1, PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 1, 7 * PAGE_BYTES, 3_000_001]
@@ -42,9 +43,11 @@ def written(path: Path, size: int) -> int:
     return os.open(path, os.O_RDONLY)
 
 
-def exact_methods(descriptor: int) -> list[Method]:
-    methods = [pagecache.exact_method(descriptor), pagecache.surest_method(descriptor)]
-    return [method for method in dict.fromkeys(methods) if method is not Method.UNKNOWN]
+def counted(descriptor: int, size: int) -> list[int]:
+    """Return what each exact method says of a file."""
+    counters = [Counter(descriptor), Counter(descriptor, reads_in_flight=True)]
+    found = [counter.count(0, size) for counter in counters]
+    return [one.resident_bytes for one in found if one is not None]
 
 
 @needs_fincore
@@ -52,17 +55,11 @@ def exact_methods(descriptor: int) -> list[Method]:
 def test_a_cold_file_is_not_resident_and_a_read_one_is(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     descriptor = written(path, size)
-    methods = exact_methods(descriptor)
-    assert methods
     assert oracle.resident_bytes([str(path)]) == 0
-    assert [pagecache.resident_bytes(descriptor, 0, size, method) for method in methods] == [
-        0 for _ in methods
-    ]
+    assert counted(descriptor, size) == [0, 0]
     path.read_bytes()
     assert oracle.resident_bytes([str(path)]) == -(-size // PAGE_BYTES) * PAGE_BYTES
-    assert [pagecache.resident_bytes(descriptor, 0, size, method) for method in methods] == [
-        size for _ in methods
-    ]
+    assert counted(descriptor, size) == [size, size]
     os.close(descriptor)
 
 
@@ -77,7 +74,7 @@ def test_each_missing_run_is_found(cold: tuple[str, int]) -> None:
         (first * PAGE_BYTES, (behind - first) * PAGE_BYTES) for first, behind in pages[:-1]
     ]
     assert missing[-1] == (701 * PAGE_BYTES, 3_000_001 - 701 * PAGE_BYTES)
-    assert pagecache.resident_bytes(descriptor, 0, 3_000_001, Method.MINCORE) == 4 * PAGE_BYTES
+    assert by_mincore(descriptor, 0, 3_000_001) == 4 * PAGE_BYTES
 
 
 def test_missing_runs_of_a_range_lie_in_the_range(cold: tuple[str, int]) -> None:
@@ -91,8 +88,8 @@ def test_advice_reads_the_range_and_nothing_else(cold: tuple[str, int]) -> None:
     pagecache.advise(descriptor, offset, length, 32 * PAGE_BYTES)
     for page in range(64, 264):
         os.pread(descriptor, 1, page * PAGE_BYTES)  # waits for the read in flight
-    assert pagecache.resident_bytes(descriptor, offset, length, Method.MINCORE) == length
-    assert pagecache.resident_bytes(descriptor, 0, 3_000_001, Method.MINCORE) == length
+    assert by_mincore(descriptor, offset, length) == length
+    assert by_mincore(descriptor, 0, 3_000_001) == length
 
 
 def test_dropping_a_range_leaves_the_rest(cold: tuple[str, int]) -> None:
@@ -178,7 +175,7 @@ def test_a_cold_file_on_a_disk_that_answers_at_once_is_sampled_as_cold(tmp_path:
     with instant_disk(folder):
         descriptor = written(folder / "file", 8 * 1024 * 1024)
         try:
-            assert pagecache.resident_bytes(descriptor, 0, 8 << 20, Method.MINCORE) == 0
+            assert by_mincore(descriptor, 0, 8 << 20) == 0
             assert pagecache.sample(descriptor, 8 << 20, 512) == (0, 512)
             (folder / "file").read_bytes()
             hits, _ = pagecache.sample(descriptor, 8 << 20, 512) or (0, 0)
@@ -198,7 +195,9 @@ AS_NOBODY = textwrap.dedent(
     descriptor = os.open(path, os.O_RDONLY)
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
     size = os.fstat(descriptor).st_size
-    print(pagecache.exact_method(descriptor).value, pagecache.surest_method(descriptor).value,
+    counter = pagecache.Counter(descriptor)
+    counter.count(0, size)
+    print(counter.method.value, pagecache.surest_method(descriptor).value,
           sum(length for _, length in pagecache.missing(descriptor, 0, size)))
     """
 )
@@ -233,13 +232,11 @@ LOOK = """
     descriptor = os.open("file", os.O_RDONLY)
     size = os.fstat(descriptor).st_size
     def look():
-        exact = pagecache.exact_method(descriptor)
-        surest = pagecache.surest_method(descriptor)
-        figures = [
-            "?" if method is pagecache.Method.UNKNOWN
-            else str(pagecache.resident_bytes(descriptor, 0, size, method))
-            for method in (exact, surest)
+        counters = [
+            pagecache.Counter(descriptor), pagecache.Counter(descriptor, reads_in_flight=True)
         ]
+        found = [counter.count(0, size) for counter in counters]
+        figures = ["?" if one is None else str(one.resident_bytes) for one in found]
         print(*figures, pagecache.sample(descriptor, size, 64))
     look()
     while os.read(descriptor, 1 << 20):

@@ -20,9 +20,9 @@ from safetensors.numpy import save, save_file
 
 from prefetch_cli.checkpoint.examine import examine, is_gguf
 from prefetch_cli.checkpoint.files import File, Finding, Incomplete, Skipped
-from prefetch_cli.linux import pagecache
+from prefetch_cli.linux import cachestat, pagecache
 from prefetch_cli.linux.files import open_to_read
-from prefetch_cli.linux.pagecache import Method
+from prefetch_cli.linux.pagecache import Counter, Method
 from tests.helpers import oracle
 from tests.unit.checkpoint.conftest import as_nobody
 
@@ -447,7 +447,7 @@ def test_a_look_leaves_what_was_warm(
     cold: ColdShard, where: str, method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if method is Method.MINCORE:  # as on a kernel before 6.5
-        monkeypatch.setattr(pagecache, "exact_method", pagecache.surest_method)
+        monkeypatch.setattr(cachestat, "ask", lambda *_: None)
     warm = {
         "all": range(cold.pages),
         "first": range(1),
@@ -489,6 +489,6 @@ def test_a_look_reads_no_more_than_the_header(
 def test_what_is_not_known_to_be_cold_is_not_dropped(
     cold: ColdShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
+    monkeypatch.setattr(Counter, "count", lambda *_: None)
     monkeypatch.setattr(pagecache, "drop", lambda *_: pytest.fail("dropped"))
     assert isinstance(look(cold.path), File)

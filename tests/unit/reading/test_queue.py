@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from prefetch_cli.base.progress import Monitor
-from prefetch_cli.linux import pagecache
-from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading.plan import Medium, Target
 from prefetch_cli.reading.queue import OwnDescriptor, Queue, SharedFile
+from tests.helpers.counter import by_mincore
 from tests.helpers.passthrough import mounted
 from tests.helpers.reading import FAR, GIB, MIB, NEAR, plan_of
 
@@ -206,13 +205,13 @@ def test_on_fuse_no_thread_drops_what_another_has_read(on_fuse: Path) -> None:
     file, one, other = SharedFile(target, None), OwnDescriptor(), OwnDescriptor()
     first = one.of(file)
     assert len(os.pread(first, 64 * 1024, 0)) == 64 * 1024
-    assert pagecache.resident_bytes(first, 0, 64 * 1024, Method.MINCORE) == 64 * 1024
+    assert by_mincore(first, 0, 64 * 1024) == 64 * 1024
     second = other.of(file)
     assert second != first
-    assert pagecache.resident_bytes(first, 0, 64 * 1024, Method.MINCORE) == 64 * 1024
+    assert by_mincore(first, 0, 64 * 1024) == 64 * 1024
     # Without that, there is nothing to see here: this mount drops its pages at an open.
     os.close(os.open(on_fuse, os.O_RDONLY))
-    assert pagecache.resident_bytes(first, 0, 64 * 1024, Method.MINCORE) == 0
+    assert by_mincore(first, 0, 64 * 1024) == 0
     one.close()
     assert os.pread(second, 1, 0)
     other.close()

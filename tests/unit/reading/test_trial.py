@@ -15,12 +15,13 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Engine
 from prefetch_cli.linux import mounts
-from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, resident_bytes
+from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.readahead import read_step_bytes
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading.plan import Medium, Plan, Target, Threads
 from prefetch_cli.reading.trial import MOST_BYTES, Trial, Unmeasured, joined, measure, pieces
 from tests.helpers import oracle
+from tests.helpers.counter import by_mincore
 from tests.helpers.passthrough import mounted
 
 MIB = 1024 * 1024
@@ -152,7 +153,7 @@ def test_what_it_says_it_has_read_is_resident(file: Path) -> None:
     descriptor = os.open(file, os.O_RDONLY)
     try:
         for piece in found.pieces:
-            resident = resident_bytes(descriptor, piece.offset, piece.length, Method.MINCORE)
+            resident = by_mincore(descriptor, piece.offset, piece.length)
             assert resident == piece.length
     finally:
         os.close(descriptor)

@@ -17,9 +17,9 @@ import pytest
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File
-from prefetch_cli.linux import pagecache
+from prefetch_cli.linux import cachestat, pagecache
 from prefetch_cli.linux.cachestat import Reclaimed
-from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, Sample
+from prefetch_cli.linux.pagecache import PAGE_BYTES, Counter, Method, Sample
 from prefetch_cli.plan.extents import Extent, whole
 from prefetch_cli.residency import timed
 from prefetch_cli.residency.samples import SAMPLERS
@@ -118,12 +118,11 @@ def test_a_file_that_goes_between_two_looks_fails_alone(
     """Each file to be sampled is opened a second time."""
     files = cold(tmp_path, [MIB, MIB])
 
-    def cannot_tell(descriptor: int) -> Method:
+    def cannot_tell(*_: object) -> None:
         # From here on the file is gone.
         Path(files[0].path).unlink(missing_ok=True)
-        return Method.UNKNOWN
 
-    monkeypatch.setattr(pagecache, "exact_method", cannot_tell)
+    monkeypatch.setattr(Counter, "count", cannot_tell)
     sampled_by(monkeypatch, {Method.NOWAIT: Sample(1, 2) if tells else None})
     found = look(files)
     assert found.failed == ((files[0].path, "No such file or directory"),)
@@ -140,7 +139,7 @@ def test_the_first_method_that_can_tell_gives_the_estimate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = cold(tmp_path, [4 * MIB])
-    monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
+    monkeypatch.setattr(Counter, "count", lambda *_: None)
     # The order is that of Method, not that of the table.
     sampled_by(monkeypatch, {Method.NOWAIT: Sample(1, 4), Method.CACHESTAT: None})
     found = look(files)
@@ -164,7 +163,7 @@ def test_nothing_stays_mapped(tmp_path: Path) -> None:
 
 def test_an_estimate_is_of_the_extents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = cold(tmp_path, [4 * MIB])
-    monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
+    monkeypatch.setattr(Counter, "count", lambda *_: None)
     sampled_by(monkeypatch, {Method.NOWAIT: Sample(2, 2)})
     found = survey(files, [Extent(0, MIB, MIB)], threads=1, monitor=Monitor())
     assert (found.resident_bytes, found.total_bytes) == (MIB, MIB)
@@ -212,7 +211,7 @@ def test_a_hang_is_named_wherever_it_is(
 
     monkeypatch.setattr(Monitor, "waiting", noted)
     if sampled:
-        monkeypatch.setattr(pagecache, "exact_method", lambda _: Method.UNKNOWN)
+        monkeypatch.setattr(Counter, "count", lambda *_: None)
     for name in ("open", "stat", "fstat", "pread", "preadv", "posix_fadvise", "close"):
         monkeypatch.setattr(os, name, watched(name))
     look(files)
@@ -231,11 +230,11 @@ def test_what_was_reclaimed_is_known_where_cachestat_measures_every_file(
     assert look(files, reads_in_flight=True).reclaimed is None
     os.unlink(files[0].path)
     assert look(files).reclaimed == Reclaimed(0, 0)
-    known = pagecache.exact_method
+    ask = cachestat.ask
     monkeypatch.setattr(
-        pagecache,
-        "exact_method",
-        lambda file: Method.MINCORE if os.fstat(file).st_ino == files[1].inode else known(file),
+        cachestat,
+        "ask",
+        lambda file, *more: None if os.fstat(file).st_ino == files[1].inode else ask(file, *more),
     )
     mixed = look(files)
     assert mixed.method is Method.CACHESTAT
