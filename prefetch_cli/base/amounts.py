@@ -3,7 +3,7 @@
 import math
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import humanfriendly
 
@@ -48,8 +48,7 @@ def parse_size(text: str) -> int:
     return size
 
 
-@dataclass(frozen=True)
-class Amount:
+class Amount(NamedTuple):
     """A part of a whole, in bytes or in percent."""
 
     size_bytes: int = 0

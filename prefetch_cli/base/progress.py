@@ -4,11 +4,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(NamedTuple):
     """A call into the storage that has not returned yet."""
 
     path: str
@@ -16,8 +16,7 @@ class Wait:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """The progress at one moment."""
 
     total_bytes: int
@@ -27,7 +26,7 @@ class Progress:
     elapsed_seconds: float
     longest_wait: Wait | None
     idle_seconds: float  # since the storage last answered, while any thread waits for it
-    done_by_part: Mapping[str, int] = field(default_factory=dict)  # bytes
+    done_by_part: Mapping[str, int] = MappingProxyType({})  # bytes
     part_seconds: float = 0.0  # since the current part began
 
     @property

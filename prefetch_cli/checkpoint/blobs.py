@@ -7,7 +7,7 @@ anywhere, so it is read in pieces and within bounds, and a digest must be one.
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import listing, printable
@@ -35,8 +35,7 @@ _LARGEST_FILE = 2**63 - 1
 _PULL = "`ollama pull` it again"
 
 
-@dataclass(frozen=True)
-class _Layer:
+class _Layer(NamedTuple):
     """A blob, and what it is for."""
 
     kind: str  # the last word of its media type
@@ -44,8 +43,7 @@ class _Layer:
     size_bytes: int | None
 
 
-@dataclass(frozen=True)
-class _Document:
+class _Document(NamedTuple):
     """A manifest, or a list of them, or a reference in such a list to a blob with one."""
 
     media_type: Json
@@ -176,7 +174,7 @@ def _document(scanner: Scanner, *, is_list_allowed: bool) -> _Document:
         return _Document(None, None, None, (), ())
     for key in scanner.members():
         if key == "config" and scanner.is_object():
-            config = [replace(_layer(scanner), kind="config")]
+            config = [_layer(scanner)._replace(kind="config")]
         elif key == "layers" and scanner.is_array():
             layers = [_layer(scanner) for _ in _bounded(scanner.elements())]
         elif key == "manifests" and scanner.is_array() and is_list_allowed:

@@ -8,7 +8,7 @@ backslash escape (a leading `\` says so), `--tag`, comments, line ends of Window
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import UsageError, error_words, unreachable
 from prefetch_cli.base.text import printable
@@ -25,8 +25,7 @@ _HINT = "give --checksums a list that sha256sum wrote"
 _EXCERPT_CHARACTERS = 60
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One line of the list."""
 
     number: int  # from 1
@@ -34,8 +33,7 @@ class Line:
     hexdigits: str  # lower case
 
 
-@dataclass(frozen=True)
-class Checksums:
+class Checksums(NamedTuple):
     """A list of checksums."""
 
     path: str

@@ -3,7 +3,8 @@
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat
@@ -25,8 +26,7 @@ _AT_TOP = {
 _WHOLE_FORMATS = {LoadFormat.AUTO, LoadFormat.HF, LoadFormat.SAFETENSORS}
 
 
-@dataclass(frozen=True)
-class Components:
+class Components(NamedTuple):
     """What a loader reads of the components of a model."""
 
     folders: tuple[Folder, ...] = ()

@@ -1,8 +1,7 @@
 """A model's config.json -> what it says of the weight files: pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefetch_cli.base.text import stays_below
 from prefetch_cli.checkpoint.metadata import bounded_json
@@ -14,8 +13,7 @@ CONFIG = "config.json"
 _OTHER_REPOS = ("audio_model_id", "text_model_id")
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """What counts of a config.json; one that cannot be used says nothing."""
 
     architectures: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 import itertools
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import error_words, unreachable
 from prefetch_cli.base.text import printable
@@ -11,8 +11,7 @@ from prefetch_cli.checkpoint.examine import UNFINISHED_SUFFIXES
 from prefetch_cli.linux.files import mode_of
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """The names in one folder, sorted."""
 
     files: tuple[str, ...]  # and symbolic links, which may lead to anything

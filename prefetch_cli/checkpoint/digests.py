@@ -3,8 +3,7 @@
 import enum
 import os
 import re
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 _BLOBS = "blobs"  # the folder of blobs, in the caches of Hugging Face and of Ollama
 _SHA256 = re.compile(r"(?:sha256-)?([0-9a-f]{64})", re.IGNORECASE)  # with the prefix: Ollama's
@@ -28,8 +27,7 @@ class Algorithm(enum.Enum):
     GIT_BLOB = "git blob SHA-1"
 
 
-@dataclass(frozen=True)
-class Digest:
+class Digest(NamedTuple):
     """The digest that a file should have, and who says so."""
 
     algorithm: Algorithm

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """A regular file."""
 
     path: str  # as it is opened and shown
@@ -21,8 +21,7 @@ class File:
         return self.device, self.inode
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A path that cannot be read as a file, and why; the other files can."""
 
     path: str
@@ -30,8 +29,7 @@ class Skipped:
     failed: bool  # should have been read: counts in the exit code
 
 
-@dataclass(frozen=True)
-class Incomplete:
+class Incomplete(NamedTuple):
     """A file that is missing or cut short, and why."""
 
     path: str

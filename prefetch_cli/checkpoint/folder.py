@@ -77,7 +77,7 @@ class FolderReader:
 
     def below(self, name: str, *, component: bool = True) -> "FolderReader":
         """Return the reader of a folder below this one, a component or a checkpoint itself."""
-        terms = replace(self.terms, shown=os.path.join(self.path, name), quantisation=None)
+        terms = self.terms._replace(shown=os.path.join(self.path, name), quantisation=None)
         below = os.path.join(self.name, name)
         return FolderReader(self._root, below, terms, self._monitor, component=component)
 

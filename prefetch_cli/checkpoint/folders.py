@@ -46,9 +46,9 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
     components = Components() if quantisations.is_asked(terms) else components_of(top)
     manifest = Manifest(root, terms.rules.server, (top.selected(), *components.folders))
     if components.needs_weights_at_top and not manifest.folders[0].weights:
-        manifest = replace(manifest, folders=(lacking(top), *components.folders))
+        manifest = manifest._replace(folders=(lacking(top), *components.folders))
     if not _has_any(manifest):
-        manifest = replace(manifest, folders=top.selected_below() or manifest.folders)
+        manifest = manifest._replace(folders=top.selected_below() or manifest.folders)
     layout = next((name for name in layouts.OF_PIPELINES if name in top.names), None)
     has_weights = any(folder.weights for folder in components.folders)
     if layout and manifest.weights and not has_weights:
@@ -58,13 +58,13 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
         if not components.has_some_at_top:
             manifest = _without_single_files(manifest, layout)
         if not terms.server_known:
-            manifest = replace(manifest, server=Server.DIFFUSERS)
+            manifest = manifest._replace(server=Server.DIFFUSERS)
     elif has_weights and not manifest.folders[0].weights and not terms.server_known:
-        manifest = replace(manifest, server=Server.SENTENCE_TRANSFORMERS)
+        manifest = manifest._replace(server=Server.SENTENCE_TRANSFORMERS)
     elif top.is_component and not terms.server_known:
-        manifest = replace(manifest, server=Server.DIFFUSERS)
+        manifest = manifest._replace(server=Server.DIFFUSERS)
     elif manifest.load_format in _READERS and not terms.server_known:
-        manifest = replace(manifest, server=_READERS[manifest.load_format])
+        manifest = manifest._replace(server=_READERS[manifest.load_format])
     if terms.load_format is LoadFormat.NPCACHE:
         manifest = _with_np_cache(manifest, top)
     for extra in terms.rules.extras:
@@ -77,7 +77,7 @@ def of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
         *surroundings.about_other_places(terms.shown, components.repos),
         *_warnings(manifest, top, monitor),
     )
-    return replace(manifest, warnings=warnings)
+    return manifest._replace(warnings=warnings)
 
 
 def side_of_folder(root: str, terms: Terms, monitor: Monitor) -> Manifest:
@@ -154,7 +154,7 @@ def _with_single_files(manifest: Manifest) -> Manifest:
     """Return a diffusers layout whose weights lie beside its components."""
     top, *components = manifest.folders
     emptied = (replace(folder, incomplete=(), hint=None) for folder in components)
-    return replace(manifest, folders=(top, *emptied))
+    return manifest._replace(folders=(top, *emptied))
 
 
 def _without_single_files(manifest: Manifest, layout: str) -> Manifest:
@@ -168,7 +168,7 @@ def _without_single_files(manifest: Manifest, layout: str) -> Manifest:
         "warm it too"
     )
     top = replace(top, weights=(), index=None, load_format=components[0].load_format)
-    return replace(manifest, folders=(top, *components), warnings=(*manifest.warnings, warning))
+    return manifest._replace(folders=(top, *components), warnings=(*manifest.warnings, warning))
 
 
 def _with_np_cache(manifest: Manifest, top: FolderReader) -> Manifest:
@@ -180,7 +180,7 @@ def _with_np_cache(manifest: Manifest, top: FolderReader) -> Manifest:
         return manifest
     emptied = (replace(folder, weights=(), index=None) for folder in manifest.folders)
     folders = (*emptied, Folder(manifest.load_format, (), arrays))
-    return replace(manifest, folders=folders)
+    return manifest._replace(folders=folders)
 
 
 def _with_extra(manifest: Manifest, extra: Extra, top: FolderReader) -> Manifest:
@@ -202,13 +202,13 @@ def _with_extra(manifest: Manifest, extra: Extra, top: FolderReader) -> Manifest
         found = [path for one in inside for path in one.matching(extra.pattern)]
         weights = in_order(found, top.terms.rules.order)
         added = (Folder(manifest.load_format, (), weights),)
-        return replace(manifest, folders=(*emptied, *added))
+        return manifest._replace(folders=(*emptied, *added))
     if inside:
-        return replace(manifest, folders=(*manifest.folders, *(one.selected() for one in inside)))
+        return manifest._replace(folders=(*manifest.folders, *(one.selected() for one in inside)))
     if extra.for_next_layers and not any(path.endswith(".safetensors") for path in known):
         return manifest
     more = tuple(path for path in here if path not in known)
-    return replace(manifest, folders=(*manifest.folders, Folder(manifest.load_format, (), more)))
+    return manifest._replace(folders=(*manifest.folders, Folder(manifest.load_format, (), more)))
 
 
 def _of_interest(manifest: Manifest, terms: Terms) -> Want:

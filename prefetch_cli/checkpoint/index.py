@@ -5,7 +5,7 @@ names that lead out of its folder.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import printable
@@ -15,8 +15,7 @@ from prefetch_cli.checkpoint.scanner import Scanner
 _MOST_TOTAL_BYTES = 2**63 - 1
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(NamedTuple):
     """The shards that an index file names, and the size that it claims for them."""
 
     shards: frozenset[str]

@@ -9,7 +9,7 @@ sentence-transformers' `modules.json` and `router_config.json`. Read in diffuser
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import printable
@@ -41,15 +41,13 @@ _WITHOUT_WEIGHTS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a component comes from that need not be here."""
 
     repo: str | None  # None: it is not loaded then
 
 
-@dataclass(frozen=True)
-class Component:
+class Component(NamedTuple):
     """A part of a model that has a folder of its own."""
 
     folder: str  # below that of the layout file; empty: this itself, or the whole of another repo
@@ -72,7 +70,7 @@ def components(path: str, content: bytes) -> list[Component]:
         if folder == "":
             found.setdefault(f"{component.origin}", component)
         for below in names_below(path, "folders", [folder] if folder != "" else []):
-            found.setdefault(below, replace(component, folder=below))
+            found.setdefault(below, component._replace(folder=below))
     return list(found.values())
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
@@ -33,8 +33,7 @@ _FORMAT_OF_A_FILE = {
 }
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One argument, and what it was resolved to."""
 
     argument: str
@@ -73,8 +72,7 @@ def locate(
         else:
             path, mode = existing
             kind, revision = "directory" if stat.S_ISDIR(mode) else "file", None
-        terms = replace(
-            _terms(reference, request),
+        terms = _terms(reference, request)._replace(
             shown=argument,
             quantisation=quantisation,
             of_repo=existing is None,
@@ -88,7 +86,7 @@ def locate(
         else:
             manifest = folders.of_folder(path, terms, monitor)
     source = _source(reference, kind, path, revision, manifest)
-    return replace(source, redirect=redirect), manifest
+    return source._replace(redirect=redirect), manifest
 
 
 def is_uri(argument: str) -> bool:

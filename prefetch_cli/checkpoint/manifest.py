@@ -1,7 +1,9 @@
 """What a loader reads of one checkpoint, as paths, and the terms on which it is looked for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint.files import Incomplete, Skipped
@@ -10,8 +12,7 @@ from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.checkpoint.servers import Rules
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(NamedTuple):
     """By which terms a checkpoint is looked for."""
 
     shown: str  # what the user called it
@@ -39,8 +40,7 @@ class Folder:
     hint: str | None = None  # the likely cause if files are missing, and what to do then
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """The paths that a loader reads of one checkpoint."""
 
     root: str  # the folder that holds all others
@@ -49,7 +49,7 @@ class Manifest:
     warnings: tuple[str, ...] = ()
     failed: tuple[Skipped, ...] = ()  # folders that cannot be listed
     # In bytes: those that a manifest of Ollama promises.
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = MappingProxyType({})
 
     @property
     def load_format(self) -> LoadFormat:

@@ -5,7 +5,7 @@ import os
 import posixpath
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
@@ -48,8 +48,7 @@ def without_host(argument: str) -> str:
     return argument
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(NamedTuple):
     """One GGUF model."""
 
     names: tuple[str, ...]  # its parts, then its projector: paths relative to the checkpoint

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.words import Hub, LoadFormat, Server
 from prefetch_cli.checkpoint.selection import Filters
@@ -15,16 +15,14 @@ class Role(enum.Enum):
     TOKENIZER = "tokenizer"  # only its config and tokenizer files are read
 
 
-@dataclass(frozen=True)
-class Pick:
+class Pick(NamedTuple):
     """Which GGUF files of a repo llama.cpp reads."""
 
     file: str | None = None  # its path in the repo, in any case
     projector: bool = True  # and the projector that goes with the model
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """What leads to one checkpoint: a path or a repo id, and what goes with it."""
 
     argument: str
@@ -36,8 +34,7 @@ class Reference:
     inferred: bool = False  # from COMMAND
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """The checkpoints that the user asks for."""
 
     references: tuple[Reference, ...]

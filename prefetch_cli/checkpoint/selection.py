@@ -8,6 +8,7 @@ import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.words import LoadFormat
 from prefetch_cli.checkpoint.families import plain_families, variant_families, variant_of
@@ -42,8 +43,7 @@ Want = Callable[[str], bool]
 ReadIndex = Callable[[str], Index | None]
 
 
-@dataclass(frozen=True)
-class Filters:
+class Filters(NamedTuple):
     """The user's globs, on paths relative to the checkpoint."""
 
     include: tuple[str, ...] = ()

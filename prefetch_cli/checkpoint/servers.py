@@ -10,7 +10,9 @@ that set `secondary_weights` or `allow_patterns_overrides`), SGLang 0.5.23
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 from prefetch_cli.base.words import LoadFormat, Server
 from prefetch_cli.checkpoint.config import Config
@@ -81,8 +83,7 @@ _DEFAULT_LOADER = _SAFETENSORS_FORMATS | {
 }
 
 
-@dataclass(frozen=True)
-class Extra:
+class Extra(NamedTuple):
     """Weights that a server reads beside those of the table, for models of some architectures."""
 
     architectures: tuple[str, ...]
@@ -101,14 +102,13 @@ class Extra:
         )
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """How one server chooses."""
 
     server: Server
     families: tuple[Family, ...]  # the first that has files is loaded
     # Where a format is asked for. What is not here is as in vLLM.
-    formats: Mapping[LoadFormat, tuple[Family, ...]] = field(default_factory=dict)
+    formats: Mapping[LoadFormat, tuple[Family, ...]] = MappingProxyType({})
     order: Order = Order.NATURAL
     extras: tuple[Extra, ...] = ()
     config_names_weights: bool = False  # `transformers_weights` in config.json comes first

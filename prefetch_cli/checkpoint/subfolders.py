@@ -4,7 +4,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.contents import listed
@@ -20,8 +20,7 @@ _DEEPEST = 8  # however many slashes a glob has
 _WILDCARD = re.compile(r"[*?[]")
 
 
-@dataclass(frozen=True)
-class Below:
+class Below(NamedTuple):
     """What lies in the folders of a checkpoint."""
 
     files: Mapping[str, tuple[str, ...]]  # the sorted names by folder, in natural order

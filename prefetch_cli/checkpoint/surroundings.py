@@ -5,7 +5,7 @@ import posixpath
 import shlex
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.progress import Monitor
@@ -36,8 +36,7 @@ _PAST_THE_CACHE = {
 _WITHOUT_WEIGHTS = {LoadFormat.DUMMY, LoadFormat.IPC_CACHE}
 
 
-@dataclass(frozen=True)
-class Unread:
+class Unread(NamedTuple):
     """Weight files in folders that nothing names."""
 
     paths: tuple[str, ...]  # relative to the checkpoint

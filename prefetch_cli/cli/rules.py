@@ -1,8 +1,7 @@
 """What flags mean for each other: which give way, which exclude each other, which need another."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefetch_cli.base.errors import UsageError
 from prefetch_cli.cli.flags import COMMAND, FLAGS, Flag, rivals
@@ -10,8 +9,7 @@ from prefetch_cli.cli.flags import COMMAND, FLAGS, Flag, rivals
 Values = Mapping[str, Any]  # by parameter, each of the type that its flag parses to
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """What a command line and its environment gave."""
 
     values: Values
@@ -37,7 +35,7 @@ class Given:
                 or self._lacks(flag)
             )
         }
-        return replace(self, values={**self.values, **yielding})
+        return self._replace(values={**self.values, **yielding})
 
     def check(self) -> None:
         """Raise UsageError where flags exclude each other, or one that was typed needs another."""

@@ -3,7 +3,7 @@
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.amounts import parse_amount, parse_duration, parse_size
 from prefetch_cli.base.words import Until
@@ -11,8 +11,7 @@ from prefetch_cli.base.words import Until
 _MOST = 1_000_000  # threads or ranks; more is a typing error
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """How a flag's value is named in the help, and how its text is parsed."""
 
     metavar: str

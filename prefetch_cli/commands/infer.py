@@ -4,8 +4,7 @@ The tables are in `launchers` and `syntaxes`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
@@ -19,8 +18,7 @@ _NO_DRAFTS = frozenset(("ngram", "[ngram]", "ngram_gpu", "suffix", "extract_hidd
 _MOST_CHARACTERS = 60  # of a command, in an error
 
 
-@dataclass(frozen=True)
-class Inferred:
+class Inferred(NamedTuple):
     """What a command says about the checkpoints that it reads."""
 
     server: Server  # AUTO: not one that we know
@@ -64,12 +62,11 @@ def completed(request: Request, inferred: Inferred, revision: str | None) -> Req
     command names too, that one's revision, load format and cache.
     """
     server = inferred.server if request.server is Server.AUTO else request.server
-    request = replace(request, server=server)
+    request = request._replace(server=server)
     model = inferred.model
     if not request.references and model is not None:
-        chosen = replace(model, revision=revision or model.revision)
-        return replace(
-            request,
+        chosen = model._replace(revision=revision or model.revision)
+        return request._replace(
             references=tuple(
                 _overruled(chosen if one is model else one, request) for one in inferred.references
             ),
@@ -77,14 +74,14 @@ def completed(request: Request, inferred: Inferred, revision: str | None) -> Req
             notes=inferred.notes,
         )
     if not request.references and server is not Server.AUTO:
-        return replace(request, notes=(f"no checkpoint is warmed: found {inferred.problem}",))
+        return request._replace(notes=(f"no checkpoint is warmed: found {inferred.problem}",))
     references = tuple(
         one if model is None or not _is_same(one, model) else _merged(one, model, request)
         for one in request.references
     )
     if references == request.references:
         return request
-    return replace(request, references=references, environ=inferred.environ)
+    return request._replace(references=references, environ=inferred.environ)
 
 
 def _is_same(one: Reference, other: Reference) -> bool:
@@ -94,14 +91,14 @@ def _is_same(one: Reference, other: Reference) -> bool:
 def _merged(one: Reference, model: Reference, request: Request) -> Reference:
     found = _overruled(model, request)
     revision = one.revision or found.revision
-    return replace(found, argument=one.argument, revision=revision, inferred=False)
+    return found._replace(argument=one.argument, revision=revision, inferred=False)
 
 
 def _overruled(one: Reference, request: Request) -> Reference:
     """Return a reference less what the user gives for all of them."""
     if request.load_format is not LoadFormat.AUTO and one.load_format is not LoadFormat.AUTO:
-        one = replace(one, load_format=None)
-    return one if request.cache_dir is None else replace(one, cache_dir=None)
+        one = one._replace(load_format=None)
+    return one if request.cache_dir is None else one._replace(cache_dir=None)
 
 
 def _starts(start: Start, launch: Launch) -> bool:

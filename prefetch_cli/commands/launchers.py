@@ -8,7 +8,7 @@ read in the manual pages of coreutils 9, util-linux 2.41 and numactl 2, and in u
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefetch_cli.commands import shell
 
@@ -19,8 +19,7 @@ _MODULE = ("-m", "--module")
 _SHELLS = frozenset(("sh", "bash", "dash", "zsh", "ksh", "ash"))
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """A program as it is started in the end."""
 
     program: str  # without its folder; of `python -m`, the module
@@ -30,8 +29,7 @@ class Launch:
     moved: bool = False  # to another working directory
 
 
-@dataclass(frozen=True)
-class _Launcher:
+class _Launcher(NamedTuple):
     """A program that starts another one."""
 
     names: tuple[str, ...]
@@ -113,7 +111,7 @@ def unwrap(words: Sequence[str], environ: Mapping[str, str]) -> Launch | None:
         if not state.arguments:
             return None
         program, *rest = state.arguments
-        state = replace(state, program=os.path.basename(program), arguments=tuple(rest))
+        state = state._replace(program=os.path.basename(program), arguments=tuple(rest))
         following = _step(state)
         if following is None:
             return None
@@ -137,8 +135,7 @@ def _step(state: Launch) -> Launch | None:
     return state
 
 
-@dataclass(frozen=True)
-class _Options:
+class _Options(NamedTuple):
     """The options at the front of some words."""
 
     found: tuple[tuple[str, str | None], ...]  # names with values
@@ -197,7 +194,7 @@ def _after_launcher(state: Launch, launcher: _Launcher) -> Launch | None:
         return _module(state, rest, moved=moved)
     if launcher.runs_modules and rest:
         rest = (rest[0].partition("@")[0], *rest[1:])
-    return replace(state, arguments=rest, moved=moved)
+    return state._replace(arguments=rest, moved=moved)
 
 
 def _after_env(state: Launch) -> Launch | None:
@@ -224,7 +221,7 @@ def _after_env(state: Launch) -> Launch | None:
         environ.clear()
         words = words[1:]
     words = _assign(words, environ)
-    return replace(state, arguments=words, environ=environ, moved=moved)
+    return state._replace(arguments=words, environ=environ, moved=moved)
 
 
 def _assign(words: tuple[str, ...], environ: dict[str, str]) -> tuple[str, ...]:
@@ -248,7 +245,7 @@ def _after_shell(state: Launch) -> Launch | None:
     while words and _ASSIGNMENT.match(words[0]):
         name, _, value = words.pop(0).partition("=")
         environ[name] = value
-    return replace(state, arguments=tuple(words), environ=environ)
+    return state._replace(arguments=tuple(words), environ=environ)
 
 
 def _after_python(state: Launch) -> Launch | None:
@@ -258,10 +255,10 @@ def _after_python(state: Launch) -> Launch | None:
         return None
     if last == "-m":
         return _module(state, (value or "", *options.rest), moved=state.moved)
-    return replace(state, arguments=options.rest)  # a script, by its path
+    return state._replace(arguments=options.rest)  # a script, by its path
 
 
 def _module(state: Launch, words: Sequence[str], *, moved: bool) -> Launch | None:
     if not words:
         return None
-    return replace(state, program=words[0], module=True, arguments=tuple(words[1:]), moved=moved)
+    return state._replace(program=words[0], module=True, arguments=tuple(words[1:]), moved=moved)

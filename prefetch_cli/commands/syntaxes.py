@@ -7,7 +7,7 @@ transformers 5.24 (cli/serve.py) and llama.cpp (common/arg.cpp, common/hf-cache.
 """
 
 import enum
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefetch_cli.base.words import Server
 
@@ -44,8 +44,7 @@ class Takes(enum.Enum):
     COMMAS = enum.auto()  # one word, several values in it
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """An option that says what a server reads. The last one wins."""
 
     meaning: Meaning
@@ -54,8 +53,7 @@ class Option:
     takes: Takes = Takes.ONE
 
 
-@dataclass(frozen=True)
-class Syntax:
+class Syntax(NamedTuple):
     """The command line of one server."""
 
     server: Server
@@ -75,8 +73,7 @@ class Syntax:
     repeats: bool = True  # options that take MANY or COMMAS add up; else the last one wins
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """One way to start a server."""
 
     syntax: Syntax
@@ -105,8 +102,7 @@ _VLLM = Syntax(
     dotted=True,
     repeats=False,
 )
-_VLLM_SERVE = replace(
-    _VLLM,
+_VLLM_SERVE = _VLLM._replace(
     positionals=(Meaning.MODEL,),
     moves="--model",
     switches=(
@@ -144,7 +140,7 @@ _SGLANG = Syntax(
     abbreviates=True,
     repeats=False,
 )
-_SGLANG_SERVE = replace(_SGLANG, positionals=(Meaning.MODEL,), positional_first=True)
+_SGLANG_SERVE = _SGLANG._replace(positionals=(Meaning.MODEL,), positional_first=True)
 _TENSORRT_LLM = Syntax(
     Server.TENSORRT_LLM,
     (

@@ -4,7 +4,7 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError, PrefetchError
 from prefetch_cli.base.text import printable, stays_below
@@ -36,8 +36,7 @@ def is_repo_id(text: str) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class _Caches:
+class _Caches(NamedTuple):
     """The caches of one hub: what a name is, where they lie, and how they are searched."""
 
     is_name: Callable[[str], bool]

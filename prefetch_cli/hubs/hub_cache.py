@@ -5,7 +5,7 @@ import pwd
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import (
     CheckpointError,
@@ -33,8 +33,7 @@ _DOWNLOADS = {
 _EXCERPT_CHARACTERS = 60
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The directory that holds one revision of a repo; in Ollama's store, the manifest file."""
 
     path: str  # absolute
@@ -42,8 +41,7 @@ class Snapshot:
     revision: str | None  # the commit (40 hex digits) if the cache records it
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(NamedTuple):
     """A repo id to look up in the caches of one hub."""
 
     hub: Hub

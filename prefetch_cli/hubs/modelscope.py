@@ -7,7 +7,7 @@ Mirrors modelscope 1.40 with modelscope-hub 0.5 (hub/utils/utils.py, _download.p
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import listing, printable
@@ -21,8 +21,7 @@ _METADATA = frozenset((".mdl", ".msc", ".mv"))
 _DEFAULT_BRANCHES = ("master", "main")
 
 
-@dataclass(frozen=True)
-class _Copy:
+class _Copy(NamedTuple):
     """A directory with a copy of the repo, and the revision that it records, if any."""
 
     path: str

@@ -7,7 +7,7 @@ manifest/paths.go.
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.text import listing, printable
@@ -27,8 +27,7 @@ _USERS_STORE = os.path.join("~", ".ollama", "models")
 _SERVICES_STORE = "/usr/share/ollama/.ollama/models"
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(NamedTuple):
     """The parts of a model's name, all of them valid."""
 
     host: str

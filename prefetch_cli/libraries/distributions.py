@@ -9,8 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
@@ -32,8 +31,7 @@ _EDITABLE = re.compile(r'"editable"\s*:\s*true')
 _SOURCE = re.compile(r'"url"\s*:\s*"file://([^"]+)"')
 
 
-@dataclass(frozen=True)
-class Distribution:
+class Distribution(NamedTuple):
     """One installed distribution."""
 
     name: str

@@ -4,7 +4,7 @@ import functools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
@@ -20,8 +20,7 @@ from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.linux.walk import walk
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """The libraries that the user asks for."""
 
     paths: tuple[str, ...]  # files and directories
@@ -31,8 +30,7 @@ class Request:
     of_command: bool  # include the distribution that COMMAND belongs to
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(NamedTuple):
     """Paths that exist and distributions that are installed; their files are not looked up yet."""
 
     paths: tuple[str, ...]

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import CheckpointError, PrefetchError, error_words, unreachable
 from prefetch_cli.base.stop import Stop
@@ -30,8 +30,7 @@ _SCRIPT_LINE_BYTES = 1024
 _LONG_SCRIPT_LINE = re.compile(rb"#!/bin/sh\n'''exec' (?:\"([^\"\n]+)\"|(\S+)) ")
 
 
-@dataclass(frozen=True)
-class Interpreter:
+class Interpreter(NamedTuple):
     """A Python interpreter and its search path."""
 
     path: str

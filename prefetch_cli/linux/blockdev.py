@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.linux import procfs
 
@@ -54,8 +54,7 @@ class Kind(enum.Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class BlockDevice:
+class BlockDevice(NamedTuple):
     """The device below a file system; of several below each other, the one that is farthest."""
 
     name: str  # the kernel's: "nbd0"

@@ -7,15 +7,14 @@ what it read last, so the tightest limit of all counts, not the host's free memo
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.linux import mountinfo
 from prefetch_cli.linux.mountinfo import Mount
 from prefetch_cli.linux.procfs import below, fields, number, read
 
 
-@dataclass(frozen=True)
-class _Controller:
+class _Controller(NamedTuple):
     """The file and field names of one version of the memory controller."""
 
     limits: tuple[str, ...]

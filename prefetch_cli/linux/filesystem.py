@@ -1,7 +1,7 @@
 """File systems: near or far, cached or not, by their type and mount options."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.linux.blockdev import BlockDevice, Kind
 from prefetch_cli.linux.fstypes import IN_MEMORY_TYPES, LOCAL_FUSE, NETWORK_TYPES
@@ -18,8 +18,7 @@ _LATE_CLOSE_FACTOR = 1.5  # a work queue closes the file, and may run late
 _LONGEST_LATE_CLOSE_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class FileSystem:
+class FileSystem(NamedTuple):
     """A mounted file system.
 
     `type` is mountinfo's ("ext4", "nfs4", "fuse.juicefs"), or "unknown". For a file on an overlay

@@ -1,7 +1,7 @@
 """The memory that a checkpoint may fill: what the host and our cgroups have left."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import psutil
 
@@ -10,8 +10,7 @@ from prefetch_cli.linux.procfs import below, fields, number
 from prefetch_cli.linux.unified import shared_with_gpu
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """What can be taken now without swapping or dropping pages that are in use.
 
     `cgroup_available_bytes` is None if no cgroup limits us; `limited_by` is "host" or the

@@ -3,15 +3,14 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.linux import procfs
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of mountinfo, unescaped; `root` is the directory that is mounted."""
 
     id: int

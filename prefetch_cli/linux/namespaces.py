@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefetch_cli.linux import mountinfo, procfs
 from prefetch_cli.linux.files import close
@@ -23,8 +23,7 @@ _MOUNT_ID = re.compile(rb"^mnt_id:\s*([0-9]{1,18})$", re.MULTILINE)
 _MOST_NAMESPACES = 256  # whose mounts are looked through
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """What a path leads to: the kernel's number of the mount, and the path in its namespace.
 
     `device` is the file's st_dev, which btrfs and overlay give in their own way.
@@ -35,8 +34,7 @@ class Place:
     device: int
 
 
-@dataclass(frozen=True)
-class Foreign:
+class Foreign(NamedTuple):
     """A mount of another namespace, and the way to that from here: `/proc/PID/root`."""
 
     mount: Mount
@@ -188,7 +186,7 @@ def _mounts(mount_id: int, path: str) -> Iterator[Foreign]:
         for mount in mountinfo.read(f"/proc/{pid}/mountinfo"):
             if mount.id == mount_id:
                 point = f"{root}{mount.mount_point}".rstrip("/")
-                yield Foreign(replace(mount, mount_point=point), root)
+                yield Foreign(mount._replace(mount_point=point), root)
 
 
 def _processes(path: str) -> list[str]:

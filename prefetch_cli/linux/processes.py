@@ -6,7 +6,7 @@ import select
 import signal
 from collections.abc import Container
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.linux import procfs
 from prefetch_cli.linux.files import close
@@ -14,8 +14,7 @@ from prefetch_cli.linux.files import close
 _MOST_DESCRIPTORS = 1024  # that a command has, where /proc does not tell
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """A running process; its name is whatever the process calls itself."""
 
     pid: int

@@ -1,6 +1,6 @@
 """How much of a checkpoint the page cache of this node may take: pure."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base import amounts
 
@@ -9,8 +9,7 @@ DEFAULT_PERCENT = 90.0
 SHARED_PERCENT = 40.0
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(NamedTuple):
     """How many bytes of a checkpoint this node's page cache may take."""
 
     size_bytes: int

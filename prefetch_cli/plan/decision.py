@@ -1,7 +1,7 @@
 """Whether to read, and why: a pure function of facts, budget and flags."""
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base import amounts
 from prefetch_cli.base.words import Overrule
@@ -67,8 +67,7 @@ NOTHING_MEANT = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Forecast:
+class Forecast(NamedTuple):
     """How long reading what is cold will take, by rates in bytes per second."""
 
     cold_bytes: int
@@ -92,16 +91,14 @@ class Forecast:
         return longer >= _SLOW_SECONDS and self.loader_seconds >= _SLOW_FACTOR * self.warm_seconds
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What a sample of the share says."""
 
     low_bytes: int  # so much is resident at least
     pages: int
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """The facts that decide."""
 
     total_bytes: int  # without files that are in memory already
@@ -115,8 +112,7 @@ class Facts:
     sample: Sample | None = None  # of the share, by the clock; None where that was not needed
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What to do, and why: a word for scripts, a sentence for people."""
 
     action: Verdict

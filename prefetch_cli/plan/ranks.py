@@ -6,7 +6,7 @@ read everything: warming all is safe, warming 1/N is not.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.text import printable
 
@@ -30,8 +30,7 @@ _TASKS = re.compile(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?")
 _LONGEST_VALUE = 40
 
 
-@dataclass(frozen=True)
-class LocalRank:
+class LocalRank(NamedTuple):
     """A rank among the `world_size` processes of this node, or 0 of 1 and a warning that says why.
 
     `launcher` names the launchers that agree on it, joined by commas; None with a warning.

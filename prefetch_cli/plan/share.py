@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.words import Split
 from prefetch_cli.plan.extents import Extent, blocks, whole
@@ -12,8 +12,7 @@ from prefetch_cli.plan.extents import Extent, blocks, whole
 _UNEVEN = 1.10
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """What one rank reads: extents in load order that neither touch nor overlap."""
 
     rank: int

@@ -12,7 +12,7 @@ A socket pair connects the two; the exec closes COMMAND's end.
 import os
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.amounts import Amount, format_size
 from prefetch_cli.base.errors import (
@@ -41,8 +41,7 @@ Warm = Callable[[Audience], int]
 _OF_THE_USER = (CheckpointError, UsageError)
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(NamedTuple):
     """The command that runs beside the warming, and when it starts."""
 
     command: tuple[str, ...]  # never empty

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
@@ -89,7 +88,7 @@ class Job:
             yielding=self._plan.yielding,
         )
         tuned = self._tunables.tuned and not self._plan.digests  # what is hashed is read in one way
-        return found if tuned else replace(found, engines=found.engines[:1])
+        return found if tuned else found._replace(engines=found.engines[:1])
 
     @property
     def _populates(self) -> bool:

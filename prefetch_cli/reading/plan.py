@@ -1,7 +1,8 @@
 """What to read, and the result: the values at both ends of the reader."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from prefetch_cli.base.text import counted
 from prefetch_cli.base.words import Engine
@@ -9,8 +10,7 @@ from prefetch_cli.checkpoint.digests import Digest
 from prefetch_cli.plan.extents import Extent
 
 
-@dataclass(frozen=True)
-class Medium:
+class Medium(NamedTuple):
     """What the reader needs to know about a file system."""
 
     far: bool  # dominated by latency: network and FUSE
@@ -21,8 +21,7 @@ class Medium:
     huge_folios: bool = False  # so that whoever maps the files can map huge pages
 
 
-@dataclass(frozen=True)
-class Threads:
+class Threads(NamedTuple):
     """How many threads read."""
 
     first: int  # that begin, and that look at the files before
@@ -51,16 +50,14 @@ class Threads:
 AUTO_THREADS = Threads(8, 64)
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A file to read from."""
 
     path: str
     medium: Medium
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What to read, and how."""
 
     extents: tuple[Extent, ...]  # what is missing, in load order
@@ -72,7 +69,7 @@ class Plan:
     max_bytes_per_second: int | None
     yielding: bool  # others use the disk too: keep the queue short for them
     # Of the files to hash on the way, by number: each is one whole extent, and one thread reads it.
-    digests: Mapping[int, Digest] = field(default_factory=dict)
+    digests: Mapping[int, Digest] = MappingProxyType({})
 
     @property
     def size_bytes(self) -> int:
@@ -85,16 +82,14 @@ class Plan:
         return len({extent.file for extent in self.extents})
 
 
-@dataclass(frozen=True)
-class Hashed:
+class Hashed(NamedTuple):
     """A file whose bytes have all been hashed."""
 
     hexdigits: str  # of the bytes that were planned
     size_bytes: int  # of the file when that was done
 
 
-@dataclass(frozen=True)
-class ReadResult:
+class ReadResult(NamedTuple):
     """The result of reading a plan."""
 
     bytes_read: int
@@ -104,7 +99,7 @@ class ReadResult:
     threads: int
     complete: bool  # everything planned was read
     failed: tuple[tuple[str, str], ...]  # path and error, each file once
-    hashed: Mapping[int, Hashed] = field(default_factory=dict)  # by the file's number
+    hashed: Mapping[int, Hashed] = MappingProxyType({})  # by the file's number
 
     @property
     def bytes_per_second(self) -> float:

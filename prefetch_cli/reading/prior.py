@@ -1,6 +1,6 @@
 """What a run begins with on each kind of medium, and how much better another way has to be."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefetch_cli.base.words import Engine
 from prefetch_cli.reading.plan import Medium, Threads
@@ -13,8 +13,7 @@ _PAYS = 1.15
 _PAYS_BESIDE_OTHERS = 1.5
 
 
-@dataclass(frozen=True)
-class Prior:
+class Prior(NamedTuple):
     """What is tried on one kind of medium, and what that has to gain."""
 
     engines: tuple[Engine, ...]  # the likely one first
@@ -31,7 +30,7 @@ class Prior:
 _FAR = Prior((Engine.ADVISE, Engine.READ), Threads(1, 1), 1.3, _PAYS, fast_is_enough=False)
 _NEAR = Prior((Engine.SPLICE, Engine.ADVISE), Threads(1, 1), 1.1, _PAYS, fast_is_enough=True)
 # Whoever loads maps huge pages in a tenth of the time.
-_NEAR_HUGE = replace(_NEAR, engines=(Engine.POPULATE, Engine.ADVISE))
+_NEAR_HUGE = _NEAR._replace(engines=(Engine.POPULATE, Engine.ADVISE))
 
 
 def prior(
@@ -53,18 +52,17 @@ def prior(
     near = _NEAR_HUGE if populates and medium.huge_folios and not shares else _NEAR
     found = _FAR if medium.far else near
     if engine is Engine.POPULATE and (medium.far or not populates):
-        found = replace(found, engines=found.engines[:1])
+        found = found._replace(engines=found.engines[:1])
     elif engine is not Engine.AUTO:
-        found = replace(found, engines=(engine,))
+        found = found._replace(engines=(engine,))
     if shares:
         # Their request waits behind all of ours, and each turn of a head costs as much as reading
         # a megabyte; a single thread that reads a file end to end also gets the largest folios. A
         # virtual disk only says that it spins, and is faster with more: that is found in a second.
         # Another engine is not tried, since all threads would fill the disk's queue for that.
         threads = Threads(1, threads.most)
-        found = replace(found, engines=found.engines[:1])
-    return replace(
-        found,
+        found = found._replace(engines=found.engines[:1])
+    return found._replace(
         threads=threads,
         pays=_PAYS_BESIDE_OTHERS if yielding and not medium.far else found.pays,
         # The other engine may be far slower, so a thread reads half a block with it.

@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from prefetch_cli.base import limits
 from prefetch_cli.base.progress import Monitor
@@ -53,8 +53,7 @@ class Unmeasured(enum.Enum):
     STOPPED = "the run was stopped"
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """Two rates in bytes per second, and what is resident now because of them."""
 
     loader_rate: float
@@ -134,7 +133,7 @@ def measure(
     rates: list[float] = []
     read = loader.read
     for extents, block_bytes in _rounds(ours, plan, window, once=beside_others):
-        runner = _Runner(replace(plan, extents=extents, block_size_bytes=block_bytes), targets)
+        runner = _Runner(plan._replace(extents=extents, block_size_bytes=block_bytes), targets)
         rate = runner.rate(stop.within(_OUR_SECONDS))
         if stop.requested:
             return Unmeasured.STOPPED
@@ -238,8 +237,8 @@ class _Runner:
     """Reads pieces as a run would."""
 
     def __init__(self, plan: Plan, targets: Sequence[Target]) -> None:
-        self._plan = replace(plan, cut=None, max_bytes_per_second=None, yielding=False)
-        self._targets = [replace(one, medium=replace(one.medium, spins=False)) for one in targets]
+        self._plan = plan._replace(cut=None, max_bytes_per_second=None, yielding=False)
+        self._targets = [one._replace(medium=one.medium._replace(spins=False)) for one in targets]
         # A monitor of its own: nothing of this counts as progress.
         self._arrivals = _Arrivals()
 

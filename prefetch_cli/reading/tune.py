@@ -3,7 +3,7 @@
 It holds no clock and no lock: times are handed in, and the caller takes turns.
 """
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefetch_cli.base.words import Engine
 from prefetch_cli.reading.prior import Prior
@@ -37,16 +37,14 @@ _STALLED_SECONDS = 2.0  # without a byte: whoever holds the turn hangs
 _STALLED_MOST = 8  # threads that the hanging of others lets read
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """A way to read."""
 
     engine: Engine
     threads: int
 
 
-@dataclass(frozen=True)
-class Portion:
+class Portion(NamedTuple):
     """What a thread reads next."""
 
     engine: Engine
@@ -156,12 +154,12 @@ class Tuner:
         more = min(2 * self.threads, self._most, _STALLED_MOST)
         if now - self._last > _STALLED_SECONDS and more > self.threads:
             self._last = now
-            self._try(replace(self._setting, threads=more), now)
+            self._try(self._setting._replace(threads=more), now)
 
     def limit(self, threads: int) -> None:
         """Use no more threads than these: the system refuses more."""
         self._most = threads
-        self._setting = replace(self._setting, threads=min(self.threads, threads))
+        self._setting = self._setting._replace(threads=min(self.threads, threads))
 
     def finish(self) -> None:
         """Let all threads see that nothing is left."""
@@ -266,7 +264,7 @@ class Tuner:
         best = self._best
         if best.engine in self._exhausted or best.threads >= self._most:
             return None
-        return replace(best, threads=min(2 * best.threads, self._most))
+        return best._replace(threads=min(2 * best.threads, self._most))
 
     def _other_engine(self) -> Setting | None:
         if self._prior.fast_is_enough and self._best_rate > _FAST_BYTES_PER_SECOND:
@@ -307,15 +305,14 @@ class Tuner:
         if self._odd >= _CHANGED_WINDOWS:
             self._reached.clear()
             self._exhausted.clear()
-            self._search(replace(found, threads=first), now)
+            self._search(found._replace(threads=first), now)
         elif first == 1 < self._most:
             # Whoever begins with one thread has others to spare: do fewer do as well by now?
-            self._search(replace(found, threads=max(1, found.threads // 2)), now)
+            self._search(found._replace(threads=max(1, found.threads // 2)), now)
         elif found.threads < self._most:
             self._search(found, now)
 
 
-@dataclass(frozen=True)
-class _Measured:
+class _Measured(NamedTuple):
     threads: int
     rate: float  # in bytes per second, of all of them

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prefetch_cli.base import limits
 from prefetch_cli.base.progress import Monitor
@@ -18,8 +19,7 @@ from prefetch_cli.reading.queue import OwnDescriptor, Queue, SharedFile
 from prefetch_cli.reading.tune import Portion
 
 
-@dataclass(frozen=True)
-class Tunables:
+class Tunables(NamedTuple):
     """Times that were found by measuring."""
 
     grace_seconds: float = limits.READER_GRACE_SECONDS

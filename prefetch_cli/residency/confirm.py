@@ -1,13 +1,12 @@
 """What a sample found, corrected by what else is known of these moments: pure functions."""
 
-from dataclasses import dataclass, replace
 from math import ceil, sqrt
+from typing import NamedTuple
 
 _MANY = 256  # known hits; with fewer, what is allowed for would be much of the sample
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """What the glances at some pages say, in pages."""
 
     hits: int = 0
@@ -30,7 +29,8 @@ class Counts:
         """The likely part of hits, from 0 to 1."""
         return self.hits / max(1, self.hits + self.misses)
 
-    def __add__(self, other: "Counts") -> "Counts":
+    def plus(self, other: "Counts") -> "Counts":
+        """Return the counts of both."""
         return Counts(
             self.hits + other.hits,
             self.misses + other.misses,
@@ -64,8 +64,7 @@ def confirm(
     )
 
 
-@dataclass(frozen=True)
-class Control:
+class Control(NamedTuple):
     """Known hits that were looked at together with the sample, in pages."""
 
     pages: int
@@ -86,4 +85,4 @@ def allow_for_disturbance(counts: Counts, control: Control) -> Counts:
     scatter = max(expected, ratio if control.pages >= _MANY else 0.0)
     margin = 2 * sqrt(scatter * (1 + ratio)) * control.pages / quiet
     unsure = min(counts.misses, ceil(expected + margin))
-    return replace(counts, misses=counts.misses - unsure, unsure=counts.unsure + unsure)
+    return counts._replace(misses=counts.misses - unsure, unsure=counts.unsure + unsure)

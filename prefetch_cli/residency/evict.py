@@ -5,9 +5,9 @@ Where no exact method may look, a survey behind it has the word: `stayed`, `conc
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
+from typing import NamedTuple
 
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.progress import Monitor
@@ -27,8 +27,7 @@ _TRIES_CLEAN = 3  # pages may wait in another core's batch (mm/swap.c)
 _RETRY_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class Eviction:
+class Eviction(NamedTuple):
     """The result of dropping a share."""
 
     bytes_evicted: int | None  # None where this process may not know what was resident
@@ -38,8 +37,7 @@ class Eviction:
     unproven: frozenset[int] = frozenset()  # files that were dropped, but nothing exact can look
 
 
-@dataclass(frozen=True)
-class _Dropped:
+class _Dropped(NamedTuple):
     evicted_bytes: int | None  # None where no exact method may look
     error: str | None = None
 
@@ -123,8 +121,7 @@ def concluded(
         *eviction.failed,
         *((files[file].path, _why(files[file], left[file], None)) for file in sorted(left)),
     )
-    return replace(
-        eviction,
+    return eviction._replace(
         elapsed_seconds=elapsed_seconds,
         complete=False if failed else None if after.resident_bytes is None else True,
         failed=failed,

@@ -4,7 +4,7 @@ import enum
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.plan.extents import Extent, blocks, without
 from prefetch_cli.residency.survey import Survey
@@ -27,16 +27,14 @@ class Ended(enum.Enum):
     INTERRUPTED = "interrupted"
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """A range of which some, or all, is no longer resident."""
 
     extent: Extent
     size_bytes: int
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """What follows from a look."""
 
     again: tuple[Extent, ...]  # to be read again, in load order

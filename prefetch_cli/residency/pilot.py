@@ -1,7 +1,7 @@
 """What a hit and a miss cost here and now, by the first pages of a sample, one after the other."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.linux.glance import Glance
 from prefetch_cli.linux.pagecache import PAGE_BYTES
@@ -28,8 +28,7 @@ _STRETCHES = 8
 _STAY = 1 / 8  # of the known misses, at most: pages that cannot be dropped at once
 
 
-@dataclass(frozen=True)
-class Pilot:
+class Pilot(NamedTuple):
     """The pages that were looked at, and what they say of the clock."""
 
     found: dict[Page, Verdict]

@@ -2,7 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.files import File
@@ -27,8 +28,7 @@ _SAMPLED_PAGES = 1024  # of a checkpoint: each sampled page may start a read of 
 _ERROR = 0.05  # of the intervals: 95 %
 
 
-@dataclass(frozen=True)
-class Sampled:
+class Sampled(NamedTuple):
     """How far an estimate can be trusted: with 95 % of all samples the truth lies between."""
 
     low_bytes: int
@@ -38,14 +38,13 @@ class Sampled:
     drawn: frozenset[Page] = frozenset()  # by a timed sample
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """What samples say of some files."""
 
     method: Method
     sampled: Sampled | None  # None where no method can tell
-    resident_by_file: Mapping[int, int] = field(default_factory=dict)  # bytes of the extents
-    errors: Mapping[int, OSError] = field(default_factory=dict)  # of files that cannot be opened
+    resident_by_file: Mapping[int, int] = MappingProxyType({})  # bytes of the extents
+    errors: Mapping[int, OSError] = MappingProxyType({})  # of files that cannot be opened
 
 
 def estimate(

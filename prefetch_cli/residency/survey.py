@@ -3,9 +3,10 @@
 import os
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
+from types import MappingProxyType
+from typing import NamedTuple
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.files import File
@@ -27,8 +28,7 @@ _SMALL_PIECE_BYTES = 16 * 1024 * 1024
 _MOST_RUNS = 4096  # a piece with more missing runs is read whole: the list would cost more
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """The residency of a share."""
 
     resident_bytes: int | None  # None: no method can tell
@@ -38,7 +38,7 @@ class Survey:
     resident_by_file: dict[int, int | None]
     failed: tuple[tuple[str, str], ...]  # path and error of each file that cannot be opened
     # Of each file that can be opened; None where its method cannot tell.
-    reclaimed_by_file: Mapping[int, Reclaimed | None] = field(default_factory=dict)
+    reclaimed_by_file: Mapping[int, Reclaimed | None] = MappingProxyType({})
     sampled: Sampled | None = None  # how far to trust an estimate; None where there is none
 
     @property
@@ -80,8 +80,7 @@ def _sum(parts: Sequence[Reclaimed | None]) -> Reclaimed | None:
     return Reclaimed(sum(one.size_bytes for one in known), sum(one.recent_bytes for one in known))
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """The residency of one file."""
 
     file: int
@@ -116,7 +115,7 @@ def survey(
             with _opened(files[file].path, monitor) as descriptor:
                 found = _look(file, descriptor, wanted, reads_in_flight=reads_in_flight)
                 error = _shrunk(files[file].size_bytes, descriptor)
-                return found if error is None else replace(found, error=error)
+                return found if error is None else found._replace(error=error)
         except OSError as error:
             return _failed(file, wanted, error)
 
@@ -222,11 +221,10 @@ def _with_samples(
         unknown[file] = _failed(file, unknown[file].missing, error)
     known = sum(one.resident_bytes for one in found if one.method is not Method.UNKNOWN)
     for file, resident_bytes in estimate.resident_by_file.items():
-        unknown[file] = replace(
-            unknown[file], method=estimate.method, resident_bytes=resident_bytes
+        unknown[file] = unknown[file]._replace(
+            method=estimate.method, resident_bytes=resident_bytes
         )
-    sampled = estimate.sampled and replace(
-        estimate.sampled,
+    sampled = estimate.sampled and estimate.sampled._replace(
         low_bytes=known + estimate.sampled.low_bytes,
         likely_bytes=known + estimate.sampled.likely_bytes,
         high_bytes=known + estimate.sampled.high_bytes,

@@ -7,8 +7,8 @@ leaves the cache as it was: a page that had to be fetched is dropped again.
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.files import File
@@ -39,8 +39,7 @@ _SLOW_MISS_NS = 2_500_000  # one thread is enough where a miss is quicker, or ra
 _PATIENCE = 1 / _THREADS  # of a miss: then the thread waits for the storage
 
 
-@dataclass(frozen=True)
-class Timed:
+class Timed(NamedTuple):
     """What a sample says of some files."""
 
     resident: Interval  # pages
@@ -85,7 +84,7 @@ def estimate(
                 missed_bytes, fetched_bytes = sum(map(glances.size_bytes, missed)), fetched.bytes()
                 agreed = confirm(some, missed_bytes, fetched_bytes, PAGE_BYTES) if counted else None
                 # What was counted needs no allowance for a clock that is wrong.
-                counts += agreed or allow_for_disturbance(some, control)
+                counts = counts.plus(agreed or allow_for_disturbance(some, control))
             if counts.pages >= _FIRST_PAGES and counts.most_hits == 0:
                 error = _FIRST_ERROR
                 break

@@ -7,9 +7,9 @@ in the cache is copied without a wait, however long a busy machine takes for it.
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import sqrt
 from statistics import quantiles
+from typing import NamedTuple
 
 from prefetch_cli.linux.glance import Glance
 
@@ -40,8 +40,7 @@ class Witness(enum.Enum):
     CLOCK = "clock"  # some misses do not wait
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(NamedTuple):
     """What a hit and a miss cost here and now."""
 
     witness: Witness

@@ -3,7 +3,7 @@
 import os
 import select
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import UsageError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
@@ -22,8 +22,7 @@ _PIECE_BYTES = 64 * 1024
 _MOST_SHOWN = 10
 
 
-@dataclass(frozen=True)
-class FromFile:
+class FromFile(NamedTuple):
     """A list of checkpoints, and what turns them into CHECKPOINT arguments."""
 
     path: str  # STANDARD_INPUT for that
@@ -61,7 +60,7 @@ def requested(request: Request, source: FromFile, monitor: Monitor) -> Request:
             "correct them, or put # in front",
         )
     more = (Reference(os.fsdecode(name), source.revision) for _, name in names)
-    request = replace(request, references=(*request.references, *more))
+    request = request._replace(references=(*request.references, *more))
     if source.inferred is None:
         return request
     return completed(request, source.inferred, source.revision)

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.progress import Aside, Monitor
@@ -73,7 +72,7 @@ class Stage:
         self._stop.lift_time_limit()
         self._began = time.monotonic()
         self._keeper = Keeper(held)
-        self._tally = replace(self._tally, held_bytes=_bytes(held))
+        self._tally = self._tally._replace(held_bytes=_bytes(held))
         if not held:
             self._end(Ended.NOTHING_HELD, "nothing of it is resident: nothing is kept")
             return
@@ -81,7 +80,7 @@ class Stage:
             ended, note = self._locked(locks) if self._keep.lock else self._read_again()
             if ended is not Ended.INTERRUPTED and self._keeper.held:
                 after = self._survey(self._keeper.held).resident_bytes
-                self._tally = replace(self._tally, resident_bytes=after)
+                self._tally = self._tally._replace(resident_bytes=after)
             self._end(ended, note)
 
     def _read_again(self) -> tuple[Ended, str | None]:
@@ -112,8 +111,7 @@ class Stage:
         turn = self._keeper.record(lost)
         again = self._of_same_files(turn.again)
         done_bytes = self._read(again)
-        self._tally = replace(
-            self._tally,
+        self._tally = self._tally._replace(
             looks=self._tally.looks + 1,
             resident_bytes=found.resident_bytes,
             bytes_read_again=self._tally.bytes_read_again + done_bytes,
@@ -142,7 +140,7 @@ class Stage:
                         Range(file.path, file.identity, extent.offset, extent.length)
                     ):
                         locked_bytes = self._tally.locked_bytes + size_bytes
-                        self._tally = replace(self._tally, locked_bytes=locked_bytes)
+                        self._tally = self._tally._replace(locked_bytes=locked_bytes)
                         if self._stop.interrupted:
                             return Ended.INTERRUPTED, None
                         if memory.measure().available_bytes < least_bytes:
@@ -222,7 +220,7 @@ class Stage:
         """Return how much of the extents was read again; files that fail are kept no more."""
         if not extents:
             return 0
-        plan = replace(self._plan, extents=extents, cut=None, already_resident_bytes=0)
+        plan = self._plan._replace(extents=extents, cut=None, already_resident_bytes=0)
         targets = media.targets(self._wanted)
         result = job.read(plan, targets, Aside(self._monitor), self._stop)
         numbers = {file.path: number for number, file in enumerate(self._wanted.found.files)}
@@ -253,7 +251,7 @@ class Stage:
         self._publish(Kept(self._wanted.kind, self._keep, self._timed(), ended, notes))
 
     def _timed(self) -> Tally:
-        return replace(self._tally, elapsed_seconds=time.monotonic() - self._began)
+        return self._tally._replace(elapsed_seconds=time.monotonic() - self._began)
 
 
 def _given_up(tally: Tally) -> str:

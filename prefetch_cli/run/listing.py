@@ -1,14 +1,13 @@
 """The files of a run, one by one: what `--list` prints, and what JSON says of each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.run.outcome import History, Outcome
 from prefetch_cli.run.states import Looked, Proven, Verified, Wanted
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """A file, and what of it lies in this process's share."""
 
     path: str

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import counted
@@ -16,8 +16,7 @@ _BUSY = 0.05  # the most of a processor that looking takes
 _BLIND_LOOKS = 3  # that see no process, until that is said
 
 
-@dataclass(frozen=True)
-class Tunables:
+class Tunables(NamedTuple):
     """Times of the watch."""
 
     look_seconds: float = 0.25  # a loader may have a small file open for that long

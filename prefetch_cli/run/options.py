@@ -1,6 +1,6 @@
 """What the user wants of a run, in one value."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.words import Action, Engine, Overrule, Split
 from prefetch_cli.checkpoint.request import Request
@@ -9,8 +9,7 @@ from prefetch_cli.reading.plan import Threads
 from prefetch_cli.run.from_file import FromFile
 
 
-@dataclass(frozen=True)
-class Keep:
+class Keep(NamedTuple):
     """How long to keep what is warm, and how."""
 
     seconds: float | None  # None: until COMMAND has loaded it
@@ -24,8 +23,7 @@ class Keep:
         return self.seconds is None
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What the user wants, all of it."""
 
     action: Action

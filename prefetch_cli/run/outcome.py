@@ -1,9 +1,9 @@
 """What became known of a run, folded from the states that it published, and its exit code."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TypeVar
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 from prefetch_cli.base.amounts import format_range
 from prefetch_cli.base.errors import ExitCode, PrefetchError, interrupted_exit_code
@@ -28,20 +28,17 @@ from prefetch_cli.run.states import (
 _State = TypeVar("_State", bound=State)
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(NamedTuple):
     """The run came to its end, or has not been ended by anything else."""
 
 
-@dataclass(frozen=True)
-class Interrupted:
+class Interrupted(NamedTuple):
     """A signal ended the run."""
 
     signal: int
 
 
-@dataclass(frozen=True)
-class Refused:
+class Refused(NamedTuple):
     """An error ended the run early."""
 
     error: PrefetchError
@@ -58,12 +55,11 @@ Ending = Completed | Interrupted | Refused
 Event = State | Warned | Interrupted | Refused
 
 
-@dataclass(frozen=True)
-class History:
+class History(NamedTuple):
     """The states that one part has been through."""
 
     kind: Kind
-    states: Mapping[type[State], State] = field(default_factory=dict)
+    states: Mapping[type[State], State] = MappingProxyType({})
 
     def get(self, state: type[_State]) -> _State | None:
         """Return a state, None where the part has not reached it."""
@@ -72,7 +68,7 @@ class History:
 
     def after(self, state: State) -> "History":
         """Return the history with one more state, or one that replaces its like."""
-        return replace(self, states={**self.states, type(state): state})
+        return self._replace(states={**self.states, type(state): state})
 
     @property
     def is_due(self) -> bool:
@@ -118,8 +114,7 @@ class History:
             yield from proven.survey.failed
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """All that is known of a run."""
 
     action: Action
@@ -173,13 +168,13 @@ class Outcome:
 def fold(outcome: Outcome, event: Event) -> Outcome:
     """Return the outcome with what the event says."""
     if isinstance(event, (Interrupted, Refused)):
-        return replace(outcome, ending=event)
+        return outcome._replace(ending=event)
     warnings = tuple(dict.fromkeys((*outcome.warnings, *event.warnings)))
     if isinstance(event, Warned):
-        return replace(outcome, warnings=warnings)
+        return outcome._replace(warnings=warnings)
     changed = outcome.of(event.kind).after(event)
     others = {one.kind: one for one in outcome.parts}
-    return replace(outcome, parts=(*{**others, event.kind: changed}.values(),), warnings=warnings)
+    return outcome._replace(parts=(*{**others, event.kind: changed}.values(),), warnings=warnings)
 
 
 def folded(outcome: Outcome, events: Iterable[Event]) -> Outcome:

@@ -4,8 +4,8 @@ A new kind of part is one more `yield` in `asked`, and its words in a `Kind`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from prefetch_cli.base.errors import UsageError
 from prefetch_cli.base.progress import Monitor
@@ -19,8 +19,7 @@ from prefetch_cli.run import from_file
 from prefetch_cli.run.options import Options
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of part, in words: `name` labels its lines and is its key in JSON.
 
     `names_key` is the JSON key for the names of what it consists of, None where it has no such key.
@@ -38,8 +37,7 @@ LIBRARIES = Kind("libraries", names_key="distributions", awaited=True)
 BESIDE = (LIBRARIES,)
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A part as it was asked for: everything that the user named is there.
 
     `find` takes a number of threads and returns the files. `places` are paths of the storage that

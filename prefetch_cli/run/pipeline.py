@@ -314,7 +314,7 @@ class _Stages:
             if not keep.best_effort:
                 raise
             self._publish(Warned((f"{refused.message}; what is dropped is read again instead",)))
-            self._options = replace(self._options, keep=replace(keep, lock=False))
+            self._options = self._options._replace(keep=keep._replace(lock=False))
 
 
 def _rank(options: Options, environ: Mapping[str, str]) -> LocalRank:

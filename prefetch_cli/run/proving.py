@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
@@ -32,7 +31,7 @@ def survey_share(
         avoid=() if before is None or before.sampled is None else before.sampled.drawn,
     )
     # What left tmpfs lies in swap, and what cachestat counts of DAX was never in the cache.
-    return found if len(wanted.on_storage) == len(files) else replace(found, reclaimed_by_file={})
+    return found if len(wanted.on_storage) == len(files) else found._replace(reclaimed_by_file={})
 
 
 def prove_evicted(

@@ -106,7 +106,7 @@ def decide(part: Part, wanted: Wanted, looked: Looked, tried: Tried | None = Non
     """Return what to do about the share."""
     facts = _facts(wanted, looked)
     if tried is not None:
-        facts = replace(facts, forecast=tried.forecast)
+        facts = facts._replace(forecast=tried.forecast)
     return decision.decide(facts, wanted.budget, part.overrule)
 
 

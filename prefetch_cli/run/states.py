@@ -4,6 +4,7 @@ Each is a whole value, published as soon as it is known, and never filled in lat
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.checkpoint.files import Found
 from prefetch_cli.linux.filesystem import FileSystem
@@ -152,8 +153,7 @@ class Proven(State):
         return () if self.doubt is None else (self.doubt,)
 
 
-@dataclass(frozen=True)
-class Tally:
+class Tally(NamedTuple):
     """What keeping has come to so far."""
 
     held_bytes: int  # when it began
@@ -194,8 +194,7 @@ class Kept(State):
         return self.notes
 
 
-@dataclass(frozen=True)
-class Warned:
+class Warned(NamedTuple):
     """Something that the user should not overlook, and that concerns no single part."""
 
     warnings: tuple[str, ...]

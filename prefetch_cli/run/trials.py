@@ -1,7 +1,5 @@
 """The stage of a trial: how fast the storage is, before the decision rests on it."""
 
-from dataclasses import replace
-
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.plan.decision import Forecast
@@ -28,7 +26,7 @@ def try_storage(
     limit = options.max_bytes_per_second
     bounds = (trial.MOST_BYTES, options.max_bytes, None if limit is None else limit * _SECONDS)
     found = trial.measure(
-        replace(decided.plan, extents=extents),
+        decided.plan._replace(extents=extents),
         media.targets(wanted),
         stop,
         monitor,

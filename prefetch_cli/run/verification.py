@@ -4,7 +4,7 @@ import enum
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
@@ -37,8 +37,7 @@ class Finding(enum.Enum):
     UNCHECKED = "unchecked"
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(NamedTuple):
     """What came of one file, and why: what was expected and found, or why it was not checked."""
 
     path: str
@@ -52,8 +51,7 @@ class Checked:
         return None if self.finding is Finding.UNCHECKED else self.finding is Finding.MATCH
 
 
-@dataclass(frozen=True)
-class Verification:
+class Verification(NamedTuple):
     """What came of all files of a share, in load order."""
 
     files: tuple[Checked, ...]
@@ -79,8 +77,7 @@ class Verification:
         return Counter(file.reason for file in self.of(Finding.UNCHECKED))
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """What is known of the files' content before it is read."""
 
     digests: Mapping[int, Digest]  # by the file's number

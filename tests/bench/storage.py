@@ -3,7 +3,7 @@
 import mmap
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
@@ -93,7 +93,7 @@ def look(checkpoint: str) -> Storage:
     values = Given(context.params, typed).effective().values
     options = meaning.to_options(values, (), os.environ)
     events: list[State | Warned] = []
-    pipeline.run(replace(options, libraries=None), os.environ, Monitor(), Stop(), events.append)
+    pipeline.run(options._replace(libraries=None), os.environ, Monitor(), Stop(), events.append)
     known = folded(Outcome(options.action), events).checkpoint
     wanted, looked = known.get(Wanted), known.get(Looked)
     assert wanted is not None, "a dry run resolves"

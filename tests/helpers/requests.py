@@ -1,7 +1,6 @@
 """What the command line asks of `resolve`, for tests that do without it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,7 @@ def request(
 
     `given` are other fields of Request. A path or a name is taken at this revision.
     """
-    return replace(
-        _DEFAULTS,
+    return _DEFAULTS._replace(
         references=tuple(
             one if isinstance(one, Reference) else Reference(str(one), revision)
             for one in checkpoints

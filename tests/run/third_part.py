@@ -6,7 +6,6 @@ words.
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
@@ -24,7 +23,7 @@ def asked_with_draft(
     options: Options, environ: Mapping[str, str], monitor: Monitor, stop: Stop
 ) -> Iterator[Part]:
     yield from asked(options, environ, monitor, stop)
-    request = replace(options.request, references=(Reference(environ["DRAFT"]),))
+    request = options.request._replace(references=(Reference(environ["DRAFT"]),))
     draft = resolve(request, environ, monitor, options.threads.first)
     yield Part(DRAFT, lambda _threads: draft, options.overrule)
 

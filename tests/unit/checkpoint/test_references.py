@@ -1,6 +1,5 @@
 """What goes with one reference: a role, a load format, a cache, and COMMAND's environment."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def test_a_tokenizer_needs_no_weights_and_may_even_be_left_out(tmp_path: Path) -
     assert names(resolved(tokenizer)) == ["tokenizer.json"]
     assert names(resolved(tokenizer, weights_only=True)) == []
     with pytest.raises(CheckpointError, match=r"expected .* found"):
-        resolved(replace(tokenizer, role=Role.MODEL))
+        resolved(tokenizer._replace(role=Role.MODEL))
     with pytest.raises(CheckpointError, match=r"expected .* found no such"):
         resolved(Reference(str(tmp_path / "no"), role=Role.TOKENIZER))
 
@@ -110,6 +109,6 @@ def test_what_command_names_beside_its_model_may_be_fetched_by_the_server(tmp_pa
     assert [line.partition(":")[0] for line in found.warnings] == ["org/tokenizer", "org/draft"]
     assert found.warnings[0].endswith("left out, since COMMAND names it beside its model")
     # The model itself, and what the user names, must be there.
-    for references in ((tokenizer, draft), (model, replace(draft, inferred=False))):
+    for references in ((tokenizer, draft), (model, draft._replace(inferred=False))):
         with pytest.raises(CheckpointError, match="org/draft: expected"):
             resolved(*references)

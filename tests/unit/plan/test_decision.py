@@ -1,6 +1,5 @@
 """The decision table, row by row."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,7 +34,7 @@ SMALL = budget(10 * GIB, "/sys/fs/cgroup/job", 90.0, None)
 NONE, FORCE, PARTIAL = Overrule.NONE, Overrule.FORCE, Overrule.PARTIAL
 VERIFY = Overrule.VERIFY
 
-local = replace(FACTS, storage=Storage.LOCAL)
+local = FACTS._replace(storage=Storage.LOCAL)
 
 
 def by_network(network: bool) -> Storage:
@@ -79,7 +78,7 @@ def test_each_row(
     warning: bool,
 ) -> None:
     decision = decide(
-        replace(FACTS, storage=by_network(network)), BUDGET if fits else SMALL, overrule
+        FACTS._replace(storage=by_network(network)), BUDGET if fits else SMALL, overrule
     )
     assert (decision.action, decision.reason, decision.warning) == (action, reason, warning)
     limit = SMALL.size_bytes if action is Verdict.PARTIAL else None
@@ -100,7 +99,7 @@ STATES: dict[Reason, dict[str, Any]] = {
 def test_where_reading_gains_nothing_it_is_skipped_under_force_too(
     reason: Reason, overrule: Overrule, network: bool
 ) -> None:
-    facts = replace(FACTS, storage=by_network(network), **STATES[reason])
+    facts = FACTS._replace(storage=by_network(network), **STATES[reason])
     decision = decide(facts, BUDGET, overrule)
     assert (decision.action, decision.reason) == (Verdict.SKIP, reason)
 
@@ -110,7 +109,7 @@ def test_the_first_row_that_matches_wins() -> None:
     for number in range(len(reasons)):
         facts = FACTS
         for reason in reasons[number:]:
-            facts = replace(facts, **STATES[reason])
+            facts = facts._replace(**STATES[reason])
         assert decide(facts, BUDGET, FORCE).reason is reasons[number]
 
 
@@ -125,7 +124,7 @@ def test_the_first_row_that_matches_wins() -> None:
 def test_already_resident_means_99_percent_by_an_exact_method(
     resident: int | None, reason: Reason
 ) -> None:
-    facts = replace(FACTS, share_bytes=10_000, resident_bytes=resident)
+    facts = FACTS._replace(share_bytes=10_000, resident_bytes=resident)
     assert decide(facts, BUDGET, NONE).reason is reason
 
 
@@ -141,7 +140,7 @@ def test_already_resident_means_99_percent_by_an_exact_method(
 def test_already_resident_may_rest_on_the_lower_bound_of_a_sample(
     low_bytes: int, overrule: Overrule, reason: Reason
 ) -> None:
-    facts = replace(FACTS, share_bytes=10_000, resident_bytes=None, sample=Sample(low_bytes, 1024))
+    facts = FACTS._replace(share_bytes=10_000, resident_bytes=None, sample=Sample(low_bytes, 1024))
     decision = decide(facts, BUDGET, overrule)
     assert decision.reason is reason
     if reason is Reason.ALREADY_RESIDENT:
@@ -150,9 +149,9 @@ def test_already_resident_may_rest_on_the_lower_bound_of_a_sample(
 
 
 def test_it_fits_up_to_the_last_byte_of_the_budget() -> None:
-    exact = replace(FACTS, total_bytes=SMALL.size_bytes)
+    exact = FACTS._replace(total_bytes=SMALL.size_bytes)
     assert decide(exact, SMALL, NONE).reason is Reason.NETWORK_FITS
-    above = replace(FACTS, total_bytes=SMALL.size_bytes + 1)
+    above = FACTS._replace(total_bytes=SMALL.size_bytes + 1)
     assert decide(above, SMALL, NONE).reason is Reason.NETWORK_TOO_BIG
 
 
@@ -160,7 +159,7 @@ def test_it_fits_up_to_the_last_byte_of_the_budget() -> None:
 @pytest.mark.parametrize("network", [True, False])
 def test_max_bytes_is_never_passed(overrule: Overrule, network: bool) -> None:
     capped = budget(100 * GIB, "host", 90.0, GIB)
-    decision = decide(replace(FACTS, storage=by_network(network)), capped, overrule)
+    decision = decide(FACTS._replace(storage=by_network(network)), capped, overrule)
     assert decision.action is Verdict.SKIP or decision.limit_bytes == GIB
     assert capped.limited_by == "max-bytes"
 
@@ -248,7 +247,7 @@ def test_what_is_too_big_is_said_with_what_bounds_it(
     network: bool, limited_by: str, most: int, overrule: Overrule, message: str
 ) -> None:
     capped = budget(10 * GIB, limited_by, 50.0, most * GIB)
-    decision = decide(replace(FACTS, storage=by_network(network)), capped, overrule)
+    decision = decide(FACTS._replace(storage=by_network(network)), capped, overrule)
     where = "network" if network else "local"
     assert decision.message == f"{where} file system, but 10 GiB do not fit into {message}"
     assert decision.warning is (overrule is FORCE)
@@ -283,7 +282,7 @@ def test_what_bounds_the_budget_is_the_lesser_of_the_two() -> None:
 def test_the_sentence_says_what_the_checkpoint_lies_on(
     storage: Storage, fits: bool, begins: str
 ) -> None:
-    decision = decide(replace(FACTS, storage=storage), BUDGET if fits else SMALL, NONE)
+    decision = decide(FACTS._replace(storage=storage), BUDGET if fits else SMALL, NONE)
     assert decision.message.startswith(begins)
     network = "network-fits" if fits else "network-too-big"
     local = "local-fits" if fits else "local-too-big"
@@ -307,7 +306,7 @@ def test_the_threshold_is_lower_where_the_gpu_uses_the_same_memory_and_none_is_g
     found = budget(100 * GIB, "host", given, None, shared_with)
     assert (found.threshold_percent, found.shared_with) == (percent, because)
     assert found.size_bytes == int(GIB * percent)
-    reason = decide(replace(FACTS, total_bytes=200 * GIB), found, NONE).message
+    reason = decide(FACTS._replace(total_bytes=200 * GIB), found, NONE).message
     assert ("which the GPU uses too" in reason) is (because is not None)
 
 
@@ -328,7 +327,7 @@ def test_what_a_client_keeps_bounds_the_budget(
         100 * GIB, "host", 90, None if most is None else most * GIB, None, most_cached * GIB
     )
     assert (found.limited_by, found.size_bytes) == (limited_by, size * GIB)
-    message = decide(replace(FACTS, total_bytes=95 * GIB), found, NONE).message
+    message = decide(FACTS._replace(total_bytes=95 * GIB), found, NONE).message
     assert words in message
 
 
@@ -338,15 +337,14 @@ def test_no_flag_overrules_nothing() -> None:
     assert PARTIAL not in NONE
 
 
-LARGE = replace(
-    FACTS,
+LARGE = FACTS._replace(
     total_bytes=GIB,
     share_bytes=GIB,
     resident_bytes=None,
     storage=Storage.LOCAL,
     cold_bytes=GIB,
 )
-ROOMY = replace(BUDGET, size_bytes=2 * GIB, available_bytes=4 * GIB)
+ROOMY = BUDGET._replace(size_bytes=2 * GIB, available_bytes=4 * GIB)
 
 
 @pytest.mark.parametrize(
@@ -364,14 +362,14 @@ def test_a_local_file_system_is_slow_by_its_forecast(
     warm_seconds: float, loader_seconds: float, reason: Reason
 ) -> None:
     forecast = Forecast(GIB, GIB / warm_seconds, GIB / loader_seconds)
-    facts = replace(LARGE, forecast=forecast)
+    facts = LARGE._replace(forecast=forecast)
     decision = decide(facts, ROOMY, NONE)
     assert decision.reason is reason
     assert decision.action is (Verdict.PREFETCH if reason is Reason.LOCAL_SLOW else Verdict.SKIP)
     assert "by a loader alone" in decision.message
     assert decide(facts, ROOMY, FORCE).reason is Reason.FORCED
     assert (
-        decide(replace(facts, storage=Storage.NETWORK), ROOMY, NONE).reason is Reason.NETWORK_FITS
+        decide(facts._replace(storage=Storage.NETWORK), ROOMY, NONE).reason is Reason.NETWORK_FITS
     )
 
 
@@ -388,10 +386,10 @@ def test_nothing_is_called_fast_that_was_not_measured() -> None:
         (LARGE, NONE, True),
         (LARGE, PARTIAL, True),
         (LARGE, FORCE, False),
-        (replace(LARGE, storage=Storage.NETWORK), NONE, False),
-        (replace(LARGE, cold_bytes=GIB - 1), NONE, False),  # less than 1 GiB is cold
-        (replace(LARGE, in_memory=True), NONE, False),
-        (replace(LARGE, bypasses_cache=True), NONE, False),
+        (LARGE._replace(storage=Storage.NETWORK), NONE, False),
+        (LARGE._replace(cold_bytes=GIB - 1), NONE, False),  # less than 1 GiB is cold
+        (LARGE._replace(in_memory=True), NONE, False),
+        (LARGE._replace(bypasses_cache=True), NONE, False),
     ],
 )
 def test_the_storage_is_tried_only_where_that_decides(
@@ -404,7 +402,7 @@ def test_the_storage_is_tried_only_where_that_decides(
     "gained", [{"in_memory": True}, {"resident_bytes": 10 * GIB}, {"bypasses_cache": True}]
 )
 def test_what_costs_no_memory_is_verified_up_to_max_bytes(gained: dict[str, Any]) -> None:
-    facts = replace(FACTS, **gained)
+    facts = FACTS._replace(**gained)
     for room in (BUDGET, SMALL):
         decision = decide(facts, room, VERIFY)
         assert (decision.action, decision.reason) == (Verdict.PREFETCH, Reason.VERIFY)
@@ -415,4 +413,4 @@ def test_what_costs_no_memory_is_verified_up_to_max_bytes(gained: dict[str, Any]
 
 
 def test_of_an_empty_share_nothing_is_verified() -> None:
-    assert decide(replace(FACTS, share_bytes=0), BUDGET, VERIFY).reason is Reason.EMPTY_SHARE
+    assert decide(FACTS._replace(share_bytes=0), BUDGET, VERIFY).reason is Reason.EMPTY_SHARE

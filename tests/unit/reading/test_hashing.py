@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,12 +36,12 @@ def hashed(
     stop: Stop | None = None,
     extents: list[Extent] | None = None,
 ) -> ReadResult:
-    plan = replace(plan_of(paths, rate=rate, extents=extents), digests=digests)
+    plan = plan_of(paths, rate=rate, extents=extents)._replace(digests=digests)
     targets = [Target(path, medium) for path in paths]
     return job.read(plan, targets, Monitor(), stop or Stop())
 
 
-@pytest.mark.parametrize("medium", [NEAR, FAR, replace(NEAR, spins=True)])
+@pytest.mark.parametrize("medium", [NEAR, FAR, NEAR._replace(spins=True)])
 def test_what_is_hashed_is_what_the_files_hold(tmp_path: Path, medium: Medium) -> None:
     paths = cold_files(tmp_path, SIZES)
     result = hashed(paths, dict.fromkeys(range(len(paths)), ANY), medium=medium)
@@ -78,7 +77,7 @@ def test_more_threads_hash_on_a_disk_that_only_says_that_it_spins(
     monkeypatch.setattr(os, "preadv", preadv)
     for _ in range(5):  # a window in which the machine is busy may end the search at one
         digests = dict.fromkeys(range(len(paths)), ANY)
-        assert hashed(paths, digests, medium=replace(NEAR, spins=True)).complete
+        assert hashed(paths, digests, medium=NEAR._replace(spins=True)).complete
         if most > 1:
             break
     assert most > 1

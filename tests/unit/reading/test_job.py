@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("medium", [NEAR, FAR, replace(FAR, fuse=True)])
+@pytest.mark.parametrize("medium", [NEAR, FAR, FAR._replace(fuse=True)])
 @pytest.mark.parametrize("yielding", [False, True])
 def test_auto_begins_with_the_likely_engine(tmp_path: Path, medium: Medium, yielding: bool) -> None:
     sizes = [5 * MIB + 1, 1, PAGE_BYTES, 3 * MIB - 1, 0, 2 * MIB]
@@ -374,10 +373,10 @@ def test_a_thread_that_hangs_holds_nobody_up_beside_others(
     ("medium", "yielding", "alone"),
     [
         (NEAR, True, True),
-        (replace(NEAR, spins=True), False, True),
-        (replace(NEAR, spins=True), True, True),
+        (NEAR._replace(spins=True), False, True),
+        (NEAR._replace(spins=True), True, True),
         (NEAR, False, False),
-        (replace(FAR, spins=True), False, False),
+        (FAR._replace(spins=True), False, False),
     ],
 )
 def test_one_thread_begins_where_more_may_do_harm(

@@ -4,7 +4,6 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,7 +200,7 @@ def on_fuse(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_on_fuse_no_thread_drops_what_another_has_read(on_fuse: Path) -> None:
-    target = Target(str(on_fuse), replace(FAR, fuse=True))
+    target = Target(str(on_fuse), FAR._replace(fuse=True))
     file, one, other = SharedFile(target, None), OwnDescriptor(), OwnDescriptor()
     first = one.of(file)
     assert len(os.pread(first, 64 * 1024, 0)) == 64 * 1024

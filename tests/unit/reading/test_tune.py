@@ -5,7 +5,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
@@ -36,7 +36,7 @@ def of(
     populates: bool = True,
     huge_folios: bool = True,
 ) -> Prior:
-    medium = replace(FAR_MEDIUM if far else NEAR_MEDIUM, spins=spins, huge_folios=huge_folios)
+    medium = (FAR_MEDIUM if far else NEAR_MEDIUM)._replace(spins=spins, huge_folios=huge_folios)
     return prior(engine, threads, medium, block_bytes=BLOCK, populates=populates, yielding=yielding)
 
 

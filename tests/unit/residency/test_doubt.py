@@ -1,7 +1,5 @@
 """If less stayed than was read, a warning says so, and why: a fact where the kernel counts it."""
 
-from dataclasses import replace
-
 import pytest
 
 from prefetch_cli.linux.cachestat import Reclaimed
@@ -36,7 +34,7 @@ def doubted(
         reclaimed_bytes=reclaimed,
         sampled_pages=pages,
         share_bytes=share,
-        filesystems=[replace(UNKNOWN, type=type_)],
+        filesystems=[UNKNOWN._replace(type=type_)],
         memory=memory,
     )
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,8 +187,8 @@ def test_what_a_sample_does_not_find_is_gone(tmp_path: Path) -> None:
 
 
 def test_what_nothing_can_look_at_is_not_known(tmp_path: Path) -> None:
-    after = replace(
-        seen({0: None, 1: None}, 0), resident_bytes=None, method=Method.UNKNOWN, sampled=None
+    after = seen({0: None, 1: None}, 0)._replace(
+        resident_bytes=None, method=Method.UNKNOWN, sampled=None
     )
     done = concluded(resident(tmp_path, [1, 1]), DROPPED, after, 2.0)
     assert (done.bytes_evicted, done.complete, done.failed) == (None, None, ())

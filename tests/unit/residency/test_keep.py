@@ -1,7 +1,5 @@
 """What is read again and what is given up, from what the looks find."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,19 +114,18 @@ FOUND = Survey(
 
 @pytest.mark.parametrize("method", [Method.CACHESTAT, Method.MINCORE])
 def test_an_exact_method_says_which_pages_are_lost(method: Method) -> None:
-    assert losses(replace(FOUND, method=method), HELD) == gone(*FOUND.missing)
+    assert losses(FOUND._replace(method=method), HELD) == gone(*FOUND.missing)
 
 
 def test_of_an_estimate_the_whole_file_is_read_again() -> None:
-    found = replace(
-        FOUND, method=Method.NOWAIT, missing=HELD, resident_by_file={0: 3 * MIB + 5, 2: MIB}
+    found = FOUND._replace(
+        method=Method.NOWAIT, missing=HELD, resident_by_file={0: 3 * MIB + 5, 2: MIB}
     )
     assert losses(found, HELD) == [Loss(HELD[1], MIB)]
 
 
 def test_what_lies_within_the_noise_of_a_sample_is_no_loss() -> None:
-    found = replace(
-        FOUND,
+    found = FOUND._replace(
         method=Method.NOWAIT,
         missing=HELD,
         resident_by_file={0: int(0.96 * HELD[0].length), 2: int(0.94 * HELD[1].length)},
@@ -141,20 +138,20 @@ def test_what_lies_within_the_noise_of_a_sample_is_no_loss() -> None:
 def test_an_estimate_that_may_be_all_has_lost_nothing() -> None:
     size = FOUND.total_bytes
     sizes: dict[int, int | None] = {0: MIB, 2: MIB}
-    found = replace(FOUND, method=Method.TIMED, missing=HELD, resident_by_file=sizes)
-    assert losses(replace(found, sampled=Sampled(0, MIB, size, 64)), HELD) == []
-    assert losses(replace(found, sampled=Sampled(0, MIB, size - 1, 64)), HELD)
+    found = FOUND._replace(method=Method.TIMED, missing=HELD, resident_by_file=sizes)
+    assert losses(found._replace(sampled=Sampled(0, MIB, size, 64)), HELD) == []
+    assert losses(found._replace(sampled=Sampled(0, MIB, size - 1, 64)), HELD)
 
 
 def test_beside_estimates_an_exact_figure_stays_exact() -> None:
     missing = (Extent(0, 0, PAGE * 64), HELD[1])
     sizes: dict[int, int | None] = {0: HELD[0].length - PAGE * 64, 2: HELD[1].length}
-    found = replace(FOUND, method=Method.NOWAIT, missing=missing, resident_by_file=sizes)
+    found = FOUND._replace(method=Method.NOWAIT, missing=missing, resident_by_file=sizes)
     assert losses(found, HELD) == [Loss(missing[0], PAGE * 64)]
 
 
 def test_where_no_method_tells_nobody_knows() -> None:
-    found = replace(FOUND, method=Method.UNKNOWN, resident_bytes=None, resident_by_file={})
+    found = FOUND._replace(method=Method.UNKNOWN, resident_bytes=None, resident_by_file={})
     assert losses(found, HELD) is None
 
 

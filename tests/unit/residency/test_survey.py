@@ -8,7 +8,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +175,7 @@ def test_the_resident_bytes_of_some_files(tmp_path: Path) -> None:
     found = look(files)
     assert found.resident_bytes_without({0}) == about(2 * MIB)
     assert found.resident_bytes_without(()) == found.resident_bytes
-    assert replace(found, resident_bytes=None).resident_bytes_without({0}) is None
+    assert found._replace(resident_bytes=None).resident_bytes_without({0}) is None
 
 
 @pytest.mark.parametrize("sampled", [False, True])

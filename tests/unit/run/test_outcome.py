@@ -1,7 +1,6 @@
 """Published states, folded and cut short, become an exit code and a document."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -99,7 +98,7 @@ def test_warnings_keep_their_order_and_come_once() -> None:
     assert outcome(*events).warnings == ("a", "b", "c")
 
 
-SAMPLED = replace(SURVEY, method=Method.TIMED, resident_bytes=970)
+SAMPLED = SURVEY._replace(method=Method.TIMED, resident_bytes=970)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +113,9 @@ SAMPLED = replace(SURVEY, method=Method.TIMED, resident_bytes=970)
 def test_of_a_sample_the_bounds_decide_whether_enough_is_resident(
     low: int, high: int, code: int, words: str
 ) -> None:
-    survey = replace(SAMPLED, sampled=Sampled(low, low, high, 1024))
-    found = replace(
-        outcome(Proven(CHECKPOINT, survey), action=Action.CHECK), min_resident_percent=95
+    survey = SAMPLED._replace(sampled=Sampled(low, low, high, 1024))
+    found = outcome(Proven(CHECKPOINT, survey), action=Action.CHECK)._replace(
+        min_resident_percent=95
     )
     assert exit_code(found) == code
     said = falls_short(found) or ""
@@ -127,7 +126,7 @@ def test_of_a_sample_the_bounds_decide_whether_enough_is_resident(
 def test_the_interval_is_that_of_the_last_look() -> None:
     exact, sampled = (
         Proven(CHECKPOINT, survey)
-        for survey in (SURVEY, replace(SAMPLED, sampled=Sampled(900, 970, 1000, 512)))
+        for survey in (SURVEY, SAMPLED._replace(sampled=Sampled(900, 970, 1000, 512)))
     )
     names = ("method", "after_bytes", "low_bytes", "high_bytes", "sampled_pages")
     for proven, figures in (
@@ -165,7 +164,7 @@ def test_whatever_is_known_has_an_exit_code_and_a_document(
 
 def test_a_run_that_hangs_has_read_of_each_part_what_arrived_of_it() -> None:
     found = outcome(*up_to(CHECKPOINT, READ), *up_to(LIBRARIES, READ))
-    snapshot = replace(SNAPSHOT, done_by_part={"libraries": 700})
+    snapshot = SNAPSHOT._replace(done_by_part={"libraries": 700})
     short = cut_short(found, snapshot)
     parts = [short.of(kind).get(Read) for kind in (LIBRARIES, CHECKPOINT)]
     assert [part.result.bytes_read for part in parts if part] == [700, 0]

@@ -32,8 +32,8 @@ from tests.helpers.requests import request
 from tests.run.third_part import DRAFT, asked_with_draft
 
 MIB = 1024 * 1024
-CIFS = replace(UNKNOWN, type="cifs", options=frozenset({"closetimeo=2"}))
-NFS = replace(UNKNOWN, type="nfs4")
+CIFS = UNKNOWN._replace(type="cifs", options=frozenset({"closetimeo=2"}))
+NFS = UNKNOWN._replace(type="nfs4")
 
 
 class Pauses(Stop):
@@ -75,7 +75,7 @@ def run(path: str | Path, stop: Stop | None = None, **given: object) -> Outcome:
         keep=None,
     )
     events: list[State | Warned] = []
-    options = replace(options, **given)  # type: ignore[arg-type]
+    options = options._replace(**given)  # type: ignore[arg-type]
     pipeline.run(options, {}, Monitor(), stop or Stop(), events.append)
     return folded(Outcome(options.action), events)
 
@@ -119,15 +119,15 @@ def shards(folder: Path) -> list[str]:
 
 # What the files lie on
 
-LOCAL = replace(UNKNOWN, type="ext4")
-NBD = replace(LOCAL, block=BlockDevice("nbd0", Kind.NETWORK, rotational=False))
-RAM = replace(LOCAL, block=BlockDevice("ram0", Kind.MEMORY, rotational=False))
-DISK = replace(LOCAL, block=BlockDevice("sda", Kind.DISK, rotational=True))
-LUSTRE = replace(UNKNOWN, type="lustre", source="10.0.0.1@tcp:/m")
+LOCAL = UNKNOWN._replace(type="ext4")
+NBD = LOCAL._replace(block=BlockDevice("nbd0", Kind.NETWORK, rotational=False))
+RAM = LOCAL._replace(block=BlockDevice("ram0", Kind.MEMORY, rotational=False))
+DISK = LOCAL._replace(block=BlockDevice("sda", Kind.DISK, rotational=True))
+LUSTRE = UNKNOWN._replace(type="lustre", source="10.0.0.1@tcp:/m")
 
 
 def over(below: FileSystem) -> FileSystem:
-    return replace(UNKNOWN, type="fuse", below=below)
+    return UNKNOWN._replace(type="fuse", below=below)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,11 @@ def test_the_decision_is_by_the_farthest_of_what_the_files_lie_on(
         (over(NBD), "fuse over ext4 on nbd0 (network block device)", ("nbd0", "network", False)),
         (over(over(NFS)), "fuse over fuse over nfs4 (network)", None),
         (
-            replace(DISK, options=frozenset({"dax"})),
+            DISK._replace(options=frozenset({"dax"})),
             "ext4 on sda (in memory)",
             ("sda", "disk", True),
         ),
-        (replace(DISK, type="ocfs2"), "ocfs2 on sda (network)", ("sda", "disk", True)),
+        (DISK._replace(type="ocfs2"), "ocfs2 on sda (network)", ("sda", "disk", True)),
         (UNKNOWN, "unknown (counts as local)", None),
     ],
 )
@@ -222,7 +222,7 @@ def test_what_lustre_keeps_bounds_the_budget_of_what_lies_on_it(
 def test_advice_is_for_those_who_read(
     small: Path, on: Callable[..., None], action: Action, advised: bool
 ) -> None:
-    on(replace(NFS, options=frozenset({"rsize=4096"})), LOCAL)
+    on(NFS._replace(options=frozenset({"rsize=4096"})), LOCAL)
     advice = [one for one in run(small, action=action).warnings if "rsize=1048576" in one]
     assert len(advice) == advised
 
@@ -231,7 +231,7 @@ def test_advice_is_for_those_who_read(
 def test_the_threshold_is_low_where_the_gpu_uses_the_same_memory(
     small: Path, monkeypatch: pytest.MonkeyPatch, given: float | None, percent: float
 ) -> None:
-    shared = replace(memory.measure(), shared_with_gpu="NVIDIA GB10")
+    shared = memory.measure()._replace(shared_with_gpu="NVIDIA GB10")
     monkeypatch.setattr(memory, "measure", lambda: shared)  # no such machine was at hand
     outcome = run(small, action=Action.DRY_RUN, ram_threshold_percent=given)
     wanted = outcome.checkpoint.get(WantedState)
@@ -244,7 +244,7 @@ def test_the_threshold_is_low_where_the_gpu_uses_the_same_memory(
 # Libraries
 
 
-@pytest.mark.parametrize(("found", "threads"), [(NFS, 8), (replace(UNKNOWN, type="ext4"), 2)])
+@pytest.mark.parametrize(("found", "threads"), [(NFS, 8), (UNKNOWN._replace(type="ext4"), 2)])
 def test_small_files_over_a_network_are_asked_for_by_more_threads(
     small: Path, tmp_path: Path, on: Callable[..., None], found: FileSystem, threads: int
 ) -> None:
@@ -298,7 +298,7 @@ def test_files_in_memory_take_nothing_of_the_limit(
 ) -> None:
     library = tmp_path / "lib.so"
     library.write_bytes(bytes(MIB))
-    tmpfs = replace(UNKNOWN, type="tmpfs")
+    tmpfs = UNKNOWN._replace(type="tmpfs")
     monkeypatch.setattr(
         mounts,
         "inspect",
@@ -388,7 +388,7 @@ def test_files_that_failed_are_not_cold(large: str, on: Callable[..., None]) -> 
     assert looked is not None
     before = stages.cold(wanted, looked)
     refused = wanted.found.files[before[-1].file]
-    survey = replace(looked.survey, failed=((refused.path, "Permission denied"),))
+    survey = looked.survey._replace(failed=((refused.path, "Permission denied"),))
     after = stages.cold(wanted, replace(looked, survey=survey))
     assert after == tuple(one for one in before if one.file != before[-1].file)
     assert len(after) < len(before)
@@ -407,7 +407,7 @@ def test_what_was_read_by_smb_is_looked_at_when_its_files_are_closed(
     assert last.checkpoint.get(Proven) is not None
 
 
-@pytest.mark.parametrize("found", [NFS, replace(CIFS, options=CIFS.options | {"dax"})])
+@pytest.mark.parametrize("found", [NFS, CIFS._replace(options=CIFS.options | {"dax"})])
 def test_elsewhere_nothing_is_waited_for(
     small: Path, on: Callable[..., None], found: FileSystem
 ) -> None:
@@ -449,7 +449,7 @@ def test_a_file_that_failed_is_not_doubted(small: Path, afterwards: Callable[...
     def fail(result: ReadResult) -> ReadResult:
         path = shards(small)[0]
         oracle.evict([path])
-        return replace(result, failed=((path, "Input/output error"),))
+        return result._replace(failed=((path, "Input/output error"),))
 
     afterwards(fail)
     last = run(small)
@@ -477,7 +477,7 @@ def test_beside_a_file_that_failed_the_others_are_doubted(
 
     def fail(result: ReadResult) -> ReadResult:
         oracle.evict(shards(small)[2:])
-        return replace(result, failed=((shards(small)[0], "Input/output error"),))
+        return result._replace(failed=((shards(small)[0], "Input/output error"),))
 
     afterwards(fail)
     assert doubts(run(small))
@@ -488,7 +488,7 @@ def test_bytes_of_a_file_that_failed_are_not_expected_of_the_others(
 ) -> None:
     def fail(result: ReadResult) -> ReadResult:
         oracle.evict(shards(small)[:1])
-        return replace(result, failed=((shards(small)[0], "Input/output error"),))
+        return result._replace(failed=((shards(small)[0], "Input/output error"),))
 
     afterwards(fail)
     last = run(small, max_bytes=500_000)  # the first shard and part of the second
@@ -509,7 +509,7 @@ def test_cut_short_a_file_that_failed_stands_for_all_that_it_may_have_been(
         oracle.evict(shards(small))
         stop._deadline = 0.0  # the time is up
         failed = ((first, "Input/output error"),)
-        return replace(result, bytes_read=Path(first).stat().st_size, failed=failed)
+        return result._replace(bytes_read=Path(first).stat().st_size, failed=failed)
 
     afterwards(fail)
     last = run(small, stop)

@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -24,11 +23,11 @@ NOTHING = Progress(
     longest_wait=None,
     idle_seconds=0.0,
 )
-READING = replace(NOTHING, total_bytes=100 * MIB, total_files=3, elapsed_seconds=10.0)
+READING = NOTHING._replace(total_bytes=100 * MIB, total_files=3, elapsed_seconds=10.0)
 
 
 def due(feed: Feed, done_bytes: int, of: Progress = READING) -> list[Json]:
-    return list(feed.due(replace(of, done_bytes=done_bytes), 0))
+    return list(feed.due(of._replace(done_bytes=done_bytes), 0))
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_an_object_says_all(clock: list[float]) -> None:
     wait = Wait("/m/\udcff", 4096, 1.23456)
-    shown = replace(READING, done_bytes=25 * MIB, done_files=1, longest_wait=wait)
+    shown = READING._replace(done_bytes=25 * MIB, done_files=1, longest_wait=wait)
     assert list(Feed().due(shown, 7))[-1] == {
         "event": "progress",
         "rank": 7,
@@ -75,7 +74,7 @@ def test_each_tenth_that_the_bytes_passed_has_an_object(growth: list[int], total
     done = 0
     for size in growth:
         done = min(total, done + size)
-        found += due(feed, done, replace(READING, total_bytes=total))
+        found += due(feed, done, READING._replace(total_bytes=total))
         feed._last = float("inf")
     tenths = [one["percent"] // 10 for one in found]
     assert tenths == list(range(1, 10 * done // total + 1))
@@ -102,7 +101,7 @@ def test_after_five_seconds_without_one_an_object_is_due(clock: list[float]) -> 
 def test_before_the_size_is_known_it_says_what_it_waits_for(clock: list[float]) -> None:
     feed = Feed()
     clock[0] += 5
-    (one,) = feed.due(replace(NOTHING, longest_wait=Wait("/m", None, 4.0)), None)
+    (one,) = feed.due(NOTHING._replace(longest_wait=Wait("/m", None, 4.0)), None)
     assert (one["percent"], one["total_bytes"], one["eta_seconds"]) == (None, 0, None)
     assert one["waiting_for"] == {"path": "/m", "offset_bytes": None, "seconds": 4.0}
 
@@ -116,8 +115,8 @@ def test_a_storage_that_hangs_is_told_by_progress_alone(clock: list[float]) -> N
         output=io.StringIO(),
         errors=errors,
     )
-    stalled = replace(
-        READING, done_bytes=30 * MIB, longest_wait=Wait("/m/a", 0, 31.0), idle_seconds=31.0
+    stalled = READING._replace(
+        done_bytes=30 * MIB, longest_wait=Wait("/m/a", 0, 31.0), idle_seconds=31.0
     )
     for _ in range(3):
         clock[0] += 5
