@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from prefetch_cli.base.errors import PrefetchError, UsageError
 from prefetch_cli.base.words import (
@@ -17,7 +18,6 @@ from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.rules import Values
-from prefetch_cli.commands.infer import Inferred, completed, infer
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.process.beside import Terms
@@ -29,6 +29,9 @@ from prefetch_cli.run.options import Keep, Options
 from prefetch_cli.run.outcome import Outcome, Refused, exit_code
 from prefetch_cli.show.display import Display
 
+if TYPE_CHECKING:
+    from prefetch_cli.commands.infer import Inferred
+
 
 def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str]) -> Options:
     """Return the options that the flags mean.
@@ -37,7 +40,7 @@ def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str
     CommandError where COMMAND's libraries are wanted and there is no such COMMAND.
     """
     rank, world_size = _ranks(values["rank"], values["world_size"])
-    inferred = infer(command, environ) if command else None
+    inferred = _inferred(command, environ) if command else None
     overrule = Overrule.NONE
     if values["force"]:
         overrule |= Overrule.FORCE
@@ -100,7 +103,13 @@ def to_record(values: Values, options: Options) -> Record | None:
     return Record(values["metrics"], [one.argument for one in options.request.references])
 
 
-def _request(values: Values, inferred: Inferred | None) -> Request:
+def _inferred(command: Sequence[str], environ: Mapping[str, str]) -> "Inferred":
+    from prefetch_cli.commands.infer import infer  # noqa: PLC0415 - only COMMAND needs it
+
+    return infer(command, environ)
+
+
+def _request(values: Values, inferred: "Inferred | None") -> Request:
     """Return the checkpoints that the user wants, else those that COMMAND reads.
 
     Raises UsageError where nothing is wanted and COMMAND does not tell what it reads.
@@ -120,6 +129,8 @@ def _request(values: Values, inferred: Inferred | None) -> Request:
     if values["from_file"] is not None:
         return request  # completed once the list is read
     if inferred is not None:
+        from prefetch_cli.commands.infer import completed  # noqa: PLC0415 - as in `_inferred`
+
         request = completed(request, inferred, values["revision"])
     if request.references or _wants_others(values):
         return request
@@ -131,7 +142,7 @@ def _request(values: Values, inferred: Inferred | None) -> Request:
     )
 
 
-def _from_file(values: Values, inferred: Inferred | None) -> FromFile | None:
+def _from_file(values: Values, inferred: "Inferred | None") -> FromFile | None:
     """Return the list of further checkpoints, None where there is none.
 
     Raises UsageError for one on standard input, which COMMAND inherits unread.

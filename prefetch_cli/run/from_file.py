@@ -3,15 +3,17 @@
 import os
 import select
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefetch_cli.base.errors import UsageError, error_words, unreachable
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.checkpoint.locate import is_uri
 from prefetch_cli.checkpoint.request import Reference, Request
-from prefetch_cli.commands.infer import Inferred, completed
 from prefetch_cli.linux.files import close
+
+if TYPE_CHECKING:
+    from prefetch_cli.commands.infer import Inferred
 
 STANDARD_INPUT = "-"
 # PATH_MAX without its NUL byte, and NAME_MAX: no system call takes more.
@@ -27,7 +29,7 @@ class FromFile(NamedTuple):
 
     path: str  # STANDARD_INPUT for that
     revision: str | None  # that the user gives
-    inferred: Inferred | None  # what COMMAND says, None without one
+    inferred: "Inferred | None"  # what COMMAND says, None without one
 
 
 def requested(request: Request, source: FromFile, monitor: Monitor) -> Request:
@@ -63,6 +65,8 @@ def requested(request: Request, source: FromFile, monitor: Monitor) -> Request:
     request = request._replace(references=(*request.references, *more))
     if source.inferred is None:
         return request
+    from prefetch_cli.commands.infer import completed  # noqa: PLC0415 - only a list needs it
+
     return completed(request, source.inferred, source.revision)
 
 
