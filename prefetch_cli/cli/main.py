@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from prefetch_cli import __version__
 from prefetch_cli.base.errors import PrefetchError, UsageError
+from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import PROGRAM
 from prefetch_cli.cli.command import build
@@ -39,8 +40,9 @@ def _run(ctx: click.Context, /, **values: Any) -> int:
     record = meaning.to_record(given.values, options)
 
     def warm(audience: "Audience") -> int:
-        watching = audience if record is None else Recorded(audience, record)
-        return supervisor.supervise(options, os.environ, watching)
+        stop = Stop(options.time_limit_seconds)
+        watching = audience if record is None else Recorded(audience, record, stop)
+        return supervisor.supervise(options, os.environ, watching, stop)
 
     return warm(display) if terms is None else beside.accompany(terms, display, warm)
 

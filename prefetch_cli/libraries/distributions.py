@@ -26,7 +26,8 @@ _KINDS = (re.compile(r"\.so(\.[0-9]+)*$"), re.compile(r"\.pyc$"), re.compile(r"\
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
 _UNDER_AN_EXTRA = re.compile(r"\bextra\b")
 # METADATA and the like may be unreachable, or not text.
-_UNREADABLE = (OSError, UnicodeError)
+# TypeError: where a read says EAGAIN, Python's own files return None.
+_UNREADABLE = (OSError, UnicodeError, TypeError)
 _EDITABLE = re.compile(r'"editable"\s*:\s*true')
 _SOURCE = re.compile(r'"url"\s*:\s*"file://([^"]+)"')
 

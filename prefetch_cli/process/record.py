@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from prefetch_cli.base import limits
 from prefetch_cli.base.progress import Progress
+from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.linux.replace import replace_file
 from prefetch_cli.linux.threads import spawn
@@ -23,10 +24,11 @@ class Record:
         self._asked = asked
         self._began = time.monotonic()
 
-    def write(self, outcome: Outcome) -> str | None:
+    def write(self, outcome: Outcome, stop: Stop | None = None) -> str | None:
         """Write the metrics of an outcome; return a warning where that fails.
 
-        Another thread writes, and is not waited for where the storage hangs.
+        Another thread writes, and is not waited for where the storage hangs, or a stop is
+        requested meanwhile.
         """
         text = metrics(
             outcome,
@@ -45,7 +47,13 @@ class Record:
                 answers.clear()
 
         try:
-            spawn(work).join(limits.RECORD_SECONDS)
+            thread = spawn(work)
+            until = time.monotonic() + limits.RECORD_SECONDS
+            while thread.is_alive() and (left := until - time.monotonic()) > 0:
+                if stop is not None and stop.interrupted:
+                    answers.append("a signal came before the storage answered")
+                    break
+                thread.join(min(left, limits.POLL_SECONDS))
         except RuntimeError as error:
             answers.append(str(error))
         if not answers:
@@ -56,9 +64,10 @@ class Record:
 class Recorded:
     """An audience, and the metrics once it has seen the end."""
 
-    def __init__(self, audience: Audience, record: Record) -> None:
+    def __init__(self, audience: Audience, record: Record, stop: Stop) -> None:
         self._audience = audience
         self._record = record
+        self._stop = stop
 
     def learned(self, outcome: Outcome, kind: Kind) -> None:
         """Pass on a new state of one part."""
@@ -75,7 +84,7 @@ class Recorded:
             self._audience.finished(outcome)
             self._warn(self._record.write(outcome))
             return
-        problem = self._record.write(outcome)
+        problem = self._record.write(outcome, self._stop)
         if problem is not None and outcome.error is None:
             outcome = fold(outcome, Warned((problem,)))
         else:

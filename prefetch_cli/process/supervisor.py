@@ -193,7 +193,7 @@ class _Signals:
         return None if found is None else found.si_signo
 
 
-def supervise(options: Options, environ: Mapping[str, str], display: Audience) -> int:
+def supervise(options: Options, environ: Mapping[str, str], display: Audience, stop: Stop) -> int:
     """Return the exit code of a run, after showing all of it.
 
     Only other threads touch the storage, so a hung mount cannot stop this one from rendering, nor
@@ -202,7 +202,6 @@ def supervise(options: Options, environ: Mapping[str, str], display: Audience) -
     re-raises an unexpected exception of the pipeline.
     """
     gc.set_threshold(_GARBAGE_THRESHOLD)
-    stop = Stop(options.time_limit_seconds)
     signals = _Signals(stop)
     job = _Job(options, environ, stop)
     try:

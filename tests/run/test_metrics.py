@@ -157,6 +157,25 @@ def test_storage_that_never_answers_does_not_hold_the_run(cold: str, file: Path)
         assert os.listdir(file.parent) == []
 
 
+def test_a_signal_while_they_are_written_costs_no_result(cold: str, file: Path) -> None:
+    # A mock, as above.
+    script = (
+        "import os, signal, threading\n"
+        "def hang(_):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    threading.Event().wait()\n"
+        "os.fsync = hang\n"
+        "from prefetch_cli.__main__ import main\n"
+        "main()"
+    )
+    line = (sys.executable, "-c", script)
+    done = run("--check", "--json", "--metrics", str(file), cold, command=line)
+    assert done.code == 0  # the result was there before the signal
+    assert done.document["action"] == "check"
+    assert [one for one in done.document["warnings"] if "not written: a signal came" in one]
+    assert not file.exists()
+
+
 def test_whoever_reads_meanwhile_sees_a_whole_file(cold: str, file: Path) -> None:
     assert run("--check", "--metrics", str(file), cold).code == 0
     ended = threading.Event()
