@@ -247,8 +247,8 @@ DIAGNOSTICS = (
         "--metrics {FILE}: not written: {WHY}",
         "that of the run",
         "The file is as it was before. What is there has to be a regular file, and its directory "
-        "writable. Storage that does not answer is waited for 10 s, or until a signal comes; after a "
-        "signal, for what is left of the second in which the run ends.",
+        "writable. Storage that does not answer is waited for 10 s, or until a signal comes; after "
+        "one, for what is left of the second in which the run ends.",
     ),
     Diagnostic(
         "COMMAND's options in {FILE} are not read",

@@ -1,6 +1,5 @@
 """The edge: the words of a command line -> a run -> its exit code."""
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ _SEE_HELP = f"see {PROGRAM} --help"
 def _run(ctx: click.Context, /, **values: Any) -> int:
     # Imported here because `--help` need not pay for what only a run needs.
     from prefetch_cli.cli import meaning  # noqa: PLC0415
-    from prefetch_cli.process import beside, supervisor  # noqa: PLC0415
+    from prefetch_cli.process import supervisor  # noqa: PLC0415
     from prefetch_cli.process.record import Recorded  # noqa: PLC0415
 
     given = Given(values, _typed(ctx), ctx.obj or ()).effective()
@@ -44,7 +43,11 @@ def _run(ctx: click.Context, /, **values: Any) -> int:
         watching = audience if record is None else Recorded(audience, record, stop)
         return supervisor.supervise(options, os.environ, watching, stop)
 
-    return warm(display) if terms is None else beside.accompany(terms, display, warm)
+    if terms is None:
+        return warm(display)
+    from prefetch_cli.process import beside  # noqa: PLC0415
+
+    return beside.accompany(terms, display, warm)
 
 
 def _typed(ctx: click.Context) -> set[str]:
@@ -105,6 +108,8 @@ def _reworded(error: click.ClickException) -> UsageError:
     """Return click's error in our form: what was expected, what was found."""
     hint = _SEE_HELP
     if isinstance(error, click.NoSuchOption):
+        import difflib  # noqa: PLC0415 - 5 ms that other runs save
+
         names = [name for param in command.params for name in param.opts]
         near = [name for name in names if name.startswith(error.option_name)]
         near += difflib.get_close_matches(error.option_name, names, n=1, cutoff=0.75)

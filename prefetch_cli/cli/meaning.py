@@ -20,8 +20,7 @@ from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.rules import Values
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
-from prefetch_cli.process.beside import Terms
-from prefetch_cli.process.command import which
+from prefetch_cli.process.command import Terms, which
 from prefetch_cli.process.record import Record
 from prefetch_cli.reading.plan import AUTO_THREADS, Threads
 from prefetch_cli.run.from_file import STANDARD_INPUT, FromFile

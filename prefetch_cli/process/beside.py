@@ -12,9 +12,8 @@ A socket pair connects the two; the exec closes COMMAND's end.
 import os
 from collections.abc import Callable
 from contextlib import closing
-from typing import NamedTuple
 
-from prefetch_cli.base.amounts import Amount, format_size
+from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import (
     CheckpointError,
     ExitCode,
@@ -26,7 +25,7 @@ from prefetch_cli.base.errors import interrupted_exit_code as interrupted
 from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.text import counted
 from prefetch_cli.plan.decision import Verdict
-from prefetch_cli.process.command import CommandError, execute, which
+from prefetch_cli.process.command import CommandError, Terms, execute, which
 from prefetch_cli.process.fork import QUIT, START, Channel, Warmer, fork
 from prefetch_cli.run.outcome import Outcome
 from prefetch_cli.run.parts import CHECKPOINT, Kind
@@ -39,15 +38,6 @@ _UNVERIFIED_HINT = "give --best-effort to start COMMAND anyway"
 Warm = Callable[[Audience], int]
 # What the user can mend: COMMAND does not start, unless `--best-effort` says so.
 _OF_THE_USER = (CheckpointError, UsageError)
-
-
-class Terms(NamedTuple):
-    """The command that runs beside the warming, and when it starts."""
-
-    command: tuple[str, ...]  # never empty
-    lead: Amount
-    best_effort: bool
-    awaits_verdict: bool = False  # COMMAND must not start before all is verified
 
 
 def accompany(terms: Terms, display: Display, warm: Warm) -> int:

@@ -5,8 +5,9 @@ import os
 import signal
 import stat
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
+from prefetch_cli.base.amounts import Amount
 from prefetch_cli.base.errors import ExitCode, PrefetchError
 from prefetch_cli.base.text import printable
 from prefetch_cli.linux.processes import initial_environment, set_handler
@@ -20,6 +21,15 @@ class CommandError(PrefetchError):
     def __init__(self, message: str, hint: str | None, exit_code: ExitCode) -> None:
         super().__init__(message, hint)
         self.exit_code = exit_code
+
+
+class Terms(NamedTuple):
+    """The command that runs beside the warming, and when it starts."""
+
+    command: tuple[str, ...]  # never empty
+    lead: Amount
+    best_effort: bool
+    awaits_verdict: bool = False  # COMMAND must not start before all is verified
 
 
 def which(name: str, environ: Mapping[str, str]) -> str:

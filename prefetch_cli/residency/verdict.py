@@ -8,7 +8,6 @@ in the cache is copied without a wait, however long a busy machine takes for it.
 import enum
 from collections.abc import Sequence
 from math import sqrt
-from statistics import quantiles
 from typing import NamedTuple
 
 from prefetch_cli.linux.glance import Glance
@@ -56,7 +55,7 @@ def calibrate(hits: Sequence[Glance], misses: Sequence[Glance]) -> Calibration |
     quiet = [one for one in hits if not waited(one)]
     if witness is not Witness.BLOCKS and len(quiet) < (1 - _DISTURBED) * len(hits):
         return None
-    hit_ns = quantiles((one.wall_ns for one in hits), n=4)[1]
+    hit_ns = sorted(one.wall_ns for one in hits)[len(hits) // 2]
     miss_ns = min(one.wall_ns for one in misses)
     if witness in {Witness.BOTH, Witness.CLOCK} and miss_ns < _APART * hit_ns:
         return None

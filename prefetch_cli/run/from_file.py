@@ -65,7 +65,7 @@ def requested(request: Request, source: FromFile, monitor: Monitor) -> Request:
     request = request._replace(references=(*request.references, *more))
     if source.inferred is None:
         return request
-    from prefetch_cli.commands.infer import completed  # noqa: PLC0415 - only a list needs it
+    from prefetch_cli.commands.infer import completed  # noqa: PLC0415 - loaded by now
 
     return completed(request, source.inferred, source.revision)
 

@@ -721,11 +721,11 @@ def test_agrees_with_findmnt(path: str) -> None:
 
 NAMESPACE = "-m" if os.geteuid() == 0 else "-rm"
 INSPECT = """
-import dataclasses, json, os, sys
+import json, os, sys
 from prefetch_cli.linux.mounts import inspect
 from prefetch_cli.linux.readahead import read_step_bytes
 found = [
-    {**dataclasses.asdict(fs), "options": sorted(fs.options), "in_memory": fs.in_memory,
+    {**fs._asdict(), "below": fs.below and fs.below._asdict(), "options": sorted(fs.options), "in_memory": fs.in_memory,
      "network": fs.network, "storage": fs.storage and [fs.storage.name, fs.storage.kind.value],
      "rotational": fs.storage and fs.storage.rotational, "step": read_step_bytes(fs)}
     for fs in inspect(sys.argv[1:])

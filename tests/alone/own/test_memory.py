@@ -399,9 +399,9 @@ def test_without_proc_the_free_memory_counts(
 
 
 MEASURE = """
-import dataclasses, json
+import json
 from prefetch_cli.linux.memory import measure
-print(json.dumps(dataclasses.asdict(measure())))
+print(json.dumps(measure()._asdict()))
 """
 
 

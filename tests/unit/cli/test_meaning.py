@@ -9,7 +9,7 @@ from prefetch_cli.base.errors import CheckpointError, ExitCode
 from prefetch_cli.base.words import Action
 from prefetch_cli.cli.flags import FLAGS
 from prefetch_cli.cli.meaning import refuse, to_options, to_terms
-from prefetch_cli.process.beside import Terms
+from prefetch_cli.process.command import Terms
 
 NOTHING = {flag.parameter: flag.unset for flag in FLAGS if not flag.at_once}
 
