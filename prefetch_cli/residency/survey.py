@@ -89,6 +89,7 @@ class _Found(NamedTuple):
     missing: list[Extent]
     error: str | None = None
     reclaimed: Reclaimed | None = None
+    opened: bool = True
 
 
 def survey(
@@ -121,7 +122,11 @@ def survey(
 
     found, sampled = _with_samples(files, map_threads(look, groups, threads), monitor, avoid)
     # The sum is as sure as its least sure part; of an empty share everything is known.
-    method = max((one.method for one in found), key=list(Method).index, default=Method.MINCORE)
+    methods = [one.method for one in found if one.opened]
+    if methods or not found:
+        method = max(methods, key=list(Method).index, default=Method.MINCORE)
+    else:
+        method = Method.UNKNOWN
     resident = sum(one.resident_bytes for one in found)
     if sampled is not None:
         resident = sampled.likely_bytes
@@ -233,4 +238,4 @@ def _with_samples(
 
 
 def _failed(file: int, wanted: list[Extent], error: OSError) -> _Found:
-    return _Found(file, Method.MINCORE, 0, wanted, error.strerror or str(error))
+    return _Found(file, Method.MINCORE, 0, wanted, error.strerror or str(error), opened=False)
