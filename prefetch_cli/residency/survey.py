@@ -1,5 +1,6 @@
 """How much of a share is resident, and what is missing: by the best method that is truthful."""
 
+import errno
 import os
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,7 +90,7 @@ class _Found(NamedTuple):
     missing: list[Extent]
     error: str | None = None
     reclaimed: Reclaimed | None = None
-    opened: bool = True
+    known: bool = True  # also of a file that is gone, of which nothing is resident
 
 
 def survey(
@@ -122,7 +123,7 @@ def survey(
 
     found, sampled = _with_samples(files, map_threads(look, groups, threads), monitor, avoid)
     # The sum is as sure as its least sure part; of an empty share everything is known.
-    methods = [one.method for one in found if one.opened]
+    methods = [one.method for one in found if one.known]
     if methods or not found:
         method = max(methods, key=list(Method).index, default=Method.MINCORE)
     else:
@@ -238,4 +239,5 @@ def _with_samples(
 
 
 def _failed(file: int, wanted: list[Extent], error: OSError) -> _Found:
-    return _Found(file, Method.MINCORE, 0, wanted, error.strerror or str(error), opened=False)
+    gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+    return _Found(file, Method.MINCORE, 0, wanted, error.strerror or str(error), known=gone)

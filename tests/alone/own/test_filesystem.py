@@ -726,7 +726,8 @@ from prefetch_cli.linux.mounts import inspect
 from prefetch_cli.linux.readahead import read_step_bytes
 found = [
     {**fs._asdict(), "below": fs.below and fs.below._asdict(), "options": sorted(fs.options),
-     "in_memory": fs.in_memory, "network": fs.network, "storage": fs.storage and [fs.storage.name, fs.storage.kind.value],
+     "in_memory": fs.in_memory, "network": fs.network,
+     "storage": fs.storage and [fs.storage.name, fs.storage.kind.value],
      "rotational": fs.storage and fs.storage.rotational, "step": read_step_bytes(fs)}
     for fs in inspect(sys.argv[1:])
 ]

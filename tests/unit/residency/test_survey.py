@@ -1,5 +1,6 @@
 """A survey, against files whose residency is known."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -108,6 +109,20 @@ def test_a_file_that_is_gone_is_named_and_counts_as_missing(tmp_path: Path) -> N
     found = look(files)
     assert found.failed == ((files[0].path, "No such file or directory"),)
     assert (found.resident_bytes, found.missing) == (MIB, (Extent(0, 0, MIB),))
+
+
+def test_where_no_file_can_be_opened_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = cold(tmp_path, [MIB, MIB])
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    found = look(files)
+    assert (found.method, found.resident_bytes) == (Method.UNKNOWN, None)
+    assert [error for _, error in found.failed] == ["Permission denied"] * 2
 
 
 @pytest.mark.parametrize("tells", [True, False])
