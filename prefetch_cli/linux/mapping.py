@@ -138,11 +138,11 @@ def populates() -> bool:
     """
     if mmap.PAGESIZE != 4096 or _kernel() < _HUGE_READS_SINCE:
         return False
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    with contextlib.suppress(OSError), mmap.mmap(-1, mmap.PAGESIZE, flags=flags) as page:
-        page.madvise(_MADV_HUGEPAGE)  # EINVAL if the kernel was built without huge pages
-        page.madvise(_MADV_POPULATE_READ)
-        return True
+    with contextlib.suppress(OSError), reserved(mmap.PAGESIZE) as address:
+        # EINVAL if the kernel was built without huge pages.
+        if _libc.madvise(address, mmap.PAGESIZE, _MADV_HUGEPAGE) == 0:
+            fault_in(address, mmap.PAGESIZE)
+            return True
     return False
 
 

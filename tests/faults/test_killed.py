@@ -64,10 +64,12 @@ def test_command_starts(model: BuiltCheckpoint) -> None:
         ("cachestat", ("--check",)),
         ("fadvise64", ("--evict",)),
         ("fadvise64", ("--force", "--engine", "advise")),
+        ("madvise", ("--force",)),
     ],
 )
 def test_all_others(model: BuiltCheckpoint, call: str, flags: tuple[str, ...]) -> None:
     """Nothing is said of what is resident."""
+    oracle.make_cold(model.files)
     done = run_killed(call, *flags, "--json", model.directory)
     assert done.code == 1, done
     assert "the system killed " in done.document["error"]["message"]
