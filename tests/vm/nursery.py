@@ -19,10 +19,14 @@ from typing import Any, NoReturn
 
 from prefetch_cli.cli import main, meaning  # noqa: F401
 from prefetch_cli.process import beside, supervisor  # noqa: F401
-from tests.bench import vllm_loop
+from tests.bench import mapper, vllm_loop
 
 Request = dict[str, Any]
-ENTRIES: dict[str, Callable[[], None]] = {"prefetch-cli": main.main, "vllm-loop": vllm_loop.main}
+ENTRIES: dict[str, Callable[[], None]] = {
+    "prefetch-cli": main.main,
+    "vllm-loop": vllm_loop.main,
+    "mapper": mapper.main,
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows = {"mounts": given.mount or ()} if part == "everywhere" else {}
                 results = module.measure(there, **how, **rows)
             show(f"{part}, Linux {release}, {accelerator}", module.table(results))
+            if module is everywhere:
+                show("the state of the cache behind it", everywhere.state_table(results))
             found[part] = module.document(results)
         say(f"{part} took {time.monotonic() - began:.0f} s")
         os.makedirs(os.path.dirname(given.json) or ".", exist_ok=True)

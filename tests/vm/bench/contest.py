@@ -9,7 +9,9 @@ clock; `whole_seconds` and the CPU time include its looks before and after.
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
+from typing import NamedTuple
 
 from prefetch_cli.base.words import Engine
 from tests.bench.throughput import in_turn
@@ -33,6 +35,19 @@ class Contender:
     run: Callable[[Machine, str, Sequence[str]], Done]
 
 
+class After(NamedTuple):
+    """What a loader pays for the state in which a run leaves the cache."""
+
+    populating_ms: float  # of MAP_POPULATE, for each GiB
+    touching_ms: float  # of touching each page, for each GiB
+    huge_share: float | None  # of the bytes, in folios of 2 MiB; None where that is not shown
+    loading_seconds: float  # a lazy load by all ranks
+
+
+# Measures what comes behind a run, of a directory.
+MeasureAfter = Callable[[Machine, str, Sequence[str]], After | None]
+
+
 @dataclass(frozen=True)
 class Sample:
     """One run."""
@@ -42,6 +57,7 @@ class Sample:
     whole_seconds: float
     cpu_seconds: float  # of the process, in the machine
     engine: str  # the command's choice; empty for others
+    after: After | None = None
 
     @property
     def rate(self) -> float:
@@ -61,6 +77,11 @@ class Standing:
     whole_seconds: float
     cpu_seconds_per_gb: float
     engine: str
+    after: After | None = None  # medians; None where it was not measured
+    # Warming and loading, by the clock of the warming alone: what a user waits for.
+    sum_seconds: float | None = None
+    sum_min: float | None = None
+    sum_max: float | None = None
 
 
 def command(name: str, *options: str) -> Contender:
@@ -101,7 +122,13 @@ def _vllm(machine: Machine, _directory: str, files: Sequence[str]) -> Done:
 
 
 def contest(
-    machine: Machine, entrants: Sequence[Contender], cold: Cold, *, rounds: int, say: Say
+    machine: Machine,
+    entrants: Sequence[Contender],
+    cold: Cold,
+    *,
+    rounds: int,
+    say: Say,
+    after: MeasureAfter = lambda *_: None,
 ) -> list[Standing]:
     """Return the contenders' standings after this many rounds, each in a different order.
 
@@ -116,8 +143,12 @@ def contest(
             with cold() as directory:
                 files = weights(machine, directory)
                 sample = _run(machine, one, directory, files)
+                sample = replace(sample, after=after(machine, directory, files))
             samples[one.name].append(sample)
-            say(f"    {number}/{rounds} {one.name:12} {sample.rate:7.1f} MB/s {sample.engine}")
+            say(
+                f"    {number}/{rounds} {one.name:12} {sample.rate:7.1f} MB/s {sample.engine:8}"
+                f"{'' if sample.after is None else _shown(sample.after)}"
+            )
     return [_standing(one.name, samples[one.name]) for one in entrants]
 
 
@@ -147,6 +178,8 @@ def _run(machine: Machine, one: Contender, directory: str, files: Sequence[str])
 
 def _standing(name: str, samples: Sequence[Sample]) -> Standing:
     rates = [sample.rate for sample in samples]
+    behind = [sample.after for sample in samples if sample.after is not None]
+    sums = [one.seconds + one.after.loading_seconds for one in samples if one.after is not None]
     return Standing(
         name=name,
         runs=len(samples),
@@ -158,6 +191,27 @@ def _standing(name: str, samples: Sequence[Sample]) -> Standing:
             1000 * MB * sample.cpu_seconds / sample.bytes for sample in samples
         ),
         engine="/".join(sorted({sample.engine for sample in samples} - {""})),
+        after=_medians(behind) if behind else None,
+        sum_seconds=statistics.median(sums) if sums else None,
+        sum_min=min(sums, default=None),
+        sum_max=max(sums, default=None),
+    )
+
+
+def _medians(behind: Sequence[After]) -> After:
+    shares = [one.huge_share for one in behind if one.huge_share is not None]
+    return After(
+        populating_ms=statistics.median(one.populating_ms for one in behind),
+        touching_ms=statistics.median(one.touching_ms for one in behind),
+        huge_share=statistics.median(shares) if shares else None,
+        loading_seconds=statistics.median(one.loading_seconds for one in behind),
+    )
+
+
+def _shown(after: After) -> str:
+    return (
+        f" then MAP_POPULATE {after.populating_ms:.1f}, touching {after.touching_ms:.1f} ms/GiB, "
+        f"load {after.loading_seconds:.1f} s"
     )
 
 
@@ -169,6 +223,21 @@ def find(standings: Sequence[Standing], name: str) -> Standing:
 def best_engine(standings: Sequence[Standing]) -> Standing:
     """Return the standing of the fixed engine with the highest median."""
     return max((find(standings, name) for name in ENGINES), key=lambda one: one.rate)
+
+
+def best_engine_in_all(standings: Sequence[Standing]) -> Standing:
+    """Return the standing of the fixed engine with the shortest warming and loading."""
+    engines = [find(standings, name) for name in ENGINES]
+    return min(engines, key=lambda one: inf if one.sum_seconds is None else one.sum_seconds)
+
+
+def is_ready_with(one: Standing, other: Standing) -> bool:
+    """Whether one has warmed and loaded within the other's range of runs, or before it."""
+    if one.sum_seconds is None or one.sum_min is None:
+        return True
+    if other.sum_seconds is None or other.sum_max is None:
+        return True
+    return one.sum_seconds <= other.sum_max or one.sum_min <= other.sum_seconds
 
 
 def keeps_up(one: Standing, other: Standing) -> bool:

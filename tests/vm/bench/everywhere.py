@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.vm.bench import contest
-from tests.vm.bench.contest import AUTO, VLLM, Say, Standing
+from tests.vm.bench import contest, loading
+from tests.vm.bench.contest import AUTO, VLLM, After, Say, Standing
 from tests.vm.bench.place import Place
-from tests.vm.machine import Machine
+from tests.vm.machine import MIB, Machine, MachineError
 from tests.vm.rows import Keeps, Skip
 from tests.vm.test_matrix import ROWS
 
@@ -34,12 +34,16 @@ class Result:
     @property
     def missed(self) -> list[str]:
         """The missed goals, in words."""
-        auto, best = contest.find(self.standings, AUTO), contest.best_engine(self.standings)
-        vllm = contest.find(self.standings, VLLM)
+        auto, vllm = contest.find(self.standings, AUTO), contest.find(self.standings, VLLM)
+        best = contest.best_engine(self.standings)
+        soonest = contest.best_engine_in_all(self.standings)
         return [
-            f"auto below {other.name}"
-            for other in (best, vllm)
-            if not contest.keeps_up(auto, other)
+            *(f"auto below {one.name}" for one in (best, vllm) if not contest.keeps_up(auto, one)),
+            *(
+                f"auto and a load after {one.name} and a load"
+                for one in (soonest, vllm)
+                if not contest.is_ready_with(auto, one)
+            ),
         ]
 
 
@@ -65,12 +69,46 @@ def measure(
                     partial(dropped, place.machine, path),
                     rounds=rounds,
                     say=say,
+                    after=state,
                 )
         except pytest.skip.Exception as reason:
             results.append(Result(row.name, [], str(reason)))
             continue
         results.append(Result(row.name, standings))
     return results
+
+
+def state(machine: Machine, directory: str, files: Sequence[str]) -> After:
+    """Return what a loader pays for the cache as it is now."""
+    done = machine.start_process(*files, entry="mapper").end(900)
+    if done.code != 0:
+        raise MachineError(f"the files cannot be mapped: {done}")
+    found, size = done.document, sum(machine.size_bytes(files))
+    huge = found["huge_bytes"]
+    return After(
+        populating_ms=1000 * found["populating_seconds"] * 1024 * MIB / size,
+        touching_ms=1000 * found["touching_seconds"] * 1024 * MIB / size,
+        huge_share=None if huge is None else huge / size,
+        loading_seconds=loading.load(machine, directory),
+    )
+
+
+def state_table(results: list[Result]) -> list[list[str]]:
+    """Return what came behind each way of warming, as rows of cells, the first with headings."""
+    names = (AUTO, *contest.ENGINES, VLLM)
+    rows = [["MAP_POPULATE, touching (ms/GiB), warming + load (s)", *names]]
+    for one in results:
+        cells = []
+        for name in names if one.standings else ():
+            found = contest.find(one.standings, name)
+            if found.after is not None and found.sum_seconds is not None:
+                cells.append(
+                    f"{found.after.populating_ms:.1f}, {found.after.touching_ms:.1f}, "
+                    f"{found.sum_seconds:.1f}"
+                )
+        if cells:
+            rows.append([one.row, *cells])
+    return rows
 
 
 @contextmanager
