@@ -2,11 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Range(NamedTuple):
+    """A part of a file."""
+
+    offset: int  # bytes
+    length: int  # bytes
 
 
 @dataclass(frozen=True)
 class File:
-    """A regular file."""
+    """A regular file, and what is needed of it."""
 
     path: str  # as it is opened and shown
     real_path: str
@@ -14,11 +22,24 @@ class File:
     weight: bool  # else config or tokenizer
     device: int
     inode: int
+    parts: tuple[Range, ...] | None = None  # that are needed, apart and in order; None: all of it
 
     @property
     def identity(self) -> tuple[int, int]:
         """Device and inode: equal for two paths to one file."""
         return self.device, self.inode
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """What is needed of it: none of them is empty."""
+        if self.parts is not None:
+            return self.parts
+        return (Range(0, self.size_bytes),) if self.size_bytes > 0 else ()
+
+    @property
+    def needed_bytes(self) -> int:
+        """How much of it is needed."""
+        return sum(part.length for part in self.ranges)
 
 
 @dataclass(frozen=True)
@@ -53,8 +74,8 @@ class Found:
 
     @property
     def size_bytes(self) -> int:
-        """The size of all files together."""
-        return sum(file.size_bytes for file in self.files)
+        """What is needed of all files together."""
+        return sum(file.needed_bytes for file in self.files)
 
 
 def each_once(files: Iterable[File], *, known: Iterable[File] = ()) -> tuple[File, ...]:

@@ -1,5 +1,7 @@
 """What is left of extents without others, by counting bytes one by one; what is joined."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,3 +44,21 @@ def test_extents_that_touch_are_joined() -> None:
         far,
     ]
     assert list(joined([])) == []
+
+
+@given(extents=apart(), others=apart(), gap=st.integers(0, 3))
+def test_what_is_joined_has_all_bytes_and_only_small_gaps_more(
+    extents: list[Extent], others: list[Extent], gap: int
+) -> None:
+    found = list(joined([*others, *extents], gap))
+    asked = {*each_byte(extents), *each_byte(others)}
+    got = each_byte(found)
+    assert asked <= set(got)
+    assert len(got) == len(set(got))
+    assert got == sorted(got)
+    for first, second in itertools.pairwise(found):
+        assert first.file != second.file or second.offset - first.end > gap
+    for one in found:
+        present = [offset for offset in range(one.offset, one.end) if (one.file, offset) in asked]
+        assert (present[0], present[-1]) == (one.offset, one.end - 1)
+        assert all(b - a - 1 <= gap for a, b in itertools.pairwise(present))
