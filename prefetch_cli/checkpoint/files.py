@@ -1,7 +1,7 @@
 """Files of a checkpoint or of libraries, as values, and the rule for names that lead to them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -79,10 +79,31 @@ class Found:
 
 
 def each_once(files: Iterable[File], *, known: Iterable[File] = ()) -> tuple[File, ...]:
-    """Return each physical file once, under its first path, without those in `known`."""
+    """Return each physical file once, under its first path, without those in `known`.
+
+    What is needed of it under any path is needed.
+    """
     before = {file.identity for file in known}
     once: dict[tuple[int, int], File] = {}
     for file in files:
         if file.identity not in before:
-            once.setdefault(file.identity, file)
+            first = once.setdefault(file.identity, file)
+            once[file.identity] = replace(first, parts=_either(first.parts, file.parts))
     return tuple(once.values())
+
+
+def _either(
+    parts: tuple[Range, ...] | None, others: tuple[Range, ...] | None
+) -> tuple[Range, ...] | None:
+    """Return what either needs, apart and in order."""
+    if parts is None or others is None or parts == others:
+        return None if others is None else parts
+    found: list[Range] = []
+    for part in sorted((*parts, *others)):
+        last = found[-1] if found else Range(0, 0)
+        if found and part.offset <= last.offset + last.length:
+            end = max(last.offset + last.length, part.offset + part.length)
+            found[-1] = Range(last.offset, end - last.offset)
+        else:
+            found.append(part)
+    return tuple(found)
