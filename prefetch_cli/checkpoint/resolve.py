@@ -3,17 +3,19 @@
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
+from prefetch_cli.checkpoint import excerpt as excerpts
 from prefetch_cli.checkpoint import snapshots
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.locate import Source, locate
 from prefetch_cli.checkpoint.manifest import Manifest
+from prefetch_cli.checkpoint.placement import EVERYTHING
 from prefetch_cli.checkpoint.request import Request, Role
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.linux import namespaces
@@ -52,7 +54,7 @@ def resolve(
                 raise
             notes.append(f"{error.message}; left out, since COMMAND names it beside its model")
             continue
-        parts.append(_examined(source, manifest, request, monitor, threads))
+        parts.append(_examined(source, manifest, request, environ, monitor, threads))
     return Checkpoint(
         files=each_once(file for part in parts for file in part.files),
         failed=tuple(dict.fromkeys(one for part in parts for one in part.failed)),
@@ -65,7 +67,12 @@ def resolve(
 
 
 def _examined(
-    source: Source, manifest: Manifest, request: Request, monitor: Monitor, threads: int
+    source: Source,
+    manifest: Manifest,
+    request: Request,
+    environ: Mapping[str, str],
+    monitor: Monitor,
+    threads: int,
 ) -> Checkpoint:
     """Return the checkpoint of one source, with each of its files examined.
 
@@ -98,6 +105,20 @@ def _examined(
         raise CheckpointError(
             f"{shown}: expected readable weight files, found none: {reasons}", "check the path"
         )
+    if request.needs != EVERYTHING and source.role is Role.MODEL:
+        cut_short = {one.path for one in incomplete}
+        files, excerpt, notes = excerpts.excerpt(
+            files,
+            cut_short,
+            manifest.root,
+            request.needs,
+            manifest.server,
+            environ,
+            monitor,
+            threads,
+        )
+        source = replace(source, excerpt=excerpt)
+        warnings += notes
     return Checkpoint(tuple(files), failed, tuple(warnings), (source.argument,), (source,))
 
 

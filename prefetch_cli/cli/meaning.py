@@ -13,6 +13,7 @@ from prefetch_cli.base.words import (
     Until,
     Verbosity,
 )
+from prefetch_cli.checkpoint.placement import Needs
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.cli.flags import FLAGS
@@ -116,6 +117,7 @@ def _request(values: Values, inferred: Inferred | None) -> Request:
         filters=Filters(tuple(values["include"]), tuple(values["exclude"])),
         weights_only=values["weights_only"],
         allow_incomplete=values["allow_incomplete"],
+        needs=Needs(tuple(values["tensors"]), values["stage"], values["experts"]),
     )
     if values["from_file"] is not None:
         return request  # completed once the list is read

@@ -2,11 +2,13 @@
 
 import enum
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefetch_cli.base.amounts import parse_amount, parse_duration, parse_size
 from prefetch_cli.base.words import Until
+from prefetch_cli.checkpoint.placement import LEFT_OUT, Nth, Span
 
 _MOST = 1_000_000  # threads or ranks; more is a typing error
 
@@ -38,6 +40,39 @@ def _until(text: str) -> float | Until:
 
 UNTIL = Value("DURATION|load", _until, (Until.LOAD.value,))
 AMOUNT = Value("SIZE|PERCENT", parse_amount)
+
+
+def _nth(text: str) -> Nth:
+    """Return one of several, as in `0/2`."""
+    index, slash, of = (part.strip() for part in text.partition("/"))
+    numbers = [int(part) for part in (index, of) if re.fullmatch("[0-9]{1,6}", part)]
+    if not slash or len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise ValueError(f"expected I/N with I below N, as in 0/2, found {text!r}")
+    return Nth(*numbers)
+
+
+def _experts(text: str) -> Nth | Span:
+    first, dash, last = (part.strip() for part in text.partition("-"))
+    if not dash:
+        try:
+            return _nth(text)
+        except ValueError:
+            raise ValueError(f"expected A-B or I/N, as in 0-7 or 0/2, found {text!r}") from None
+    numbers = [int(part) for part in (first, last) if re.fullmatch("[0-9]{1,6}", part)]
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        raise ValueError(f"expected A-B with A up to B, as in 0-7, found {text!r}")
+    return Span(*numbers)
+
+
+def _tensors(text: str) -> str:
+    if not text.removeprefix(LEFT_OUT):
+        raise ValueError(f"expected a glob, as in '*.mlp.*', found {text!r}")
+    return text
+
+
+NTH = Value("I/N", _nth)
+EXPERTS = Value("A-B|I/N", _experts)
+TENSORS = Value("GLOB", _tensors)
 
 
 def percent(least: int) -> Value:

@@ -2,9 +2,10 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from prefetch_cli.checkpoint.files import File
+from prefetch_cli.checkpoint.files import File, Range
 
 
 class Extent(NamedTuple):
@@ -23,6 +24,22 @@ class Extent(NamedTuple):
 def needed(files: Iterable[File]) -> Iterator[Extent]:
     """Yield what is needed of the files, in load order."""
     return (Extent(number, *part) for number, file in enumerate(files) for part in file.ranges)
+
+
+def in_pages(file: File, page_bytes: int, gap_bytes: int) -> File:
+    """Return a file with the parts that are read for those that are needed.
+
+    They are whole pages, since the cache holds these, and include each gap of at most `gap_bytes`.
+    """
+    if file.parts is None:
+        return file
+    pages = []
+    for offset, length in file.parts:
+        start = offset // page_bytes * page_bytes
+        end = -(-(offset + length) // page_bytes) * page_bytes
+        pages.append(Extent(0, start, min(end, file.size_bytes) - start))
+    parts = (Range(one.offset, one.length) for one in joined(pages, gap_bytes))
+    return replace(file, parts=tuple(parts))
 
 
 def head(extents: Iterable[Extent], limit_bytes: int, page_bytes: int) -> Extent | None:

@@ -73,6 +73,7 @@ class Plan:
     yielding: bool  # others use the disk too: keep the queue short for them
     # Of the files to hash on the way, by number: each is one whole extent, and one thread reads it.
     digests: Mapping[int, Digest] = field(default_factory=dict)
+    parted: frozenset[int] = frozenset()  # files of which parts are not needed, by number
 
     @property
     def size_bytes(self) -> int:

@@ -57,6 +57,7 @@ def want(
     filesystems = mounts.inspect(
         [file.real_path for file in files], monitor, [file.device for file in files]
     )
+    files = media.in_pages(files, filesystems)
     available = memory.measure()
     return Wanted(
         kind=part.kind,
@@ -193,6 +194,9 @@ def plan(
             max_bytes_per_second=options.max_bytes_per_second,
             yielding=options.background or beside,
             digests=hashed,
+            parted=frozenset(
+                number for number, file in enumerate(wanted.found.files) if file.parts is not None
+            ),
         ),
     )
 

@@ -5,7 +5,10 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefetch_cli.plan.extents import Extent, joined, without
+from prefetch_cli.checkpoint.files import File, Range
+from prefetch_cli.plan.extents import Extent, in_pages, joined, without
+
+PAGE = 4096
 
 
 @st.composite
@@ -44,6 +47,42 @@ def test_extents_that_touch_are_joined() -> None:
         far,
     ]
     assert list(joined([])) == []
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 20_000), st.integers(1, 20_000)), max_size=9),
+    gap=st.integers(0, 3).map(lambda pages: pages * PAGE),
+    behind=st.integers(0, 9_000),
+)
+def test_parts_are_read_in_whole_pages_with_small_gaps(
+    lengths: list[tuple[int, int]], gap: int, behind: int
+) -> None:
+    parts, offset = [], 0
+    for space, length in lengths:
+        parts.append(Range(offset + space, length))
+        offset += space + length
+    file = File("a", "a", offset + behind, weight=True, device=1, inode=2, parts=tuple(parts))
+    found = in_pages(file, PAGE, gap).ranges
+    pages = {page for part in parts for page in range(part.offset // PAGE, -(-sum(part) // PAGE))}
+    read = [page for part in found for page in range(part.offset // PAGE, -(-sum(part) // PAGE))]
+    assert pages <= set(read)
+    assert read == sorted(set(read))
+    assert all(part.offset % PAGE == 0 for part in found)
+    assert all(sum(part) % PAGE == 0 or sum(part) == file.size_bytes for part in found)
+    for first, second in itertools.pairwise(found):
+        assert second.offset - sum(first) > gap
+    missing = sorted(set(read) - pages)
+    for page in missing:  # each lies in a gap that is small enough
+        before = max(one for one in pages if one < page)
+        after = min(one for one in pages if one > page)
+        assert (after - before - 1) * PAGE <= gap
+
+
+def test_a_whole_file_has_no_parts() -> None:
+    file = File("a", "a", 10_000, weight=True, device=1, inode=2)
+    assert in_pages(file, PAGE, 0) is file
+    assert file.ranges == (Range(0, 10_000),)
+    assert File("a", "a", 0, weight=True, device=1, inode=2).ranges == ()
 
 
 @given(extents=apart(), others=apart(), gap=st.integers(0, 3))
