@@ -31,15 +31,17 @@ _PARTITION = "VLLM_PP_LAYER_PARTITION"
 
 
 @dataclass(frozen=True)
-class Nth:
-    """One of several equal ones: a pipeline stage, or a rank."""
+class Ranks:
+    """Pipeline stages, or ranks, from one to another, both included, of so many."""
 
-    index: int  # from 0
+    first: int  # from 0
+    last: int
     count: int
 
     def __str__(self) -> str:
-        """Return it as one writes it: `0/2`."""
-        return f"{self.index}/{self.count}"
+        """Return it as one writes it: `0/2`, `0-3/8`."""
+        numbers = f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
+        return f"{numbers}/{self.count}"
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class Needs:
     """Which tensors are needed; by default all."""
 
     globs: tuple[str, ...] = ()  # on names; what one of LEFT_OUT matches is not needed
-    stage: Nth | None = None
-    experts: Nth | Span | None = None
+    stage: Ranks | None = None
+    experts: Ranks | Span | None = None
+    inferred: bool = False  # from COMMAND
 
 
 EVERYTHING = Needs()
@@ -193,21 +196,23 @@ def _decoder(
 
 
 def layers_of(
-    stage: Nth, layers: int, server: Server | None = None, environ: Mapping[str, str] | None = None
+    stages: Ranks,
+    layers: int,
+    server: Server | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> range:
-    """Return the layers of a pipeline stage; raises UsageError."""
+    """Return the layers of pipeline stages; raises UsageError."""
     variable = _PARTITIONS.get(server or Server.VLLM, _PARTITION)
     listed = (environ or {}).get(variable)
-    if listed and not (server is Server.SGLANG and stage.count == 1):
-        parts = _partition(variable, listed, stage.count, layers)
+    if listed and not (server is Server.SGLANG and stages.count == 1):
+        parts = _partition(variable, listed, stages.count, layers)
     else:
-        each, rest = divmod(layers, stage.count)
+        each, rest = divmod(layers, stages.count)
         # The last `rest` stages have one more: in vLLM, without the very last one.
         last = 0 if server is Server.SGLANG else 1
-        end = stage.count - last
-        parts = [each + (end - rest <= one < end) for one in range(stage.count)]
-    start = sum(parts[: stage.index])
-    return range(start, start + parts[stage.index])
+        end = stages.count - last
+        parts = [each + (end - rest <= one < end) for one in range(stages.count)]
+    return range(sum(parts[: stages.first]), sum(parts[: stages.last + 1]))
 
 
 def _partition(variable: str, listed: str, stages: int, layers: int) -> list[int]:
@@ -222,8 +227,11 @@ def _partition(variable: str, listed: str, stages: int, layers: int) -> list[int
     return parts
 
 
-def experts_of(rank: Nth, experts: int) -> range:
-    """Return the experts of a rank: the first ranks have one more."""
-    each, rest = divmod(experts, rank.count)
-    start = rank.index * each + min(rank.index, rest)
-    return range(start, start + each + (rank.index < rest))
+def experts_of(ranks: Ranks, experts: int) -> range:
+    """Return the experts of ranks: the first ranks have one more."""
+    each, rest = divmod(experts, ranks.count)
+    behind = ranks.last + 1
+    return range(
+        ranks.first * each + min(ranks.first, rest),
+        behind * each + min(behind, rest),
+    )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefetch_cli.base.words import Hub, LoadFormat, Server
-from prefetch_cli.checkpoint.placement import EVERYTHING, Needs
+from prefetch_cli.checkpoint.placement import Needs
 from prefetch_cli.checkpoint.selection import Filters
 
 
@@ -51,4 +51,4 @@ class Request:
     allow_incomplete: bool
     environ: Mapping[str, str] | None = None  # COMMAND's, where that decides; None: our own
     notes: tuple[str, ...] = ()  # warnings about what was inferred
-    needs: Needs = EVERYTHING
+    needs: Needs | None = None  # of the models that the user names, or of COMMAND's; None: all

@@ -15,7 +15,7 @@ from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.locate import Source, locate
 from prefetch_cli.checkpoint.manifest import Manifest
-from prefetch_cli.checkpoint.placement import EVERYTHING
+from prefetch_cli.checkpoint.placement import EVERYTHING, Needs
 from prefetch_cli.checkpoint.request import Request, Role
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.linux import namespaces
@@ -54,7 +54,10 @@ def resolve(
                 raise
             notes.append(f"{error.message}; left out, since COMMAND names it beside its model")
             continue
-        parts.append(_examined(source, manifest, request, environ, monitor, threads))
+        # Drafts and adapters that COMMAND names lie elsewhere, or on every node.
+        is_parted = reference.role is Role.MODEL and (not reference.inferred or reference is model)
+        needs = request.needs if is_parted else None
+        parts.append(_examined(source, manifest, request, needs, environ, monitor, threads))
     return Checkpoint(
         files=each_once(file for part in parts for file in part.files),
         failed=tuple(dict.fromkeys(one for part in parts for one in part.failed)),
@@ -70,6 +73,7 @@ def _examined(
     source: Source,
     manifest: Manifest,
     request: Request,
+    needs: Needs | None,
     environ: Mapping[str, str],
     monitor: Monitor,
     threads: int,
@@ -105,13 +109,13 @@ def _examined(
         raise CheckpointError(
             f"{shown}: expected readable weight files, found none: {reasons}", "check the path"
         )
-    if request.needs != EVERYTHING and source.role is Role.MODEL:
+    if needs not in (None, EVERYTHING):
         cut_short = {one.path for one in incomplete}
         files, excerpt, notes = excerpts.excerpt(
             files,
             cut_short,
             manifest.root,
-            request.needs,
+            needs,
             manifest.server,
             environ,
             monitor,

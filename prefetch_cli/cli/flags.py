@@ -21,8 +21,8 @@ from prefetch_cli.cli.types import (
     AMOUNT,
     DURATION,
     EXPERTS,
-    NTH,
     SIZE,
+    STAGES,
     TENSORS,
     UNTIL,
     Value,
@@ -214,10 +214,16 @@ FLAGS = (
     Flag(
         names=("--stage",),
         group="Checkpoint",
-        value=NTH,
+        value=STAGES,
         excludes=("--verify",),
         help="Read only the layers of pipeline stage I of N, counted from 0: 0/2.",
         details=(
+            "I-J/N stands for several stages, `all` for all of them. "
+            "By default, those that COMMAND gives this node: vLLM and SGLang by the sizes of "
+            "pipeline and tensor parallelism, `--nnodes` and `--node-rank`, and vLLM's "
+            "`--enable-expert-parallel` for experts. That is printed, and `--stage all` undoes it. "
+            "Where ranks may lie otherwise (Ray, data or context parallelism, options in a file), "
+            "all is read; see prefetch-cli-caching(7), PARTS. "
             "A tensor with the number of a layer in its name (`layers.K.`, `h.K.`, `blocks.K.`, "
             "`block.K.`, `blk.K.`) counts for the stage that has this layer; any other counts for "
             "all stages, and so do layers of towers (vision, audio) and of heads that predict more "
@@ -238,7 +244,8 @@ FLAGS = (
         details=(
             "A tensor with `experts.E.` in its name counts for those who need expert E, any other "
             "for all. With I/N, experts lie as in vLLM's linear placement: one after the other, "
-            "and the first ranks have one more. A node with several ranks needs A-B. "
+            "and the first ranks have one more; I-J/N stands for several ranks, such as those of "
+            "a node, and `all` for all. "
             "Tensors that hold all experts of a layer have no such number, and are read whole. "
             "See `--tensors` for what holds of all parts."
         ),

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefetch_cli.base.amounts import parse_amount, parse_duration, parse_size
-from prefetch_cli.base.words import Until
-from prefetch_cli.checkpoint.placement import LEFT_OUT, Nth, Span
+from prefetch_cli.base.words import Until, Which
+from prefetch_cli.checkpoint.placement import LEFT_OUT, Ranks, Span
 
 _MOST = 1_000_000  # threads or ranks; more is a typing error
 
@@ -42,26 +42,45 @@ UNTIL = Value("DURATION|load", _until, (Until.LOAD.value,))
 AMOUNT = Value("SIZE|PERCENT", parse_amount)
 
 
-def _nth(text: str) -> Nth:
-    """Return one of several, as in `0/2`."""
-    index, slash, of = (part.strip() for part in text.partition("/"))
-    numbers = [int(part) for part in (index, of) if re.fullmatch("[0-9]{1,6}", part)]
-    if not slash or len(numbers) != 2 or not numbers[0] < numbers[1]:
-        raise ValueError(f"expected I/N with I below N, as in 0/2, found {text!r}")
-    return Nth(*numbers)
+_RANKS = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?/([0-9]{1,6})")
+_SPAN = re.compile(r"([0-9]{1,6})-([0-9]{1,6})")
 
 
-def _experts(text: str) -> Nth | Span:
-    first, dash, last = (part.strip() for part in text.partition("-"))
-    if not dash:
-        try:
-            return _nth(text)
-        except ValueError:
-            raise ValueError(f"expected A-B or I/N, as in 0-7 or 0/2, found {text!r}") from None
-    numbers = [int(part) for part in (first, last) if re.fullmatch("[0-9]{1,6}", part)]
-    if len(numbers) != 2 or numbers[0] > numbers[1]:
-        raise ValueError(f"expected A-B with A up to B, as in 0-7, found {text!r}")
-    return Span(*numbers)
+def _stages(text: str) -> Ranks | Which:
+    if text == Which.ALL.value:
+        return Which.ALL
+    found = _ranks(text)
+    if found is None:
+        raise ValueError(f"expected I/N with I below N, as in 0/2, or all, found {text!r}")
+    return found
+
+
+def _experts(text: str) -> Ranks | Span | Which:
+    if text == Which.ALL.value:
+        return Which.ALL
+    found = _ranks(text) or _span(text)
+    if found is None:
+        raise ValueError(
+            f"expected A-B with A up to B, as in 0-7, I/N with I below N, as in 0/2, or all, "
+            f"found {text!r}"
+        )
+    return found
+
+
+def _ranks(text: str) -> Ranks | None:
+    """Return some of several, as in `0/2` or `0-3/8`."""
+    match = _RANKS.fullmatch(text)
+    if match is None:
+        return None
+    first, last, count = int(match[1]), int(match[2] or match[1]), int(match[3])
+    return Ranks(first, last, count) if first <= last < count else None
+
+
+def _span(text: str) -> Span | None:
+    match = _SPAN.fullmatch(text)
+    if match is None or int(match[1]) > int(match[2]):
+        return None
+    return Span(int(match[1]), int(match[2]))
 
 
 def _tensors(text: str) -> str:
@@ -70,8 +89,8 @@ def _tensors(text: str) -> str:
     return text
 
 
-NTH = Value("I/N", _nth)
-EXPERTS = Value("A-B|I/N", _experts)
+STAGES = Value("I/N|all", _stages, (Which.ALL.value,))
+EXPERTS = Value("A-B|I/N|all", _experts, (Which.ALL.value,))
 TENSORS = Value("GLOB", _tensors)
 
 

@@ -19,7 +19,8 @@ def parts(sources: Iterable[Source]) -> Iterator[tuple[str, str]]:
 def _in_words(excerpt: Excerpt) -> str:
     of = f"{excerpt.tensors:,} of {counted(excerpt.total_tensors, 'tensor')}"
     whole = f"the whole has {format_size(excerpt.whole_bytes)}"
-    return "; ".join((*_chosen(excerpt), of, whole))
+    chosen = "; ".join((*_chosen(excerpt), of, whole))
+    return f"{chosen}; from COMMAND: --stage all reads all" if excerpt.needs.inferred else chosen
 
 
 def _chosen(excerpt: Excerpt) -> Iterator[str]:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import UsageError
 from prefetch_cli.base.words import Server
-from prefetch_cli.checkpoint.placement import Nth, experts_of, layers_of
+from prefetch_cli.checkpoint.placement import Ranks, experts_of, layers_of
+from prefetch_cli.commands.infer import infer
 from tests.peers import cutting
 from tests.peers.wheels import SGLANG, VLLM, source_of
 
@@ -51,7 +52,9 @@ def test_a_stage_has_the_layers_that_its_server_gives_it(
 ) -> None:
     theirs, _ = PEERS[server]
     stage = data.draw(st.integers(0, stages - 1))
-    assert layers_of(Nth(stage, stages), layers, server) == theirs(layers, stage, stages, None)
+    assert layers_of(Ranks(stage, stage, stages), layers, server) == theirs(
+        layers, stage, stages, None
+    )
 
 
 @pytest.mark.parametrize("server", PEERS)
@@ -68,11 +71,37 @@ def test_a_list_of_layers_is_taken_or_refused_as_the_server_does(
             expected = None
         try:
             found: range | None = layers_of(
-                Nth(stage, len(parts)), layers, server, {variable: listed}
+                Ranks(stage, stage, len(parts)), layers, server, {variable: listed}
             )
         except UsageError:
             found = None
         assert found == expected
+
+
+def sglang_stages(nodes: int, node: int, tensor: int, pipeline: int) -> range:
+    """Return the stages of a node, and check that its ranks are as many as it takes."""
+    module = "sglang.srt.entrypoints.engine"
+    part = cutting.cut(source_of(SGLANG, module), ["_calculate_rank_ranges"])
+    parallel = SimpleNamespace(nnodes=nodes, pp_size=pipeline, tp_size=tensor)
+    names = cutting.run([part], {"get_parallel": lambda: parallel}, {})
+    found: range = names._calculate_rank_ranges(node)[0]
+    return found
+
+
+@given(nodes=STAGES, pipeline=STAGES, each=st.integers(1, 8), data=st.data())
+def test_a_node_has_the_stages_that_sglang_gives_it(
+    nodes: int, pipeline: int, each: int, data: st.DataObject
+) -> None:
+    node = data.draw(st.integers(0, nodes - 1))
+    tensor = each * max(nodes // pipeline, 1)
+    words = ["sglang", "serve", "m", "--tp", f"{tensor}", "--pp", f"{pipeline}"]
+    stage = infer([*words, "--nnodes", f"{nodes}", "--node-rank", f"{node}"], {}).needs.stage
+    if stage is not None:
+        theirs = sglang_stages(nodes, node, tensor, pipeline)
+        assert range(stage.first, stage.last + 1) == theirs
+    else:
+        uneven = max(nodes, pipeline) % min(nodes, pipeline) != 0
+        assert uneven or len(sglang_stages(nodes, node, tensor, pipeline)) == pipeline
 
 
 class Map(list[int]):
@@ -96,6 +125,6 @@ def test_a_rank_has_the_experts_that_vllm_gives_it(
     names = cutting.run([part], {"torch": torch}, {"typing": SimpleNamespace(get_args=None)})
     rank = data.draw(st.integers(0, ranks - 1))
     count, found, _ = names.determine_expert_map(ranks, rank, experts)
-    ours = experts_of(Nth(rank, ranks), experts)
+    ours = experts_of(Ranks(rank, rank, ranks), experts)
     assert [number for number, local in enumerate(found) if local >= 0] == list(ours)
     assert count == len(ours)

@@ -239,7 +239,7 @@ def test_words(line: str, expected: list[str]) -> None:
 
 
 # What no shell can list: numbers, patterns, and names that only their owner knows.
-FREE = ("DURATION", "GLOB", "N", "NAME", "PERCENT", "REV", "SIZE", "SIZE|PERCENT", "I/N", "A-B|I/N")
+FREE = ("DURATION", "GLOB", "N", "NAME", "PERCENT", "REV", "SIZE", "SIZE|PERCENT")
 
 
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.value], ids=lambda flag: flag.name)

@@ -224,6 +224,10 @@ def test_experts_and_globs(cold: Model) -> None:
     assert (source["part"]["tensors_read"], source["part"]["total_tensors"]) == (26, 42)
     done = run("--tensors", "*.experts.*", "--tensors", "!*.layers.0.*", "-n", str(cold.folder))
     assert done.lines["part"].startswith("tensors *.experts.* !*.layers.0.*; 28 of 42 tensors; ")
+    done = run("-n", "--stage", "1-2/4", "--experts", "1-2/3", str(cold.folder))
+    assert done.lines["part"].startswith(
+        "stage 1-2/4, layers 2 to 5 of 8; experts 1-2/3, experts 2 to 3 of 4; "
+    )
     env = {"PREFETCH_CLI_STAGE": "1/4", "PREFETCH_CLI_EXPERTS": "0-0"}
     done = run("-n", str(cold.folder), env=env)
     assert done.lines["part"].startswith(
@@ -319,6 +323,37 @@ def test_beside_a_command(cold: Model) -> None:
     assert cold.resident(None, 0, 1, 2, 3) == about(cold.bytes_of(None, 0, 1, 2, 3))
 
 
+@pytest.fixture
+def vllm(tmp_path: Path) -> str:
+    """A server of that name, which only waits a little."""
+    path = tmp_path / "bin" / "vllm"
+    path.parent.mkdir()
+    path.write_text("#!/bin/sh\nsleep 2\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+SERVE = ("-tp", "8", "-pp", "2", "--nnodes", "2", "--node-rank", "1")
+
+
+def test_what_command_gives_this_node_is_read_and_said(cold: Model, vllm: str) -> None:
+    done = run("--force", "--", vllm, "serve", str(cold.folder), *SERVE)
+    assert done.code == 0
+    assert "stage 1/2, layers 4 to 7 of 8" in done.errors
+    assert "from COMMAND: --stage all reads all" in done.errors
+    assert cold.resident(None, 4, 5, 6, 7) == about(cold.bytes_of(None, 4, 5, 6, 7))
+    assert cold.resident(0) <= 0.5 * cold.bytes_of(0)
+
+
+@pytest.mark.parametrize("flags", [["--stage", "all"], ["--verify"], ["--tensors", "*"]])
+def test_what_a_user_gives_undoes_it(cold: Model, vllm: str, flags: list[str]) -> None:
+    done = run("--force", *flags, str(cold.folder), "--", vllm, "serve", str(cold.folder), *SERVE)
+    assert done.code == 0
+    assert "from COMMAND: --stage" not in done.errors
+    layers = range(LAYERS)
+    assert cold.resident(None, *layers) == about(cold.bytes_of(None, *layers))
+
+
 # What a user gets wrong, and what cannot be parted
 
 
@@ -331,13 +366,18 @@ def test_a_digest_is_of_a_whole_file(model: Model) -> None:
 @pytest.mark.parametrize(
     ("flags", "found"),
     [
-        (["--stage", "2/2"], "expected I/N with I below N, as in 0/2, found '2/2'"),
-        (["--stage", "1"], "expected I/N with I below N, as in 0/2, found '1'"),
-        (["--stage", "-1/2"], "expected I/N with I below N, as in 0/2, found '-1/2'"),
-        (["--stage", "0/0"], "expected I/N with I below N, as in 0/2, found '0/0'"),
-        (["--experts", "3"], "expected A-B or I/N, as in 0-7 or 0/2, found '3'"),
-        (["--experts", "2/2"], "expected A-B or I/N, as in 0-7 or 0/2, found '2/2'"),
-        (["--experts", "7-0"], "expected A-B with A up to B, as in 0-7, found '7-0'"),
+        *(
+            (["--stage", text], f"expected I/N with I below N, as in 0/2, or all, found '{text}'")
+            for text in ("2/2", "1", "-1/2", "0/0", "1-0/4", "0-4/4", "0-1", "ALL", "0/2/3", "²/4")
+        ),
+        *(
+            (
+                ["--experts", text],
+                "expected A-B with A up to B, as in 0-7, I/N with I below N, as in 0/2, or all, "
+                f"found '{text}'",
+            )
+            for text in ("3", "2/2", "7-0", "0-", "-7", "a-b", "0-7/4", "0.5")
+        ),
         (["--tensors", "!"], "expected a glob, as in '*.mlp.*', found '!'"),
         (["--tensors", ""], "expected a glob, as in '*.mlp.*', found ''"),
     ],

@@ -24,10 +24,10 @@ from prefetch_cli.base.words import Server
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.excerpt import Excerpt, excerpt
 from prefetch_cli.checkpoint.files import File, Range
-from prefetch_cli.checkpoint.placement import Needs, Nth, Numbers, Span
+from prefetch_cli.checkpoint.placement import Needs, Numbers, Ranks, Span
 from tests.helpers import oracle
 
-SECOND_HALF = Needs(stage=Nth(1, 2))
+SECOND_HALF = Needs(stage=Ranks(1, 1, 2))
 
 
 def needed(
@@ -106,7 +106,7 @@ def test_stages_share_what_has_no_layer_and_have_all_bytes_together(
     path = model(tmp_path / "m.safetensors", layers, bytes_each=data.draw(st.integers(0, 50)))
     times = np.zeros(os.path.getsize(path), dtype=np.int64)
     for stage in range(stages):
-        ([file], _, _) = needed([path], Needs(stage=Nth(stage, stages)))
+        ([file], _, _) = needed([path], Needs(stage=Ranks(stage, stage, stages)))
         for part in file.ranges:
             times[part.offset : sum(part)] += 1
     for name, place in places(path).items():
@@ -129,7 +129,7 @@ def test_a_model_in_two_files_of_gguf(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    ([file], found, notes) = needed([path], Needs(stage=Nth(2, 3), experts=Nth(0, 2)))
+    ([file], found, notes) = needed([path], Needs(stage=Ranks(2, 2, 3), experts=Ranks(0, 0, 2)))
     assert notes == [f"{tmp_path}: no tensor carries the number of an expert: all experts are read"]
     assert found.layers == Numbers(range(4, 6), 6)
     assert (found.tensors, found.total_tensors) == (5, 13)
@@ -151,11 +151,11 @@ def test_experts(tmp_path: Path) -> None:
     }
     save_file(tensors, str(path))
     (tmp_path / "config.json").write_text(json.dumps({"num_experts": 8, "num_hidden_layers": 2}))
-    ([file], found, _) = needed([path], Needs(experts=Nth(1, 3)))
+    ([file], found, _) = needed([path], Needs(experts=Ranks(1, 1, 3)))
     assert found.experts == Numbers(range(3, 6), 8)
     wanted = {name for name, place in places(path).items() if within(place, file.ranges)}
     assert wanted == {name for name in tensors if re.search(r"experts\.[345]\.", name)}
-    ([file], found, _) = needed([path], Needs(experts=Span(0, 0), stage=Nth(0, 2)))
+    ([file], found, _) = needed([path], Needs(experts=Span(0, 0), stage=Ranks(0, 0, 2)))
     wanted = {name for name, place in places(path).items() if within(place, file.ranges)}
     assert wanted == {"model.layers.0.mlp.experts.0.w1"}
 
@@ -335,7 +335,7 @@ def test_forty_thousand_tensors_take_seconds_and_little_memory(tmp_path: Path) -
     path = written(tmp_path / "m.safetensors", header, 2 * 38_400)
     tracemalloc.start()
     try:
-        ([file], found, notes) = needed([path], Needs(stage=Nth(1, 2), experts=Nth(3, 8)))
+        ([file], found, notes) = needed([path], Needs(stage=Ranks(1, 1, 2), experts=Ranks(3, 3, 8)))
         taken = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -11,9 +11,9 @@ from prefetch_cli.base.words import Server
 from prefetch_cli.checkpoint.config import Config, parse_config
 from prefetch_cli.checkpoint.placement import (
     Needs,
-    Nth,
     Place,
     Placement,
+    Ranks,
     Span,
     experts_of,
     layers_of,
@@ -83,14 +83,14 @@ def test_globs_are_about_whole_names_and_what_is_left_out_wins(
 def test_each_layer_is_on_one_stage_and_stages_differ_by_one(
     layers: int, stages: int, server: Server | None
 ) -> None:
-    found = [layers_of(Nth(stage, stages), layers, server) for stage in range(stages)]
+    found = [layers_of(Ranks(stage, stage, stages), layers, server) for stage in range(stages)]
     assert [layer for one in found for layer in one] == list(range(layers))
     assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
 @given(experts=st.integers(0, 600), ranks=st.integers(1, 64))
 def test_each_expert_is_on_one_rank_and_the_first_have_one_more(experts: int, ranks: int) -> None:
-    found = [experts_of(Nth(rank, ranks), experts) for rank in range(ranks)]
+    found = [experts_of(Ranks(rank, rank, ranks), experts) for rank in range(ranks)]
     assert [expert for one in found for expert in one] == list(range(experts))
     assert sorted(map(len, found), reverse=True) == list(map(len, found))
     assert len(found[0]) - len(found[-1]) <= 1
@@ -101,7 +101,7 @@ def test_the_variable_of_the_server_partitions_the_layers(parts: list[int]) -> N
     listed = ",".join(map(str, parts))
     environ = {"VLLM_PP_LAYER_PARTITION": listed, "SGLANG_PP_LAYER_PARTITION": "1,1"}
     found = [
-        layers_of(Nth(stage, len(parts)), sum(parts), Server.VLLM, environ)
+        layers_of(Ranks(stage, stage, len(parts)), sum(parts), Server.VLLM, environ)
         for stage in range(len(parts))
     ]
     assert list(map(len, found)) == parts
@@ -116,7 +116,7 @@ def test_a_variable_that_does_not_fit_is_refused(listed: str) -> None:
         (Server.SGLANG, "SGLANG_PP_LAYER_PARTITION"),
     ):
         with pytest.raises(UsageError) as caught:
-            layers_of(Nth(0, 2), 8, server, {variable: listed})
+            layers_of(Ranks(0, 0, 2), 8, server, {variable: listed})
         assert caught.value.message == (
             f"{variable}: expected 2 numbers of layers, 8 in all, found {listed}"
         )
@@ -153,7 +153,7 @@ def test_stages_and_ranks_together_need_all_and_share_only_what_has_no_number(
     found = names(layers, experts)
     config = Config(layers=(layers,), experts=experts or None) if known else None
     needs = [
-        Needs(stage=Nth(stage, stages), experts=Nth(rank, ranks))
+        Needs(stage=Ranks(stage, stage, stages), experts=Ranks(rank, rank, ranks))
         for stage in range(stages)
         for rank in range(ranks)
     ]
@@ -209,7 +209,7 @@ TOWERS = [f"visual.blocks.{number}.weight" for number in range(8)]
 def test_layers_are_parted_only_where_their_number_is_sure(
     found: list[str], config: Config, total: int | None
 ) -> None:
-    needs = Needs(stage=Nth(1, 2))
+    needs = Needs(stage=Ranks(1, 1, 2))
     place = placed(needs, found, config)
     assert (place.layers.total if place.layers else None) == total
     assert len(place.doubts) == (total is None)
@@ -227,7 +227,7 @@ def _layer(name: str) -> int:
 
 
 def test_layers_of_two_folders_are_two_models() -> None:
-    needs = Needs(stage=Nth(0, 2))
+    needs = Needs(stage=Ranks(0, 0, 2))
     places = [place_of(f"layers.{one}.w", (), folder) for one in range(4) for folder in ("a", "b")]
     place = placement(needs, places, Config(layers=(4,)), None, {})
     assert place.layers is None
@@ -240,7 +240,7 @@ def test_layers_of_two_folders_are_two_models() -> None:
 def test_experts_are_parted_only_where_their_number_is_sure(
     experts: int, in_config: int | None, sure: bool
 ) -> None:
-    needs = Needs(experts=Nth(0, 2))
+    needs = Needs(experts=Ranks(0, 0, 2))
     found, config = names(2, experts), Config(experts=in_config)
     place = placed(needs, found, config)
     assert (place.experts is not None) is sure
@@ -249,7 +249,7 @@ def test_experts_are_parted_only_where_their_number_is_sure(
         assert needed(needs, found, config) == found
 
 
-@given(st.text(), st.builds(Needs, stage=st.just(Nth(0, 3)), experts=st.just(Nth(1, 2))))
+@given(st.text(), st.builds(Needs, stage=st.just(Ranks(0, 0, 3)), experts=st.just(Ranks(1, 1, 2))))
 def test_any_name_has_a_place(name: str, needs: Needs) -> None:
     place = place_of(name)
     assert isinstance(place, Place)
@@ -284,4 +284,19 @@ def test_config_says_how_many_there_are(
 
 
 def test_needs_are_written_as_they_are_given() -> None:
-    assert (str(Nth(1, 4)), str(Span(0, 7))) == ("1/4", "0-7")
+    assert [str(Ranks(1, 1, 4)), str(Ranks(0, 3, 8)), str(Span(0, 7))] == ["1/4", "0-3/8", "0-7"]
+
+
+@given(number=st.integers(0, 300), count=st.integers(1, 40), data=st.data())
+def test_several_have_what_each_of_them_has(number: int, count: int, data: st.DataObject) -> None:
+    last = data.draw(st.integers(0, count - 1))
+    first = data.draw(st.integers(0, last))
+    server = data.draw(SERVERS)
+    each = [Ranks(one, one, count) for one in range(first, last + 1)]
+    together = Ranks(first, last, count)
+    assert list(layers_of(together, number, server)) == [
+        layer for one in each for layer in layers_of(one, number, server)
+    ]
+    assert list(experts_of(together, number)) == [
+        expert for one in each for expert in experts_of(one, number)
+    ]

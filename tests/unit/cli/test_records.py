@@ -19,9 +19,7 @@ from prefetch_cli.cli.types import listed, one_of
 NAMES = [flag.name for flag in FLAGS]
 SETTABLE = [flag for flag in FLAGS if not flag.at_once]
 EXAMPLES = {
-    "A-B|I/N": "0-7",
     "DURATION": "90s",
-    "I/N": "0/2",
     "N": "3",
     "N|auto": "3",
     "PERCENT": "42",
@@ -135,7 +133,6 @@ def test_a_new_flag_of_the_environment_gives_way() -> None:
 
 # What no shell can complete: numbers, amounts, and names that only the user knows.
 UNKNOWN_TO_SHELLS = {"DURATION", "GLOB", "N", "N|auto", "NAME", "PERCENT", "REV", "SIZE"}
-UNKNOWN_TO_SHELLS |= {"I/N", "A-B|I/N"}
 
 
 def test_a_value_is_completed_or_known_not_to_be() -> None:
