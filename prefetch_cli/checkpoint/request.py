@@ -51,4 +51,6 @@ class Request:
     allow_incomplete: bool
     environ: Mapping[str, str] | None = None  # COMMAND's, where that decides; None: our own
     notes: tuple[str, ...] = ()  # warnings about what was inferred
-    needs: Needs | None = None  # of the models that the user names, or of COMMAND's; None: all
+    needs: Needs | None = (
+        None  # of the first model; of the others, what the globs leave in; None: all
+    )

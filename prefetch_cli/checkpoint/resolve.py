@@ -16,13 +16,16 @@ from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skip
 from prefetch_cli.checkpoint.locate import Source, locate
 from prefetch_cli.checkpoint.manifest import Manifest
 from prefetch_cli.checkpoint.placement import EVERYTHING, Needs
-from prefetch_cli.checkpoint.request import Request, Role
+from prefetch_cli.checkpoint.request import Reference, Request, Role
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.linux import namespaces
 from prefetch_cli.linux.threads import map_threads
 
 _MOST_REASONS = 5
 _ALLOW = "give --allow-incomplete to warm what is there"
+_FIRST_ONLY = (
+    "read for all stages and experts: --stage and --experts are about the first CHECKPOINT"
+)
 _HINT = f"finish the download, or {_ALLOW}"
 
 
@@ -54,9 +57,9 @@ def resolve(
                 raise
             notes.append(f"{error.message}; left out, since COMMAND names it beside its model")
             continue
-        # Drafts and adapters that COMMAND names lie elsewhere, or on every node.
-        is_parted = reference.role is Role.MODEL and (not reference.inferred or reference is model)
-        needs = request.needs if is_parted else None
+        needs = request.needs if reference is model else _needs_of_another(reference, request.needs)
+        if request.needs is not None and needs != request.needs and not reference.inferred:
+            notes.append(f"{printable(reference.argument)}: {_FIRST_ONLY}")
         parts.append(_examined(source, manifest, request, needs, environ, monitor, threads))
     return Checkpoint(
         files=each_once(file for part in parts for file in part.files),
@@ -67,6 +70,16 @@ def resolve(
         names=tuple(reference.argument for reference in request.references),
         sources=tuple(source for part in parts for source in part.sources),
     )
+
+
+def _needs_of_another(reference: Reference, needs: Needs | None) -> Needs | None:
+    """Return what is needed of a checkpoint behind the first.
+
+    Nobody knows where draft models lie, and adapters lie on every node.
+    """
+    if needs is None or reference.inferred or reference.role is not Role.MODEL:
+        return None
+    return Needs(needs.globs)
 
 
 def _examined(

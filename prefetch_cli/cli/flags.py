@@ -232,6 +232,7 @@ FLAGS = (
             "`VLLM_PP_LAYER_PARTITION` or `SGLANG_PP_LAYER_PARTITION`. How many there are is told "
             "by config.json, else by the names; where these disagree, the layers of all stages are "
             "read, with a warning. "
+            "Only the first CHECKPOINT is parted: where draft models lie is not known. "
             "See `--tensors` for what holds of all parts."
         ),
     ),

@@ -323,6 +323,28 @@ def test_beside_a_command(cold: Model) -> None:
     assert cold.resident(None, 0, 1, 2, 3) == about(cold.bytes_of(None, 0, 1, 2, 3))
 
 
+def test_a_draft_model_is_read_for_all_stages(cold: Model, tmp_path: Path) -> None:
+    save_file(
+        {f"layers.{layer}.w": np.ones(5000, dtype=np.uint8) for layer in range(2)},
+        str(tmp_path / "model.safetensors"),
+    )
+    size = os.path.getsize(tmp_path / "model.safetensors")
+    done = run("--json", "-n", "--stage", "0/2", str(cold.folder), str(tmp_path))
+    target, draft = done.document["checkpoint"]["sources"]
+    assert target["part"]["layers_read"]["end"] == 4
+    assert draft["part"] is None
+    assert done.document["warnings"] == [
+        f"{tmp_path}: read for all stages and experts: --stage and --experts are about the first "
+        "CHECKPOINT"
+    ]
+    only = run("--json", "-n", "--stage", "0/2", str(cold.folder)).document["checkpoint"]
+    assert done.document["checkpoint"]["total_bytes"] == only["total_bytes"] + size
+    # Names are those of any model.
+    done = run("--json", "-n", "--tensors", "*layers.0.*", str(cold.folder), str(tmp_path))
+    parts = [one["part"]["tensors_read"] for one in done.document["checkpoint"]["sources"]]
+    assert (parts, done.document["warnings"]) == ([5, 1], [])
+
+
 @pytest.fixture
 def vllm(tmp_path: Path) -> str:
     """A server of that name, which only waits a little."""
