@@ -51,6 +51,4 @@ class Request:
     allow_incomplete: bool
     environ: Mapping[str, str] | None = None  # COMMAND's, where that decides; None: our own
     notes: tuple[str, ...] = ()  # warnings about what was inferred
-    needs: Needs | None = (
-        None  # of the first model; of the others, what the globs leave in; None: all
-    )
+    needs: Needs | None = None  # of the first model, of others by globs only; None: all
