@@ -175,6 +175,9 @@ ENVIRONMENT = {
         "`--rank auto` in a step started by srun. "
         "A batch script has no rank: it runs once and reads everything."
     ),
+    "VLLM_PP_LAYER_PARTITION, SGLANG_PP_LAYER_PARTITION": (
+        "How many layers each pipeline stage has, as 8,8,9,7: for `--stage`, by the server."
+    ),
     "PATH": "Where to look for COMMAND, and for python3 with `--package`.",
     "SYSTEMD_EXEC_PID": "In a systemd service, COMMAND ignores SIGPIPE, as systemd set it up.",
     "COLUMNS": "How wide lines on a terminal are, whatever the terminal says.",
@@ -207,6 +210,8 @@ MORE_EXAMPLES = (
     ("One quantisation of a GGUF repo", "{} unsloth/DeepSeek-R1-GGUF:UD-Q2_K_XL"),
     ("One model out of a directory of GGUF files", "{} --include '*Q4_K_M*' /models/gguf"),
     ("One of two precisions in folders", "{} --include 'fp8/*' /models/R1"),
+    ("What the first of two pipeline stages reads", "{} --stage 0/2 /models/Llama-3.1-405B"),
+    ("All but the vision tower", "{} --tensors '!visual.*' /models/Qwen3-VL-235B"),
     ("How much is resident", "{} --check /models/Llama-3.1-70B"),
     ("While the server starts", "{} -- vllm serve /models/R1"),
     ("The files in load order, for another tool", "{} --list --print0 /models/R1 | xargs -0 ls -l"),
@@ -224,6 +229,24 @@ DIAGNOSTICS = (
         "{FILE}: its header is wrong: {WHAT}",
         "1",
         "With `--verify`: safetensors' own library would refuse the file. Download it again.",
+    ),
+    Diagnostic(
+        "leave out --tensors, --stage and --experts to read it whole",
+        "3",
+        "The header of a file is wrong: its tensors overlap, leave gaps or lie beyond its end, or "
+        "it is no header. Nothing was read.",
+    ),
+    Diagnostic(
+        "how many layers the model has is not sure: those of all stages are read",
+        "0",
+        "With `--stage`: config.json and the names of the tensors disagree, or several towers have "
+        "as many layers as the model. Choose with `--tensors`.",
+    ),
+    Diagnostic(
+        "{NAMES}: only whole safetensors and GGUF files say where their tensors lie: read whole",
+        "0",
+        "A part was asked for. What torch.save() writes (.bin, .pt) has no table of tensors, and a "
+        "file that is cut short (`--allow-incomplete`) cannot hold what its table says.",
     ),
     Diagnostic(
         "--verify: no checksum of any file is known",

@@ -103,6 +103,12 @@ class Action(enum.Enum):
     LIST = "list"
 
 
+class Which(enum.Enum):
+    """Which of several, where none is left out."""
+
+    ALL = "all"
+
+
 class Until(enum.Enum):
     """What ends keeping, beside a duration."""
 

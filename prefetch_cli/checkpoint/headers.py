@@ -10,6 +10,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from prefetch_cli.base.amounts import format_size
 from prefetch_cli.linux.pagecache import PAGE_BYTES
@@ -29,6 +30,8 @@ GGUF_MAGIC = b"GGUF"
 _GGUF_VERSIONS = (2, 3)  # version 1 had 32-bit lengths, and no file of it is left
 _GGUF_ALIGNMENT = 32
 _MOST_ITEMS = 4_000_000  # keys, texts and tensors: the largest vocabularies have half a million
+_MOST_TENSORS = 100_000  # that are kept: the largest models have some 2,000
+_NAME_CHARACTERS = 80
 _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _TEXT, _ARRAY = 8, 9
 _VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -49,6 +52,18 @@ _BLOCKS = {
 _ZIP_MAGIC = b"PK\x03\x04"
 _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL_BYTES = 22 + 65_535  # the end record, with the longest comment
+
+
+class WrongError(Exception):
+    """What is wrong with a header, in words."""
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies, in bytes; in the header itself, from the start of the data."""
+
+    start: int
+    end: int
+    name: str
 
 
 def what_is_missing(path: str, size_bytes: int, first: bytes, read: Read) -> str | None:
@@ -170,24 +185,60 @@ def _gguf(first: bytes, read: Read) -> int:
     """
     walk = _Walk(first, read)
     try:
-        if walk.take(4) != GGUF_MAGIC or walk.number(4) not in _GGUF_VERSIONS:
-            return 0
-        tensors, keys = walk.number(8), walk.number(8)
-        walk.count(keys)
-        alignment = _GGUF_ALIGNMENT
-        for _ in range(keys):
-            key, kind = walk.text(), walk.number(4)
-            if key == b"general.alignment" and kind == _UINT32:
-                alignment = walk.number(4) or _GGUF_ALIGNMENT
-            else:
-                _skip_value(walk, kind)
-        walk.count(tensors)
-        largest = max((_end_of_tensor(walk) for _ in range(tensors)), default=0)
+        count, alignment = _before_table(walk)
+        largest = max((_tensor(walk).end for _ in range(count)), default=0)
     except EOFError:
         return walk.offset if first.startswith(GGUF_MAGIC) else 0
     except (OverflowError, KeyError):
         return 0
     return -(-walk.offset // alignment) * alignment + largest
+
+
+def gguf_tensors(size_bytes: int, first: bytes, read: Read) -> list[Tensor]:
+    """Return the tensors of a GGUF file of this size, in their order, from the start of the file.
+
+    Each ends where the next one begins: a type that is not known has no length. Raises WrongError,
+    or OSError.
+    """
+    walk = _Walk(first, read)
+    try:
+        count, alignment = _before_table(walk)
+        if count > _MOST_TENSORS:
+            raise OverflowError
+        found = sorted(_tensor(walk) for _ in range(count))
+    except EOFError:
+        raise WrongError("its header is wrong: expected tensors, found its end") from None
+    except (OverflowError, KeyError):
+        raise WrongError("its header is wrong: expected that of a GGUF model") from None
+    data_start = -(-walk.offset // alignment) * alignment
+    starts = [*(one.start for one in found), size_bytes - data_start]
+    for tensor, following in zip(found, starts[1:], strict=True):
+        if tensor.end > following:
+            raise WrongError(
+                f"its header is wrong: expected {tensor.name[:_NAME_CHARACTERS]!a} to end at "
+                f"{following:,}, where the next one begins or the file ends, found {tensor.end:,}"
+            )
+    return [
+        Tensor(data_start + start, data_start + end, tensor.name)
+        for tensor, start, end in zip(found, starts, starts[1:], strict=False)
+    ]
+
+
+def _before_table(walk: _Walk) -> tuple[int, int]:
+    """Return how many tensors there are, and how their data are aligned; they come next."""
+    if walk.take(4) != GGUF_MAGIC or walk.number(4) not in _GGUF_VERSIONS:
+        raise OverflowError
+    tensors, keys = walk.number(8), walk.number(8)
+    walk.count(keys)
+    alignment = _GGUF_ALIGNMENT
+    for _ in range(keys):
+        key, kind = walk.text(), walk.number(4)
+        if key == b"general.alignment" and kind == _UINT32:
+            alignment = walk.number(4) or _GGUF_ALIGNMENT
+        else:
+            _skip_value(walk, kind)
+    walk.count(tensors)
+    return tensors, alignment
 
 
 def gguf_type(first: bytes, read: Read) -> str | None:
@@ -233,9 +284,9 @@ def _skip_value(walk: _Walk, kind: int) -> None:
         walk.offset += _VALUE_BYTES[kind]
 
 
-def _end_of_tensor(walk: _Walk) -> int:
-    """Return where the next tensor of the table ends, from the start of the data."""
-    walk.text()
+def _tensor(walk: _Walk) -> Tensor:
+    """Return the next tensor of the table, from the start of the data."""
+    name = walk.text()
     elements = 1
     dimensions = walk.number(4)
     if dimensions > _MOST_DIMENSIONS:
@@ -243,7 +294,9 @@ def _end_of_tensor(walk: _Walk) -> int:
     for _ in range(dimensions):
         elements *= walk.number(8)
     block_elements, block_bytes = _BLOCKS.get(walk.number(4), (1, 0))
-    return walk.number(8) + elements // block_elements * block_bytes
+    start = walk.number(8)
+    end = start + elements // block_elements * block_bytes
+    return Tensor(start, end, name.decode("utf-8", "surrogateescape"))
 
 
 def _without_end(size_bytes: int, first: bytes, read: Read) -> str | None:

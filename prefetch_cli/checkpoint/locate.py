@@ -13,6 +13,7 @@ from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import Hub, LoadFormat, Server
 from prefetch_cli.checkpoint import blobs, folders, llamacpp, quantisations, selection
 from prefetch_cli.checkpoint.examine import is_gguf
+from prefetch_cli.checkpoint.excerpt import Excerpt
 from prefetch_cli.checkpoint.manifest import Manifest, Terms
 from prefetch_cli.checkpoint.redirect import redirected
 from prefetch_cli.checkpoint.request import Reference, Request, Role
@@ -45,6 +46,7 @@ class Source(NamedTuple):
     redirect: str | None = None  # what VLLM_MODEL_REDIRECT_PATH leads to, in place of the argument
     role: Role = Role.MODEL
     inferred: bool = False  # from COMMAND
+    excerpt: Excerpt | None = None  # None: all of it is needed
 
 
 def locate(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from prefetch_cli.base.words import Hub, LoadFormat, Server
+from prefetch_cli.checkpoint.placement import Needs
 from prefetch_cli.checkpoint.selection import Filters
 
 
@@ -47,3 +48,4 @@ class Request(NamedTuple):
     allow_incomplete: bool
     environ: Mapping[str, str] | None = None  # COMMAND's, where that decides; None: our own
     notes: tuple[str, ...] = ()  # warnings about what was inferred
+    needs: Needs | None = None  # of the first model, of others by globs only; None: all

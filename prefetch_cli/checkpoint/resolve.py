@@ -9,18 +9,23 @@ from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.errors import CheckpointError
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import counted, listing, printable
+from prefetch_cli.checkpoint import excerpt as excerpts
 from prefetch_cli.checkpoint import snapshots
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File, Finding, Found, Incomplete, Skipped, each_once
 from prefetch_cli.checkpoint.locate import Source, locate
 from prefetch_cli.checkpoint.manifest import Manifest
-from prefetch_cli.checkpoint.request import Request, Role
+from prefetch_cli.checkpoint.placement import EVERYTHING, Needs
+from prefetch_cli.checkpoint.request import Reference, Request, Role
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.linux import namespaces
 from prefetch_cli.linux.threads import map_threads
 
 _MOST_REASONS = 5
 _ALLOW = "give --allow-incomplete to warm what is there"
+_FIRST_ONLY = (
+    "read for all stages and experts: --stage and --experts are about the first CHECKPOINT"
+)
 _HINT = f"finish the download, or {_ALLOW}"
 
 
@@ -52,7 +57,10 @@ def resolve(
                 raise
             notes.append(f"{error.message}; left out, since COMMAND names it beside its model")
             continue
-        parts.append(_examined(source, manifest, request, monitor, threads))
+        needs = request.needs if reference is model else _needs_of_another(reference, request.needs)
+        if request.needs is not None and needs != request.needs and not reference.inferred:
+            notes.append(f"{printable(reference.argument)}: {_FIRST_ONLY}")
+        parts.append(_examined(source, manifest, request, needs, environ, monitor, threads))
     return Checkpoint(
         files=each_once(file for part in parts for file in part.files),
         failed=tuple(dict.fromkeys(one for part in parts for one in part.failed)),
@@ -64,8 +72,24 @@ def resolve(
     )
 
 
+def _needs_of_another(reference: Reference, needs: Needs | None) -> Needs | None:
+    """Return what is needed of a checkpoint behind the first.
+
+    Nobody knows where draft models lie, and adapters lie on every node.
+    """
+    if needs is None or reference.inferred or reference.role is not Role.MODEL:
+        return None
+    return Needs(needs.globs)
+
+
 def _examined(
-    source: Source, manifest: Manifest, request: Request, monitor: Monitor, threads: int
+    source: Source,
+    manifest: Manifest,
+    request: Request,
+    needs: Needs | None,
+    environ: Mapping[str, str],
+    monitor: Monitor,
+    threads: int,
 ) -> Checkpoint:
     """Return the checkpoint of one source, with each of its files examined.
 
@@ -98,6 +122,20 @@ def _examined(
         raise CheckpointError(
             f"{shown}: expected readable weight files, found none: {reasons}", "check the path"
         )
+    if needs not in (None, EVERYTHING):
+        cut_short = {one.path for one in incomplete}
+        files, excerpt, notes = excerpts.excerpt(
+            files,
+            cut_short,
+            manifest.root,
+            needs,
+            manifest.server,
+            environ,
+            monitor,
+            threads,
+        )
+        source = source._replace(excerpt=excerpt)
+        warnings += notes
     return Checkpoint(tuple(files), failed, tuple(warnings), (source.argument,), (source,))
 
 

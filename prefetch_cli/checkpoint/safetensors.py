@@ -1,4 +1,4 @@
-"""The header of a safetensors file -> what is wrong with it, by the rules of its own library.
+"""The header of a safetensors file -> its tensors, or what is wrong, by its own library's rules.
 
 Mirrors Metadata::validate() and SafeTensors::read_metadata() (safetensors/src/tensor.rs): tensors
 lie one after the other from the start of the data to the end of the file, without gaps and
@@ -10,10 +10,15 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from prefetch_cli.base.text import printable
-from prefetch_cli.checkpoint.headers import HEADER_MOST_BYTES, LENGTH_BYTES
+from prefetch_cli.checkpoint.headers import (
+    HEADER_MOST_BYTES,
+    LENGTH_BYTES,
+    Read,
+    Tensor,
+    WrongError,
+)
 from prefetch_cli.checkpoint.scanner import Json, NotJsonError, Scanner, TooLargeError
 from prefetch_cli.linux.files import close, open_to_read
 
@@ -35,20 +40,8 @@ _BITS = {
 }
 
 
-class _WrongError(Exception):
-    """What is wrong, in words."""
-
-
-class _Place(NamedTuple):
-    """Where a tensor lies, in bytes from the start of the data."""
-
-    start: int
-    end: int
-    name: str
-
-
 @dataclass
-class _Tensor:
+class _Entry:
     """What the header says of a tensor, as far as it has been read."""
 
     dtype: Json = None
@@ -63,53 +56,70 @@ def fault(path: str, size_bytes: int) -> str | None:
     """
     descriptor = open_to_read(path)
     try:
-        _check(descriptor, size_bytes)
-    except (_WrongError, NotJsonError) as wrong:
-        return f"its header is wrong: {printable(str(wrong))}"
-    except TooLargeError:
-        return "its header is wrong: expected tensors, found JSON far too large or nested for that"
+        tensors(size_bytes, lambda offset, length: os.pread(descriptor, length, offset))
+    except WrongError as wrong:
+        return str(wrong)
     finally:
         close(descriptor)
     return None
 
 
-def _check(descriptor: int, size_bytes: int) -> None:
-    head = os.pread(descriptor, LENGTH_BYTES, 0)
+def tensors(size_bytes: int, read: Read) -> list[Tensor]:
+    """Return the tensors of a file of this size, in their order, from the start of the file.
+
+    They cover what follows the header without gaps. Raises WrongError, or OSError.
+    """
+    try:
+        return _checked(size_bytes, read)
+    except NotJsonError as wrong:
+        raise _wrong(str(wrong)) from None
+    except TooLargeError:
+        raise _wrong("expected tensors, found JSON far too large or nested for that") from None
+
+
+def _wrong(found: str) -> WrongError:
+    return WrongError(f"its header is wrong: {printable(found)}")
+
+
+def _checked(size_bytes: int, read: Read) -> list[Tensor]:
+    head = read(0, LENGTH_BYTES)
     header_bytes = int.from_bytes(head, "little")
     data_start = LENGTH_BYTES + header_bytes
     if len(head) < LENGTH_BYTES or data_start > size_bytes:
-        raise _WrongError(f"expected at most {size_bytes:,} bytes, found {data_start:,}")
+        raise _wrong(f"expected at most {size_bytes:,} bytes, found {data_start:,}")
     if header_bytes > HEADER_MOST_BYTES:
-        raise _WrongError(f"expected at most {HEADER_MOST_BYTES:,} bytes, found {header_bytes:,}")
-    scanner = Scanner(_pieces(descriptor, LENGTH_BYTES, data_start))
+        raise _wrong(f"expected at most {HEADER_MOST_BYTES:,} bytes, found {header_bytes:,}")
+    scanner = Scanner(_pieces(read, data_start))
     if not scanner.is_object():
-        raise _WrongError("expected an object")
-    places = sorted(_places(scanner))
+        raise _wrong("expected an object")
+    places = sorted(_tensors(scanner))
     scanner.end()
     end, before = 0, "the start"
     for place in places:
         if place.start != end:
             kind = "a gap" if place.start > end else "an overlap"
-            raise _WrongError(
+            raise _wrong(
                 f"expected {_shown(place.name)} at offset {end:,}, behind {before}, found {kind}: "
                 f"{place.start:,}"
             )
         end, before = place.end, _shown(place.name)
     data_bytes = size_bytes - data_start
     if end != data_bytes:
-        raise _WrongError(f"expected {end:,} bytes of tensors, found {data_bytes:,}")
+        raise _wrong(f"expected {end:,} bytes of tensors, found {data_bytes:,}")
+    return [
+        Tensor(data_start + place.start, data_start + place.end, place.name) for place in places
+    ]
 
 
-def _pieces(descriptor: int, offset: int, end: int) -> Iterator[bytes]:
-    while offset < end:
-        piece = os.pread(descriptor, min(_PIECE_BYTES, end - offset), offset)
-        if not piece:
-            return
-        yield piece
+def _pieces(read: Read, end: int) -> Iterator[bytes]:
+    """Yield the header, which ends there."""
+    offset = 0
+    while offset < end and (piece := read(offset, min(_PIECE_BYTES, end - offset))):
+        yield piece[LENGTH_BYTES:] if offset == 0 else piece
         offset += len(piece)
 
 
-def _places(scanner: Scanner) -> Iterator[_Place]:
+def _tensors(scanner: Scanner) -> Iterator[Tensor]:
     seen: set[str] = set()
     characters = 0
     for name in scanner.members():
@@ -117,28 +127,28 @@ def _places(scanner: Scanner) -> Iterator[_Place]:
         if characters > _MOST_NAME_CHARACTERS:
             raise TooLargeError
         if name in seen:
-            raise _WrongError(f"expected each tensor once, found {_shown(name)} twice")
+            raise _wrong(f"expected each tensor once, found {_shown(name)} twice")
         seen.add(name)
         if name == _METADATA:
             scanner.value()
         elif not scanner.is_object():
-            raise _WrongError(f"expected an object for {_shown(name)}")
+            raise _wrong(f"expected an object for {_shown(name)}")
         else:
-            yield _place(name, _tensor(scanner))
+            yield _tensor(name, _entry(scanner))
 
 
-def _tensor(scanner: Scanner) -> _Tensor:
-    tensor = _Tensor()
+def _entry(scanner: Scanner) -> _Entry:
+    entry = _Entry()
     for key in scanner.members():
         if key == "dtype":
-            tensor.dtype = scanner.value()
+            entry.dtype = scanner.value()
         elif key == "shape" and scanner.is_array():
-            tensor.shape = _numbers(scanner)
+            entry.shape = _numbers(scanner)
         elif key == "data_offsets" and scanner.is_array():
-            tensor.offsets = _numbers(scanner)
+            entry.offsets = _numbers(scanner)
         else:
             scanner.value()
-    return tensor
+    return entry
 
 
 def _numbers(scanner: Scanner) -> list[Json]:
@@ -150,20 +160,20 @@ def _numbers(scanner: Scanner) -> list[Json]:
     return numbers
 
 
-def _place(name: str, tensor: _Tensor) -> _Place:
-    shape, offsets = _sizes(tensor.shape), _sizes(tensor.offsets)
-    if not isinstance(tensor.dtype, str) or shape is None or offsets is None or len(offsets) != 2:
-        raise _WrongError(f"expected dtype, shape and two data_offsets for {_shown(name)}")
+def _tensor(name: str, entry: _Entry) -> Tensor:
+    shape, offsets = _sizes(entry.shape), _sizes(entry.offsets)
+    if not isinstance(entry.dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+        raise _wrong(f"expected dtype, shape and two data_offsets for {_shown(name)}")
     start, end = offsets
     if end < start:
-        raise _WrongError(f"{_shown(name)} ends at {end:,}, before its start at {start:,}")
-    bits = _BITS.get(tensor.dtype)
+        raise _wrong(f"{_shown(name)} ends at {end:,}, before its start at {start:,}")
+    bits = _BITS.get(entry.dtype)
     if bits is not None and math.prod(shape, start=bits) != 8 * (end - start):
-        raise _WrongError(
-            f"expected as many bytes of {_shown(name)} as {tensor.dtype} of shape "
+        raise _wrong(
+            f"expected as many bytes of {_shown(name)} as {entry.dtype} of shape "
             f"{shape[:_SHOWN_DIMENSIONS]} has, found {end - start:,}"
         )
-    return _Place(start, end, name)
+    return Tensor(start, end, name)
 
 
 def _sizes(numbers: list[Json] | None) -> list[int] | None:

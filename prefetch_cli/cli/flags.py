@@ -20,7 +20,10 @@ from prefetch_cli.base.words import (
 from prefetch_cli.cli.types import (
     AMOUNT,
     DURATION,
+    EXPERTS,
     SIZE,
+    STAGES,
+    TENSORS,
     UNTIL,
     Value,
     count,
@@ -185,6 +188,67 @@ FLAGS = (
         details=(
             "They are *.json, tokenizer*, *.model, *.tiktoken, *.txt, *.jinja and *.py; by default "
             "they are warmed first."
+        ),
+    ),
+    Flag(
+        names=("--tensors",),
+        group="Checkpoint",
+        value=TENSORS,
+        repeatable=True,
+        excludes=("--verify",),
+        help="Read only tensors whose names match; !GLOB leaves out; repeatable.",
+        details=(
+            "`--tensors '*.mlp.*'` reads these, `--tensors '!visual.*'` all but these, and what is "
+            "left out wins. A glob is about the whole name, and a * also matches a dot. "
+            "The headers of safetensors files and the tables of GGUF files say where each tensor "
+            "lies; they, config and tokenizer files are read in any case. Other weight files have "
+            "no such table: they are read whole, which is said once. "
+            "Size, fit, decision, share, progress, proof and JSON are of this part: a model that "
+            "does not fit as a whole may fit in part, and `--check`, `--evict` and `--list` are "
+            "about the part. Parts are whole pages, and gaps are read too that are smaller than "
+            "what the storage reads ahead anyway. "
+            "A header that is wrong ends the run with exit code 3. "
+            "A digest is of a whole file: `--verify` excludes parts."
+        ),
+    ),
+    Flag(
+        names=("--stage",),
+        group="Checkpoint",
+        value=STAGES,
+        excludes=("--verify",),
+        help="Read only the layers of pipeline stage I of N, counted from 0: 0/2.",
+        details=(
+            "I-J/N stands for several stages, `all` for all of them. "
+            "By default, those that COMMAND gives this node: vLLM and SGLang by the sizes of "
+            "pipeline and tensor parallelism, `--nnodes` and `--node-rank`, and vLLM's "
+            "`--enable-expert-parallel` for experts. That is printed, and `--stage all` undoes it. "
+            "Where ranks may lie otherwise (Ray, data or context parallelism, options in a file), "
+            "all is read; see prefetch-cli-caching(7), PARTS. "
+            "A tensor with the number of a layer in its name (`layers.K.`, `h.K.`, `blocks.K.`, "
+            "`block.K.`, `blk.K.`) counts for the stage that has this layer; any other counts for "
+            "all stages, and so do layers of towers (vision, audio) and of heads that predict more "
+            "tokens. "
+            "Layers are partitioned as vLLM does it, or as SGLang with `--server sglang`, with "
+            "`VLLM_PP_LAYER_PARTITION` or `SGLANG_PP_LAYER_PARTITION`. How many there are is told "
+            "by config.json, else by the names; where these disagree, the layers of all stages are "
+            "read, with a warning. "
+            "Only the first CHECKPOINT is parted: where draft models lie is not known. "
+            "See `--tensors` for what holds of all parts."
+        ),
+    ),
+    Flag(
+        names=("--experts",),
+        group="Checkpoint",
+        value=EXPERTS,
+        excludes=("--verify",),
+        help="Read only these experts: 0-7, or those of rank I of N: 0/2.",
+        details=(
+            "A tensor with `experts.E.` in its name counts for those who need expert E, any other "
+            "for all. With I/N, experts lie as in vLLM's linear placement: one after the other, "
+            "and the first ranks have one more; I-J/N stands for several ranks, such as those of "
+            "a node, and `all` for all. "
+            "Tensors that hold all experts of a layer have no such number, and are read whole. "
+            "See `--tensors` for what holds of all parts."
         ),
     ),
     Flag(

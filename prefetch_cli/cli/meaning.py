@@ -13,7 +13,9 @@ from prefetch_cli.base.words import (
     Terminator,
     Until,
     Verbosity,
+    Which,
 )
+from prefetch_cli.checkpoint.placement import EVERYTHING, Needs
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
 from prefetch_cli.cli.flags import FLAGS
@@ -124,6 +126,7 @@ def _request(values: Values, inferred: "Inferred | None") -> Request:
         filters=Filters(tuple(values["include"]), tuple(values["exclude"])),
         weights_only=values["weights_only"],
         allow_incomplete=values["allow_incomplete"],
+        needs=_needs(values),
     )
     if values["from_file"] is not None:
         return request  # completed once the list is read
@@ -138,6 +141,18 @@ def _request(values: Values, inferred: "Inferred | None") -> Request:
     raise UsageError(
         f"expected CHECKPOINT, or a COMMAND that names it, found {inferred.problem}",
         "give CHECKPOINT in front of --",
+    )
+
+
+def _needs(values: Values) -> Needs | None:
+    """Return which tensors the user wants, None where that is not said."""
+    globs, stage, experts = tuple(values["tensors"]), values["stage"], values["experts"]
+    if not globs and stage is None and experts is None:
+        return EVERYTHING if values["verify"] else None  # a digest is of a whole file
+    return Needs(
+        globs,
+        None if stage is Which.ALL else stage,
+        None if experts is Which.ALL else experts,
     )
 
 

@@ -2,11 +2,13 @@
 
 import enum
 import math
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from prefetch_cli.base.amounts import parse_amount, parse_duration, parse_size
-from prefetch_cli.base.words import Until
+from prefetch_cli.base.words import Until, Which
+from prefetch_cli.checkpoint.placement import LEFT_OUT, Ranks, Span
 
 _MOST = 1_000_000  # threads or ranks; more is a typing error
 
@@ -37,6 +39,58 @@ def _until(text: str) -> float | Until:
 
 UNTIL = Value("DURATION|load", _until, (Until.LOAD.value,))
 AMOUNT = Value("SIZE|PERCENT", parse_amount)
+
+
+_RANKS = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?/([0-9]{1,6})")
+_SPAN = re.compile(r"([0-9]{1,6})-([0-9]{1,6})")
+
+
+def _stages(text: str) -> Ranks | Which:
+    if text == Which.ALL.value:
+        return Which.ALL
+    found = _ranks(text)
+    if found is None:
+        raise ValueError(f"expected I/N with I below N, as in 0/2, or all, found {text!r}")
+    return found
+
+
+def _experts(text: str) -> Ranks | Span | Which:
+    if text == Which.ALL.value:
+        return Which.ALL
+    found = _ranks(text) or _span(text)
+    if found is None:
+        raise ValueError(
+            f"expected A-B with A up to B, as in 0-7, I/N with I below N, as in 0/2, or all, "
+            f"found {text!r}"
+        )
+    return found
+
+
+def _ranks(text: str) -> Ranks | None:
+    """Return some of several, as in `0/2` or `0-3/8`."""
+    match = _RANKS.fullmatch(text)
+    if match is None:
+        return None
+    first, last, count = int(match[1]), int(match[2] or match[1]), int(match[3])
+    return Ranks(first, last, count) if first <= last < count else None
+
+
+def _span(text: str) -> Span | None:
+    match = _SPAN.fullmatch(text)
+    if match is None or int(match[1]) > int(match[2]):
+        return None
+    return Span(int(match[1]), int(match[2]))
+
+
+def _tensors(text: str) -> str:
+    if not text.removeprefix(LEFT_OUT):
+        raise ValueError(f"expected a glob, as in '*.mlp.*', found {text!r}")
+    return text
+
+
+STAGES = Value("I/N|all", _stages, (Which.ALL.value,))
+EXPERTS = Value("A-B|I/N|all", _experts, (Which.ALL.value,))
+TENSORS = Value("GLOB", _tensors)
 
 
 def percent(least: int) -> Value:

@@ -138,7 +138,7 @@ class _Reader:
     def _take(self, option: Option, value: str | None, words: list[str]) -> None:
         given: list[str] = []
         if option.takes is Takes.NOTHING:
-            given = ["1"]
+            given = [option.gives]
         elif value is not None:
             given = [value]
         elif option.takes is Takes.MANY:

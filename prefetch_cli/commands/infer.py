@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from prefetch_cli.base.text import listing, printable
 from prefetch_cli.base.words import LoadFormat, Server
+from prefetch_cli.checkpoint.placement import EVERYTHING, Needs
 from prefetch_cli.checkpoint.request import Pick, Reference, Request, Role
+from prefetch_cli.commands import nodes
 from prefetch_cli.commands.arguments import Named, parsed, read
 from prefetch_cli.commands.launchers import Launch, unwrap
 from prefetch_cli.commands.syntaxes import STARTS, Meaning, Start, Syntax
@@ -26,6 +28,7 @@ class Inferred(NamedTuple):
     references: tuple[Reference, ...] = ()  # none: see `problem`
     problem: str = ""  # what was found instead of a model
     notes: tuple[str, ...] = ()  # what was not understood
+    needs: Needs = EVERYTHING  # of the model
 
     @property
     def model(self) -> Reference | None:
@@ -59,7 +62,8 @@ def completed(request: Request, inferred: Inferred, revision: str | None) -> Req
 
     `revision` is the one that the user gives for the model.
     Where the user names a checkpoint, only the server counts, and, if it is the model that the
-    command names too, that one's revision, load format and cache.
+    command names too, that one's revision, load format and cache; and, if it is the only one, what
+    this node needs of it.
     """
     server = inferred.server if request.server is Server.AUTO else request.server
     request = request._replace(server=server)
@@ -72,6 +76,7 @@ def completed(request: Request, inferred: Inferred, revision: str | None) -> Req
             ),
             environ=inferred.environ,
             notes=inferred.notes,
+            needs=inferred.needs if request.needs is None else request.needs,
         )
     if not request.references and server is not Server.AUTO:
         return request._replace(notes=(f"no checkpoint is warmed: found {inferred.problem}",))
@@ -79,9 +84,12 @@ def completed(request: Request, inferred: Inferred, revision: str | None) -> Req
         one if model is None or not _is_same(one, model) else _merged(one, model, request)
         for one in request.references
     )
-    if references == request.references:
+    needs = request.needs
+    if needs is None and model is not None and all(_is_same(one, model) for one in references):
+        needs = inferred.needs
+    if references == request.references and needs in (request.needs, EVERYTHING):
         return request
-    return request._replace(references=references, environ=inferred.environ)
+    return request._replace(references=references, environ=inferred.environ, needs=needs)
 
 
 def _is_same(one: Reference, other: Reference) -> bool:
@@ -136,7 +144,12 @@ def _understood(syntax: Syntax, arguments: Sequence[str], launch: Launch, comman
     if launch.moved and not all(one.argument.startswith("/") for one in references):
         problem = f"a name that is relative to another working directory: {command}"
     return Inferred(
-        syntax.server, launch.environ, () if problem else references, problem, tuple(notes)
+        syntax.server,
+        launch.environ,
+        () if problem else references,
+        problem,
+        tuple(notes),
+        nodes.needs(named, syntax.server),
     )
 
 

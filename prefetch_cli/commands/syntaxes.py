@@ -27,6 +27,17 @@ class Meaning(enum.Enum):
     DRAFT_FORMAT = enum.auto()
     DRAFT_CONFIG = enum.auto()  # JSON with the three above
     CONFIG_FILE = enum.auto()  # more options, in YAML
+    # What of a model a node has:
+    NODES = enum.auto()
+    NODE_RANK = enum.auto()
+    TENSOR_SIZE = enum.auto()
+    PIPELINE_SIZE = enum.auto()
+    DATA_SIZE = enum.auto()
+    CONTEXT_SIZE = enum.auto()
+    EXECUTOR = enum.auto()
+    EXPERT_PARALLEL = enum.auto()
+    EXPERT_PLACEMENT = enum.auto()
+    EXPERT_BALANCE = enum.auto()
     # Of llama.cpp:
     REPO = enum.auto()
     REPO_FILE = enum.auto()
@@ -51,6 +62,7 @@ class Option(NamedTuple):
     names: tuple[str, ...]
     variables: tuple[str, ...] = ()  # environment variables that stand for it
     takes: Takes = Takes.ONE
+    gives: str = "1"  # the value of one that takes NOTHING; empty: as if it were not there
 
 
 class Syntax(NamedTuple):
@@ -93,6 +105,19 @@ _VLLM_OPTIONS = (
     Option(Meaning.DRAFT_CONFIG, ("--speculative-config", "-sc")),
     Option(Meaning.DRAFT, ("--spec-model",)),
     Option(Meaning.CONFIG_FILE, ("--config",)),
+    Option(Meaning.NODES, ("--nnodes", "-n")),
+    Option(Meaning.NODE_RANK, ("--node-rank", "-r")),
+    Option(Meaning.TENSOR_SIZE, ("--tensor-parallel-size", "-tp")),
+    Option(Meaning.PIPELINE_SIZE, ("--pipeline-parallel-size", "-pp")),
+    Option(Meaning.DATA_SIZE, ("--data-parallel-size", "-dp")),
+    Option(Meaning.CONTEXT_SIZE, ("--prefill-context-parallel-size", "-pcp")),
+    Option(Meaning.EXECUTOR, ("--distributed-executor-backend",)),
+    Option(Meaning.EXPERT_PARALLEL, ("--enable-expert-parallel", "-ep"), takes=Takes.NOTHING),
+    Option(
+        Meaning.EXPERT_PARALLEL, ("--no-enable-expert-parallel",), takes=Takes.NOTHING, gives=""
+    ),
+    Option(Meaning.EXPERT_PLACEMENT, ("--expert-placement-strategy",)),
+    Option(Meaning.EXPERT_BALANCE, ("--enable-eplb",), takes=Takes.NOTHING),
 )
 _VLLM = Syntax(
     Server.VLLM,
@@ -108,7 +133,7 @@ _VLLM_SERVE = _VLLM._replace(
     switches=(
         *("--trust-remote-code", "--enforce-eager", "--headless", "--enable-lora"),
         *("--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill"),
-        *("--no-enable-chunked-prefill", "--enable-expert-parallel", "-ep"),
+        "--no-enable-chunked-prefill",
         *("--enable-auto-tool-choice", "--disable-log-stats", "--async-scheduling"),
         *("--skip-tokenizer-init", "--enable-sleep-mode", "--language-model-only"),
         *("--disable-custom-all-reduce", "--enable-log-requests"),
@@ -116,9 +141,7 @@ _VLLM_SERVE = _VLLM._replace(
     valued=(
         *("--host", "--port", "--dtype", "--seed", "--max-model-len", "--max-num-seqs"),
         *("--max-num-batched-tokens", "--gpu-memory-utilization", "--kv-cache-dtype"),
-        *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"),
-        *("--data-parallel-size", "-dp", "--quantization", "-q", "--chat-template"),
-        *("--tool-call-parser", "--reasoning-parser", "--distributed-executor-backend"),
+        *("--quantization", "-q", "--chat-template", "--tool-call-parser", "--reasoning-parser"),
         *("--tokenizer-mode", "--config-format", "--block-size", "--uvicorn-log-level"),
         *("--hf-config-path", "--runner", "--convert", "--cpu-offload-gb"),
     ),
@@ -136,6 +159,10 @@ _SGLANG = Syntax(
         Option(Meaning.DRAFT_REVISION, ("--speculative-draft-model-revision",)),
         Option(Meaning.DRAFT_FORMAT, ("--speculative-draft-load-format",)),
         Option(Meaning.CONFIG_FILE, ("--config",)),
+        Option(Meaning.NODES, ("--nnodes",)),
+        Option(Meaning.NODE_RANK, ("--node-rank",)),
+        Option(Meaning.TENSOR_SIZE, ("--tp-size", "--tensor-parallel-size")),
+        Option(Meaning.PIPELINE_SIZE, ("--pp-size", "--pipeline-parallel-size")),
     ),
     abbreviates=True,
     repeats=False,

@@ -10,7 +10,7 @@ import errno
 import mmap
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from prefetch_cli.linux import cachestat
@@ -124,21 +124,22 @@ def missing(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, in
             yield start, size
 
 
-def sample(descriptor: int, size_bytes: int, pages: int) -> Sample | None:
+def sample(descriptor: int, ranges: Sequence[range], pages: int) -> Sample | None:
     """Return how many of about `pages` pages can be read without waiting (RWF_NOWAIT).
 
-    Takes one page from each of `pages` equal stretches of the file; None where the file system
-    does not support it. A miss may start a read of that page, so each call starts at a random
-    offset, without read-ahead. Very fast disks (zram, pmem, some virtual ones) can finish that
-    read before RWF_NOWAIT checks again: if the thread's ru_inblock grew, it counts as a miss.
+    Takes one page from each of `pages` equal stretches of these ranges of pages, which are not all
+    empty; None where the file system does not support it. A miss may start a read of that page, so
+    each call starts at a random offset, without read-ahead. Very fast disks (zram, pmem, some
+    virtual ones) can finish that read before RWF_NOWAIT checks again: if the thread's ru_inblock
+    grew, it counts as a miss.
     """
     read_only_what_is_asked(descriptor)
     buffer = bytearray(1)
-    count = -(-size_bytes // PAGE_BYTES)
+    count = sum(map(len, ranges))
     stretch = -(-count // min(pages, count))
     start = int.from_bytes(os.urandom(4), "little") % stretch
     hits = 0
-    asked = range(min(start, count - 1), count, stretch)
+    asked = list(_each(ranges, min(start, count - 1), stretch))
     for page in asked:
         blocks_before = _blocks_read()
         try:
@@ -150,6 +151,14 @@ def sample(descriptor: int, size_bytes: int, pages: int) -> Sample | None:
         if got and _blocks_read() == blocks_before:
             hits += 1
     return Sample(hits, len(asked))
+
+
+def _each(ranges: Sequence[range], start: int, step: int) -> Iterator[int]:
+    """Yield every so many numbers of all ranges together."""
+    for one in ranges:
+        yield from one[start::step]
+        start -= len(one)
+        start = start % step if start < 0 else start
 
 
 def advise(descriptor: int, offset: int, length: int, step_bytes: int) -> None:

@@ -4,6 +4,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from prefetch_cli.checkpoint.files import File, Range
+
 
 class Extent(NamedTuple):
     """A contiguous range of one file."""
@@ -18,22 +20,40 @@ class Extent(NamedTuple):
         return self.offset + self.length
 
 
-def whole(sizes: Sequence[int], files: Iterable[int]) -> Iterator[Extent]:
-    """Yield one extent for each file that is not empty."""
-    return (Extent(file, 0, sizes[file]) for file in files if sizes[file] > 0)
+def needed(files: Iterable[File]) -> Iterator[Extent]:
+    """Yield what is needed of the files, in load order."""
+    return (Extent(number, *part) for number, file in enumerate(files) for part in file.ranges)
 
 
-def head(sizes: Sequence[int], limit_bytes: int, page_bytes: int) -> Extent | None:
-    """Return the head of the file that crosses `limit_bytes` in load order; None: all files fit.
+def in_pages(file: File, page_bytes: int, gap_bytes: int) -> File:
+    """Return a file with the parts that are read for those that are needed.
 
-    Files before it fit, files after it do not. It ends at a page, since the cache holds whole
-    pages.
+    They are whole pages, since the cache holds these, and include each gap of at most `gap_bytes`.
+    """
+    if file.parts is None:
+        return file
+    pages = []
+    for offset, length in file.parts:
+        start = offset // page_bytes * page_bytes
+        end = -(-(offset + length) // page_bytes) * page_bytes
+        pages.append(Extent(0, start, min(end, file.size_bytes) - start))
+    parts = (Range(one.offset, one.length) for one in joined(pages, gap_bytes))
+    return file._replace(parts=tuple(parts))
+
+
+def head(extents: Iterable[Extent], limit_bytes: int, page_bytes: int) -> Extent | None:
+    """Return the head of the file that crosses `limit_bytes` in load order; None: all extents fit.
+
+    What lies before its end fits, what lies behind it does not. It ends at a page, since the cache
+    holds whole pages, and so each extent begins at one.
     """
     left = limit_bytes
-    for file, size in enumerate(sizes):
-        if -(-size // page_bytes) * page_bytes > left:
-            return Extent(file, 0, min(left // page_bytes * page_bytes, size))
-        left -= -(-size // page_bytes) * page_bytes
+    for extent in extents:
+        pages_bytes = -(-extent.length // page_bytes) * page_bytes
+        if pages_bytes > left:
+            fits = min(left // page_bytes * page_bytes, extent.length)
+            return Extent(extent.file, 0, extent.offset + fits)
+        left -= pages_bytes
     return None
 
 
@@ -65,6 +85,20 @@ def without(extents: Iterable[Extent], pieces: Sequence[Extent]) -> Iterator[Ext
             offset = piece.end
         if offset < extent.end:
             yield Extent(extent.file, offset, extent.end - offset)
+
+
+def joined(extents: Iterable[Extent], gap_bytes: int = 0) -> Iterator[Extent]:
+    """Yield extents in load order, as one those with at most `gap_bytes` between them."""
+    last: Extent | None = None
+    for extent in sorted(extents):
+        if last is None or last.file != extent.file or last.end + gap_bytes < extent.offset:
+            if last is not None:
+                yield last
+            last = extent
+        else:
+            last = last._replace(length=max(last.end, extent.end) - last.offset)
+    if last is not None:
+        yield last
 
 
 def blocks(extent: Extent, block_bytes: int) -> Iterator[Extent]:

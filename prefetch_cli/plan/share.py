@@ -1,11 +1,12 @@
 """The share of a rank: a pure function, so that all ranks compute the same split."""
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from prefetch_cli.base.words import Split
-from prefetch_cli.plan.extents import Extent, blocks, whole
+from prefetch_cli.plan.extents import Extent, blocks, joined
 
 # Whole files keep each rank on few files, but if the largest share is this much above the mean,
 # other ranks would idle.
@@ -24,7 +25,7 @@ class Share(NamedTuple):
 
 
 def partition(
-    sizes: Sequence[int],
+    extents: Sequence[Extent],
     weights: Sequence[bool],
     *,
     rank: int,
@@ -34,23 +35,25 @@ def partition(
 ) -> Share:
     """Return the share of `rank` among `world_size` processes of one node.
 
-    `sizes` are the files' bytes in load order, and `weights` tells which are weight files. The
-    others (config, tokenizer) are dealt out separately, as `side[rank::world_size]`. Split by
-    files, rank N gets `files[rank::world_size]`, as in vLLM. Split by bytes, each block in load
-    order goes to the rank with the fewest bytes so far, on a tie to the lowest rank.
+    `extents` are what is to be read, in load order, and `weights` tells of each file whether it is
+    one of weights. The others (config, tokenizer) are dealt out separately, as
+    `side[rank::world_size]`. Split by files, rank N gets `files[rank::world_size]`, as in vLLM.
+    Split by bytes, each block in load order goes to the rank with the fewest bytes so far, on a tie
+    to the lowest rank.
     """
     weight_files = [file for file, is_weight in enumerate(weights) if is_weight]
     side_files = [file for file, is_weight in enumerate(weights) if not is_weight]
     if split is Split.AUTO:
-        split = Split.FILES if _even(sizes, weight_files, world_size) else Split.BYTES
+        split = Split.FILES if _even(extents, weight_files, world_size) else Split.BYTES
+    mine: Iterable[Extent]
     if split is Split.FILES or world_size == 1:
-        mine: Iterable[Extent] = whole(sizes, weight_files[rank::world_size])
+        mine = _of(extents, weight_files[rank::world_size])
     else:
-        # A rank never gets two adjacent blocks: it would have to be a full block behind every other
-        # rank, and whoever goes first on ties never falls that far behind.
-        blocks = _blocks(sizes, weight_files, block_size_bytes)
-        mine = (block for block, owner in _dealt(blocks, world_size) if owner == rank)
-    side = whole(sizes, side_files[rank::world_size])
+        of_weights = _of(extents, weight_files)
+        each = (block for extent in of_weights for block in blocks(extent, block_size_bytes))
+        # The first block of an extent may be a short one, and leave its rank the poorest.
+        mine = joined(block for block, owner in _dealt(each, world_size) if owner == rank)
+    side = _of(extents, side_files[rank::world_size])
     extents = tuple(heapq.merge(side, mine))
     return Share(
         rank=rank,
@@ -62,14 +65,17 @@ def partition(
     )
 
 
-def _even(sizes: Sequence[int], files: Sequence[int], world_size: int) -> bool:
+def _of(extents: Iterable[Extent], files: Iterable[int]) -> Iterator[Extent]:
+    wanted = set(files)
+    return (extent for extent in extents if extent.file in wanted)
+
+
+def _even(extents: Iterable[Extent], files: Sequence[int], world_size: int) -> bool:
+    sizes = Counter[int]()
+    for extent in extents:
+        sizes[extent.file] += extent.length
     shares = [sum(sizes[file] for file in files[rank::world_size]) for rank in range(world_size)]
     return max(shares) * world_size <= _UNEVEN * sum(shares)
-
-
-def _blocks(sizes: Sequence[int], files: Iterable[int], block_bytes: int) -> Iterator[Extent]:
-    for extent in whole(sizes, files):
-        yield from blocks(extent, block_bytes)
 
 
 def _dealt(blocks: Iterable[Extent], world_size: int) -> Iterator[tuple[Extent, int]]:

@@ -70,6 +70,7 @@ class Plan(NamedTuple):
     yielding: bool  # others use the disk too: keep the queue short for them
     # Of the files to hash on the way, by number: each is one whole extent, and one thread reads it.
     digests: Mapping[int, Digest] = MappingProxyType({})
+    parted: frozenset[int] = frozenset()  # files of which parts are not needed, by number
 
     @property
     def size_bytes(self) -> int:

@@ -25,7 +25,14 @@ _STRIKES = 3  # read errors after which the rest of a file is skipped
 class SharedFile:
     """A file that several threads read, each by a descriptor of its own."""
 
-    def __init__(self, target: Target, cut_bytes: int | None, digest: Digest | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        cut_bytes: int | None,
+        digest: Digest | None = None,
+        *,
+        exact: bool = False,
+    ) -> None:
         self.path = target.path
         self.medium = target.medium
         self.digest = digest  # None: it is not to be hashed
@@ -33,6 +40,7 @@ class SharedFile:
         self.exhausted = False  # its last block has been taken
         self.given_up = False
         self._cut_bytes = cut_bytes
+        self._exact = exact  # a limit counts, and behind each part lies what is not needed
         self._strikes = 0
         self._open: list[int] = []  # all of the same inode
         self._inode = (0, 0)
@@ -92,9 +100,9 @@ class SharedFile:
         close(descriptor)
 
     def near_cut(self, block: Extent) -> bool:
-        """Return whether read-ahead from this block could pass the cut."""
+        """Return whether read-ahead from this block could bring in what is not to be read."""
         cut = self._cut_bytes
-        return cut is not None and block.end + _LARGEST_READ_AHEAD_BYTES > cut
+        return self._exact or (cut is not None and block.end + _LARGEST_READ_AHEAD_BYTES > cut)
 
     def fail(self, error: OSError) -> None:
         """Count an error; give the file up after a few bad blocks, or at once for other errors."""
@@ -194,7 +202,9 @@ class Queue:
             cut = self._plan.cut
             cut_bytes = cut.length if cut is not None and cut.file == number else None
             digest = self._plan.digests.get(number)
-            self._current = (number, SharedFile(self._targets[number], cut_bytes, digest))
+            exact = cut is not None and number in self._plan.parted
+            file = SharedFile(self._targets[number], cut_bytes, digest, exact=exact)
+            self._current = (number, file)
         return self._current[1]
 
     def _retire(self) -> None:

@@ -16,6 +16,7 @@ from prefetch_cli.base.text import printable
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import cachestat, pagecache, processes
 from prefetch_cli.linux.files import close, open_to_read
+from prefetch_cli.linux.mapping import HUGE_PAGE_BYTES
 from prefetch_cli.linux.pagecache import Counter
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.plan.extents import Extent
@@ -139,7 +140,9 @@ def _drop(file: File, extents: Sequence[Extent], stop: Stop) -> _Dropped:
 
         before = resident()
         for tried in range(1, _TRIES + 1):
-            for extent in extents:
+            for extent in (
+                extents if tried == 1 and counter.method.exact else map(_in_folios, extents)
+            ):
                 pagecache.drop(descriptor, extent.offset, extent.length)
             if not counter.method.exact:
                 return _Dropped(None)
@@ -152,6 +155,17 @@ def _drop(file: File, extents: Sequence[Extent], stop: Stop) -> _Dropped:
         return _Dropped(max(0, before - after), _why(file, after, dirty) if after else None)
     finally:
         close(descriptor)
+
+
+def _in_folios(extent: Extent) -> Extent:
+    """Return an extent with the huge pages around its ends.
+
+    The kernel drops a folio as a whole or not at all (find_lock_entries() in mm/filemap.c), and
+    each lies at a multiple of its size.
+    """
+    start = extent.offset // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+    end = -(-extent.end // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    return extent._replace(offset=start, length=end - start)
 
 
 def _dirty_bytes(descriptor: int, extents: Sequence[Extent]) -> int:

@@ -12,15 +12,15 @@ from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, Sample
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.residency import timed
-from prefetch_cli.residency.draw import Page
+from prefetch_cli.residency.draw import Page, pages_of
 from prefetch_cli.residency.interval import Interval, interval
 from prefetch_cli.residency.timed import Timed
 from prefetch_cli.residency.verdict import Verdict
 
-# How to estimate one file. Each takes a descriptor, the file's size in bytes and a number of pages,
-# and returns None where it cannot tell. They are tried in the order of Method. Where none of them
-# knows every file, all are timed.
-SAMPLERS: Mapping[Method, Callable[[int, int, int], Sample | None]] = {
+# How to estimate one file. Each takes a descriptor, ranges of the numbers of its pages, and how
+# many of these to look at, and returns None where it cannot tell. They are tried in the order of
+# Method. Where none of them knows every file, all are timed.
+SAMPLERS: Mapping[Method, Callable[[int, Sequence[range], int], Sample | None]] = {
     Method.NOWAIT: pagecache.sample,
 }
 
@@ -56,25 +56,32 @@ def estimate(
 ) -> Estimate:
     """Return how much of the extents is resident, as far as samples can tell."""
     wanted: dict[int, int] = defaultdict(int)
-    for extent in extents:
+    pages: dict[int, list[range]] = defaultdict(list)
+    for extent, numbers in zip(extents, pages_of(extents, PAGE_BYTES), strict=True):
         wanted[extent.file] += extent.length
-    found = _by_file(files, wanted, monitor)
+        pages[extent.file].append(numbers)
+    found = _by_file(files, wanted, pages, monitor)
     if found.sampled is not None:
         return found
     clocked = timed.estimate(files, extents, monitor=monitor, avoid=avoid)
     return found if clocked is None else _timed(clocked, wanted)
 
 
-def _by_file(files: Sequence[File], wanted: Mapping[int, int], monitor: Monitor) -> Estimate:
-    total_bytes = sum(files[file].size_bytes for file in wanted)
+def _by_file(
+    files: Sequence[File],
+    wanted: Mapping[int, int],
+    ranges: Mapping[int, Sequence[range]],
+    monitor: Monitor,
+) -> Estimate:
+    total_bytes = sum(wanted.values())
     methods: list[Method] = []
     found: dict[int, Sample] = {}
     errors: dict[int, OSError] = {}
     for file in wanted:
-        pages = max(1, _SAMPLED_PAGES * files[file].size_bytes // max(1, total_bytes))
+        pages = max(1, _SAMPLED_PAGES * wanted[file] // max(1, total_bytes))
         try:
             with monitor.waiting(files[file].path):
-                sampled = _sample(files[file], pages)
+                sampled = _sample(files[file].path, ranges[file], pages)
         except OSError as error:
             errors[file] = error
             continue
@@ -98,12 +105,12 @@ def _by_file(files: Sequence[File], wanted: Mapping[int, int], monitor: Monitor)
     )
 
 
-def _sample(file: File, pages: int) -> tuple[Method, Sample] | None:
-    descriptor = open_to_read(file.path)
+def _sample(path: str, ranges: Sequence[range], pages: int) -> tuple[Method, Sample] | None:
+    descriptor = open_to_read(path)
     try:
         for method in Method:
             sampler = SAMPLERS.get(method)
-            sample = None if sampler is None else sampler(descriptor, file.size_bytes, pages)
+            sample = None if sampler is None else sampler(descriptor, ranges, pages)
             if sample is not None:
                 return method, sample
         return None

@@ -12,6 +12,7 @@ from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.linux.blockdev import BlockDevice
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.residency.keep import Ended
+from prefetch_cli.run.excerpts import excerpt_document
 from prefetch_cli.run.listing import listed
 from prefetch_cli.run.outcome import History, Outcome, exit_code
 from prefetch_cli.run.parts import BESIDE
@@ -100,6 +101,7 @@ def _checkpoint(wanted: Wanted, part: History) -> Json:
                 "revision": source.revision,
                 "load_format": source.load_format.value,
                 "server": None if source.server is None else source.server.value,
+                "part": None if source.excerpt is None else excerpt_document(source.excerpt),
             }
             for source in sources
         ],

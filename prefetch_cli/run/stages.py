@@ -1,7 +1,7 @@
 """The stages of a run: each takes a part from one state to the next."""
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from prefetch_cli.base.progress import Monitor
@@ -24,7 +24,7 @@ from prefetch_cli.plan.decision import (
     Storage,
     Verdict,
 )
-from prefetch_cli.plan.extents import Extent, head, whole, within, without
+from prefetch_cli.plan.extents import Extent, head, needed, within, without
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.plan.share import partition
 from prefetch_cli.reading import job
@@ -57,6 +57,7 @@ def want(
     filesystems = mounts.inspect(
         [file.real_path for file in files], monitor, [file.device for file in files]
     )
+    files = media.in_pages(files, filesystems)
     available = memory.measure()
     return Wanted(
         kind=part.kind,
@@ -65,7 +66,7 @@ def want(
         memory=available,
         budget=budget(available, filesystems, options),
         share=partition(
-            [file.size_bytes for file in files],
+            list(needed(files)),
             [file.weight for file in files],
             rank=rank.rank,
             world_size=rank.world_size,
@@ -129,7 +130,7 @@ def cold(wanted: Wanted, looked: Looked) -> tuple[Extent, ...]:
 def _facts(wanted: Wanted, looked: Looked) -> Facts:
     on_storage = wanted.on_storage
     return Facts(
-        total_bytes=sum(wanted.found.files[number].size_bytes for number in on_storage),
+        total_bytes=sum(wanted.found.files[number].needed_bytes for number in on_storage),
         share_bytes=wanted.share.size_bytes,
         resident_bytes=looked.survey.exact_bytes,
         in_memory=on_storage.keys().isdisjoint(extent.file for extent in wanted.share.extents),
@@ -193,6 +194,9 @@ def plan(
             max_bytes_per_second=options.max_bytes_per_second,
             yielding=options.background or beside,
             digests=hashed,
+            parted=frozenset(
+                number for number, file in enumerate(wanted.found.files) if file.parts is not None
+            ),
         ),
     )
 
@@ -201,8 +205,7 @@ def taken_bytes(wanted: Wanted, decided: Decided) -> int:
     """Return how much of a limit on all parts this one takes, whatever is resident already."""
     if decided.decision.reason in NOTHING_MEANT:
         return 0
-    sizes = _sizes_on_storage(wanted)
-    kept = within(whole(sizes, range(len(sizes))), decided.plan.cut)
+    kept = within(_needed_of_storage(wanted), decided.plan.cut)
     return sum(extent.length for extent in kept)
 
 
@@ -234,13 +237,12 @@ def cut_at(wanted: Wanted, limit_bytes: int) -> Extent | None:
     """Return the head of the file in which a limit ends, None where all files fit."""
     # The limit is on the whole checkpoint, not on the share: the ranks of a node fill one page
     # cache, and together they keep its head.
-    return head(_sizes_on_storage(wanted), limit_bytes, PAGE_BYTES)
+    return head(_needed_of_storage(wanted), limit_bytes, PAGE_BYTES)
 
 
-def _sizes_on_storage(wanted: Wanted) -> list[int]:
+def _needed_of_storage(wanted: Wanted) -> Iterator[Extent]:
     on_storage = wanted.on_storage
-    files = enumerate(wanted.found.files)
-    return [file.size_bytes if number in on_storage else 0 for number, file in files]
+    return (extent for extent in needed(wanted.found.files) if extent.file in on_storage)
 
 
 def _storage(filesystems: Collection[FileSystem]) -> Storage:

@@ -58,7 +58,7 @@ class Wanted(State):
         totals: dict[FileSystem, tuple[int, int]] = {}
         for file, found in zip(self.found.files, self.filesystems, strict=True):
             files, size_bytes = totals.get(found, (0, 0))
-            totals[found] = (files + 1, size_bytes + file.size_bytes)
+            totals[found] = (files + 1, size_bytes + file.needed_bytes)
         return [(found, *total) for found, total in totals.items()]
 
     @property

@@ -38,6 +38,7 @@ from prefetch_cli.run.states import (
     Wanted,
 )
 from prefetch_cli.run.verification import Finding
+from prefetch_cli.show.part import parts
 from prefetch_cli.show.verified import verified_in_words
 
 _MOST_NAMES = 3  # names of a part; the rest is counted
@@ -59,6 +60,7 @@ def facts(outcome: Outcome) -> Iterator[Line]:
         revision = f" at {source.revision[:12]}" if source.revision else ""
         redirect = f", redirected to {source.redirect}" if source.redirect else ""
         yield "checkpoint", f"{source.argument}{revision}{_how(source)}{redirect}"
+    yield from parts(_sources(wanted))
     yield "size", _size(wanted)
     for found, files, size_bytes in wanted.by_filesystem:
         share = "" if files == len(wanted.found.files) else f", {format_size(size_bytes)} of it"

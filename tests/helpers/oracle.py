@@ -4,6 +4,7 @@ Nothing here shares code with the tool, whose claims these check.
 """
 
 import ctypes
+import mmap
 import os
 import re
 import shutil
@@ -38,6 +39,13 @@ _PRETOUCH_PASSES = 6
 _CACHESTAT = 451  # asm-generic/unistd.h, since Linux 6.5
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+_MAP_FAILED = ctypes.c_void_p(-1).value
 _watched: set[str] = set()
 
 
@@ -66,6 +74,34 @@ def resident_bytes(paths: Sequence[str]) -> int:
     if measure is None:
         raise OracleError("expected fincore (util-linux) or vmtouch, found neither; install one")
     return sum(measure(part) for part in _parts(paths))
+
+
+def resident_within(path: str, offset: int, length: int) -> int:
+    """Return how many bytes of a range lie in resident pages, by mincore(2).
+
+    It reports files that this user may not write as fully resident: use it on your own files.
+    """
+    if length == 0:
+        return 0
+    first = offset // mmap.PAGESIZE * mmap.PAGESIZE
+    with open(path, "rb") as file:
+        behind = min(offset + length, os.fstat(file.fileno()).st_size)
+        size = behind - first
+        address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), first)
+    if address in (None, _MAP_FAILED):
+        raise OracleError(f"cannot map {path}: {os.strerror(ctypes.get_errno())}")
+    try:
+        pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        if _libc.mincore(address, size, pages):
+            raise OracleError(f"mincore failed: {os.strerror(ctypes.get_errno())}")
+    finally:
+        _libc.munmap(address, size)
+    found = 0
+    for number, page in enumerate(pages):
+        start = max(offset, first + number * mmap.PAGESIZE)
+        end = min(behind, first + (number + 1) * mmap.PAGESIZE)
+        found += (page & 1) * (end - start)
+    return found
 
 
 def evict(paths: Sequence[str]) -> None:

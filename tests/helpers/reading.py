@@ -21,7 +21,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Engine
 from prefetch_cli.linux.pagecache import PAGE_BYTES
-from prefetch_cli.plan.extents import Extent, whole
+from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading.job import Job
 from prefetch_cli.reading.plan import Medium, Plan, ReadResult, Target, Threads
 from prefetch_cli.reading.worker import TUNABLES, Tunables
@@ -64,6 +64,11 @@ def slow_down_sendfile(patch: pytest.MonkeyPatch, seconds: float) -> None:
     patch.setattr(os, "sendfile", slow)
 
 
+def whole(sizes: Sequence[int]) -> list[Extent]:
+    """Return all of the files of these sizes, as far as they are not empty."""
+    return [Extent(file, 0, size) for file, size in enumerate(sizes) if size]
+
+
 def plan_of(
     paths: Sequence[str],
     *,
@@ -78,7 +83,7 @@ def plan_of(
     """Return a plan for whole files, or for these extents of them."""
     if extents is None:
         sizes = [os.path.getsize(path) for path in paths]
-        extents = list(whole(sizes, range(len(sizes))))
+        extents = whole(sizes)
     if isinstance(threads, int):
         threads = Threads.fixed(threads)
     return Plan(tuple(extents), cut, 0, threads, block, engine, rate, yielding)

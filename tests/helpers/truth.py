@@ -150,7 +150,7 @@ def main(user: int, paths: Sequence[str]) -> None:
     from prefetch_cli.base.progress import Monitor  # noqa: PLC0415
     from prefetch_cli.checkpoint.examine import examine  # noqa: PLC0415
     from prefetch_cli.checkpoint.files import File  # noqa: PLC0415
-    from prefetch_cli.plan.extents import whole  # noqa: PLC0415
+    from prefetch_cli.plan.extents import needed  # noqa: PLC0415
     from prefetch_cli.residency import timed  # noqa: PLC0415
 
     # Others may not be able to start this Python, so it starts as root.
@@ -162,7 +162,7 @@ def main(user: int, paths: Sequence[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1)
     files = [file for path in paths if isinstance(file := examine(path, weight=True), File)]
     assert len(files) == len(paths)
-    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    extents = list(needed(files))
     for _ in sys.stdin:
         began = time.monotonic()
         found = timed.estimate(files, extents, monitor=Monitor())

@@ -95,6 +95,9 @@ def test_slurm_nodes(site: Site, cold: str) -> None:
         expected = f"{common} --master-addr {head} --node-rank {rank}"
         expected += " --headless" if rank else ""
         assert found[node].words == expected.split()
+        # Each reads its own stage. Both nodes are this machine, so together they read all.
+        part = rf"part +stage {rank}/2, layers {(0, 2)[rank]} to \d of 3; .*; from COMMAND"
+        assert re.search(part, job.errors), job
         assert found[node].part_at_load >= 0.99, job
 
 

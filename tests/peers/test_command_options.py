@@ -170,8 +170,11 @@ def parser_of_vllm() -> Any:
     serve.add_argument("model_tag", nargs="?")
     syntax = syntax_of("vllm")
     for option in syntax.options:
-        many = {"nargs": "*"} if option.takes is Takes.MANY else {}
-        serve.add_argument(*option.names, dest=option.meaning.name, **many)
+        how: dict[str, Any] = {"nargs": "*"} if option.takes is Takes.MANY else {}
+        if option.takes is Takes.NOTHING:
+            how = {"action": argparse.BooleanOptionalAction}
+        if option.gives:  # else it is the other half of a switch
+            serve.add_argument(*option.names, dest=option.meaning.name, **how)
     for name in syntax.switches:
         if not name.startswith("--no-"):
             serve.add_argument(name, action=argparse.BooleanOptionalAction)
@@ -194,6 +197,9 @@ PIECES: Sequence[Sequence[str]] = (
     *(["-sc.draft_load_config.load_format", "pt"], ["--spec-model", "h"], ["-cc.mode", "3"]),
     *(["--port", "80"], ["--port=80"], ["--enforce-eager"], ["--no-enable-prefix-caching"]),
     *(["-tp", "8"], ["-tp=8"], ["--served-model-name", "n"], ["--swap", "4"], ["-q", "fp8"]),
+    *(["--enable-expert-parallel"], ["--no-enable-expert-parallel"], ["--enable-eplb"]),
+    *(["--nnodes", "2"], ["-n", "3"], ["--node-rank=1"], ["-r", "0"], ["--node", "2"]),
+    *(["--pipeline-par", "2"], ["-pp", "4"], ["-dp=2"], ["--data_parallel_size", "1"]),
     *(["--lora-dtype", "x"], ["--enforce_eager"], ["-ep"], ["--seed", "1"], ["--config=c.yaml"]),
 )
 
@@ -224,7 +230,9 @@ def test_vllms_own_parser_finds_the_same_in_thousands_of_command_lines() -> None
             if option.meaning in (Meaning.MODEL, Meaning.DRAFT_CONFIG):
                 continue
             value = theirs[option.meaning.name]
-            if option.takes is Takes.MANY:
+            if option.takes is Takes.NOTHING:
+                assert (ours.one(option.meaning) is not None) is bool(value), words
+            elif option.takes is Takes.MANY:
                 assert ours.all(option.meaning) == (value or []), words
             else:
                 assert ours.one(option.meaning) == value, words

@@ -51,6 +51,17 @@ def several(schema: Schema) -> Schema:
     return {"type": "array", "items": schema}
 
 
+NUMBERS = either(record(start=COUNT, end=COUNT, total=COUNT), NULL)
+PART = record(
+    tensors=several(WORD),
+    stage=either(WORD, NULL),
+    experts=either(WORD, NULL),
+    layers_read=NUMBERS,
+    experts_read=NUMBERS,
+    tensors_read=COUNT,
+    total_tensors=COUNT,
+    whole_bytes=COUNT,
+)
 FORECAST = either(record(warm_seconds=NUMBER, loader_seconds=NUMBER, sampled_bytes=COUNT), NULL)
 
 
@@ -72,6 +83,7 @@ def document(action: str, **changed: Schema) -> Schema:
                     server=either(
                         words(*(one.value for one in Server if one.value != "auto")), NULL
                     ),
+                    part=either(PART, NULL),
                 )
             ),
             files=COUNT,
@@ -275,6 +287,7 @@ def test_prefetch(cold: str) -> None:
             "revision": None,
             "load_format": "hf",
             "server": "vllm",
+            "part": None,
         }
     ]
 

@@ -6,9 +6,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from prefetch_cli import __version__
 from prefetch_cli.base.words import Engine
@@ -187,8 +190,10 @@ def keys(value: Any, path: str = "") -> Iterator[str]:
 
 
 def test_the_keys_of_the_page_are_those_of_real_documents(
-    documented: dict[str, tuple[str, str]], checkpoint: str
+    documented: dict[str, tuple[str, str]], checkpoint: str, tmp_path: Path
 ) -> None:
+    save_file({"layers.0.experts.0.w": np.ones(9)}, str(tmp_path / "model.safetensors"))
+    part = ("--json", "--list", "--stage", "0/1", "--experts", "0/1", str(tmp_path))
     asked = ("--json", "--verbose", "--also", os.path.join(checkpoint, "config.json"), checkpoint)
     real = {
         key
@@ -196,6 +201,7 @@ def test_the_keys_of_the_page_are_those_of_real_documents(
         for key in keys(json.loads(examples.run(*action, *asked)))
     }
     real |= set(keys(json.loads(examples.run("--json", "/no/such", code=3))))
+    real |= set(keys(json.loads(examples.run(*part))))
     real = {
         key
         for key in real

@@ -21,6 +21,8 @@ from tests.helpers.passthrough import answered, mounted
 
 SIZES = [1, PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 1, 7 * PAGE_BYTES, 3_000_001]
 
+PAGES = [range(-(-3_000_001 // PAGE_BYTES))]
+
 needs_fincore = pytest.mark.skipif(
     oracle.oracle_name() is None, reason="needs fincore (util-linux) or vmtouch as the oracle"
 )
@@ -116,17 +118,33 @@ def test_dirty_pages_are_told_from_clean_ones(tmp_path: Path) -> None:
 
 def test_a_sample_estimates_what_is_resident(cold: tuple[str, int]) -> None:
     path, descriptor = cold
-    before = pagecache.sample(descriptor, 3_000_001, 64)
+    before = pagecache.sample(descriptor, PAGES, 64)
     if before is None:
         pytest.skip("RWF_NOWAIT is not supported by the file system of the tests")
     hits, asked = before
     assert hits == 0
     assert 60 < asked <= 64
     Path(path).read_bytes()
-    hits, asked = pagecache.sample(descriptor, 3_000_001, 64) or (0, 0)
+    hits, asked = pagecache.sample(descriptor, PAGES, 64) or (0, 0)
     assert hits == asked > 60
     pages = -(-3_000_001 // PAGE_BYTES)
-    assert pagecache.sample(descriptor, 3_000_001, 10**6) == (pages, pages)
+    assert pagecache.sample(descriptor, PAGES, 10**6) == (pages, pages)
+
+
+def test_a_sample_looks_at_no_page_outside_its_ranges(cold: tuple[str, int]) -> None:
+    path, descriptor = cold
+    asked = [range(3, 40), range(40, 41), range(300, 410)]
+    if pagecache.sample(descriptor, asked, 10**6) is None:
+        pytest.skip("RWF_NOWAIT is not supported by the file system of the tests")
+    pages = sum(map(len, asked))
+    for one in asked:
+        os.pread(descriptor, len(one) * PAGE_BYTES, one.start * PAGE_BYTES)
+    assert pagecache.sample(descriptor, asked, 10**6) == (pages, pages)
+    hits, looked_at = pagecache.sample(descriptor, asked, 20) or (0, 0)
+    assert hits == looked_at > 15
+    oracle.make_cold([path])
+    os.pread(descriptor, 37 * PAGE_BYTES, 3 * PAGE_BYTES)
+    assert pagecache.sample(descriptor, asked, 10**6) == (37, pages)
 
 
 def test_a_page_that_the_sample_itself_read_is_a_miss(
@@ -139,12 +157,12 @@ def test_a_page_that_the_sample_itself_read_is_a_miss(
         os, "preadv", lambda file, buffers, offset, flags: asked_by_kernel(file, buffers, offset, 0)
     )
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
-    hits, asked = pagecache.sample(descriptor, 3_000_001, 64) or (0, 0)
+    hits, asked = pagecache.sample(descriptor, PAGES, 64) or (0, 0)
     if resource.getrusage(resource.RUSAGE_THREAD).ru_inblock == before:
         pytest.skip("the file system of the tests, or this kernel, counts no block input")
     assert (hits, asked > 60) == (0, True)
     Path(path).read_bytes()
-    hits, asked = pagecache.sample(descriptor, 3_000_001, 64) or (0, 0)
+    hits, asked = pagecache.sample(descriptor, PAGES, 64) or (0, 0)
     assert hits == asked > 60
 
 
@@ -176,12 +194,12 @@ def test_a_cold_file_on_a_disk_that_answers_at_once_is_sampled_as_cold(tmp_path:
         descriptor = written(folder / "file", 8 * 1024 * 1024)
         try:
             assert by_mincore(descriptor, 0, 8 << 20) == 0
-            assert pagecache.sample(descriptor, 8 << 20, 512) == (0, 512)
+            assert pagecache.sample(descriptor, [range(2048)], 512) == (0, 512)
             (folder / "file").read_bytes()
-            hits, _ = pagecache.sample(descriptor, 8 << 20, 512) or (0, 0)
+            hits, _ = pagecache.sample(descriptor, [range(2048)], 512) or (0, 0)
             assert hits == oracle.about(512)
             pagecache.drop(descriptor, 0, 4 << 20)
-            hits, _ = pagecache.sample(descriptor, 8 << 20, 512) or (0, 0)
+            hits, _ = pagecache.sample(descriptor, [range(2048)], 512) or (0, 0)
             assert hits == oracle.about(256)
         finally:
             os.close(descriptor)
@@ -237,7 +255,7 @@ LOOK = """
         ]
         found = [counter.count(0, size) for counter in counters]
         figures = ["?" if one is None else str(one.resident_bytes) for one in found]
-        print(*figures, pagecache.sample(descriptor, size, 64))
+        print(*figures, pagecache.sample(descriptor, [range(-(-size // pagecache.PAGE_BYTES))], 64))
     look()
     while os.read(descriptor, 1 << 20):
         pass

@@ -3,7 +3,7 @@
 import pytest
 
 from prefetch_cli.base.text import stays_below
-from prefetch_cli.checkpoint.files import File, Found, each_once
+from prefetch_cli.checkpoint.files import File, Found, Range, each_once
 
 
 def file(path: str, inode: int, device: int = 1) -> File:
@@ -15,6 +15,21 @@ def test_a_physical_file_counts_once_under_its_first_path() -> None:
     assert [one.path for one in each_once(files)] == ["a", "b", "d"]
     assert [one.path for one in each_once(files, known=[file("x", 2)])] == ["a", "d"]
     assert Found(each_once(files), (), (), ()).size_bytes == 300
+
+
+def test_what_either_path_needs_of_a_file_is_needed() -> None:
+    some = (Range(0, 10), Range(20, 10))
+    for parts, others, expected in (
+        (None, some, None),
+        (some, None, None),
+        (some, some, some),
+        (some, (Range(5, 10), Range(40, 1)), (Range(0, 15), Range(20, 10), Range(40, 1))),
+        ((Range(0, 30),), some, (Range(0, 30),)),
+    ):
+        one, other = file("a", 1)._replace(parts=parts), file("b", 1)._replace(parts=others)
+        [found] = each_once([one, other])
+        assert (found.path, found.parts) == ("a", expected)
+        assert Found((found,), (), (), ()).size_bytes == found.needed_bytes
 
 
 @pytest.mark.parametrize("name", ["a", "a/b", "./a", "a//b", "...", "a..b", "\udcff"])

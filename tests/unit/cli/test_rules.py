@@ -95,6 +95,9 @@ EXCLUDE_EACH_OTHER = (
     ("keep", "check"),
     ("keep", "evict"),
     ("keep", "list"),
+    ("tensors", "verify"),
+    ("stage", "verify"),
+    ("experts", "verify"),
 )
 EXCLUDE_VALUES = (
     ("--split", "bytes"),

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefetch_cli.base.words import Split
-from prefetch_cli.plan.extents import Extent, blocks, head, within
+from prefetch_cli.plan.extents import Extent, blocks, head, joined, within
 from prefetch_cli.plan.share import Share, partition
+from tests.helpers.reading import whole
 
 PAGE = 4096
 SIZES = st.lists(st.integers(0, 300_000), max_size=30)
@@ -20,7 +21,9 @@ def shares(
     sizes: list[int], weights: list[bool], world: int, split: Split, block: int
 ) -> list[Share]:
     return [
-        partition(sizes, weights, rank=rank, world_size=world, split=split, block_size_bytes=block)
+        partition(
+            whole(sizes), weights, rank=rank, world_size=world, split=split, block_size_bytes=block
+        )
         for rank in range(world)
     ]
 
@@ -56,6 +59,50 @@ def test_a_share_keeps_the_load_order_and_no_extents_of_it_touch(
         assert share.size_bytes == sum(extent.length for extent in share.extents)
         assert share.files == len({extent.file for extent in share.extents})
         assert all(extent.length > 0 for extent in share.extents)
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> list[Extent]:
+    """Parts of three files, each from a page on, with at least a page between them."""
+    found = []
+    for file in range(3):
+        offset = 0
+        lengths = st.tuples(st.integers(1, 9), st.integers(1, 40))
+        for gap, pages in draw(st.lists(lengths, max_size=6)):
+            offset += gap * PAGE
+            found.append(Extent(file, offset, pages * PAGE))
+            offset += pages * PAGE
+    return found
+
+
+@given(parts(), WORLDS, st.sampled_from(Split), BLOCKS)
+def test_shares_of_parts_are_disjoint_and_complete_and_none_of_them_touch(
+    extents: list[Extent], world: int, split: Split, block: int
+) -> None:
+    weights = [True, True, False]
+    found = [
+        partition(
+            extents, weights, rank=rank, world_size=world, split=split, block_size_bytes=block
+        )
+        for rank in range(world)
+    ]
+    each = [extent for share in found for extent in share.extents]
+    assert list(joined(each)) == extents
+    assert sum(extent.length for extent in each) == sum(extent.length for extent in extents)
+    assert all(list(joined(share.extents)) == list(share.extents) for share in found)
+    if split is Split.BYTES:
+        loads = [sum(one.length for one in share.extents if one.file < 2) for share in found]
+        assert max(loads) - min(loads) <= block
+
+
+@given(parts(), st.integers(0, 2_000_000))
+def test_the_head_of_parts_is_what_fits(extents: list[Extent], limit: int) -> None:
+    kept = list(within(extents, head(extents, limit, PAGE)))
+    kept_bytes = sum(extent.length for extent in kept)
+    assert kept_bytes == min(limit // PAGE * PAGE, sum(extent.length for extent in extents))
+    assert [(one.file, one.offset) for one in kept] == [
+        (one.file, one.offset) for one in extents[: len(kept)]
+    ]
 
 
 @pytest.mark.parametrize("split", Split)
@@ -131,8 +178,8 @@ def test_auto_takes_files_where_that_is_even(sizes: list[int], world: int, expec
 
 @given(SIZES, st.integers(0, 2_000_000))
 def test_the_head_is_what_fits_and_no_page_more(sizes: list[int], limit: int) -> None:
-    cut = head(sizes, limit, PAGE)
-    everything = [Extent(file, 0, size) for file, size in enumerate(sizes) if size]
+    everything = whole(sizes)
+    cut = head(everything, limit, PAGE)
     kept = list(within(everything, cut))
     pages = sum(-(-extent.length // PAGE) for extent in kept)
     assert pages * PAGE <= limit
@@ -149,8 +196,8 @@ def test_the_head_is_what_fits_and_no_page_more(sizes: list[int], limit: int) ->
 
 
 def test_what_fits_exactly_is_not_cut() -> None:
-    assert head([PAGE, 2 * PAGE], 3 * PAGE, PAGE) is None
-    assert head([PAGE, 2 * PAGE], 3 * PAGE - 1, PAGE) == Extent(1, 0, PAGE)
+    assert head(whole([PAGE, 2 * PAGE]), 3 * PAGE, PAGE) is None
+    assert head(whole([PAGE, 2 * PAGE]), 3 * PAGE - 1, PAGE) == Extent(1, 0, PAGE)
 
 
 def test_an_extent_is_kept_up_to_the_cut() -> None:

@@ -18,14 +18,14 @@ from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.words import Engine
 from prefetch_cli.linux import pagecache
 from prefetch_cli.linux.pagecache import PAGE_BYTES
-from prefetch_cli.plan.extents import Extent, head, whole, within
+from prefetch_cli.plan.extents import Extent, head, within
 from prefetch_cli.reading.engines import REGISTRY, AbstractEngine, Engines, Shared
 from prefetch_cli.reading.plan import Medium
 from tests.faults import refuse
 from tests.helpers import oracle
 from tests.helpers.oracle import about
 from tests.helpers.passthrough import mounted
-from tests.helpers.reading import FAR, MIB, NEAR, cold_files, pages, read
+from tests.helpers.reading import FAR, MIB, NEAR, cold_files, pages, read, whole
 
 pytestmark = [
     pytest.mark.skipif(
@@ -188,8 +188,8 @@ def test_nothing_behind_the_cut_is_read(tmp_path: Path, engine: Engine, medium: 
     sizes = [3 * MIB, 40 * MIB]
     paths = cold_files(tmp_path, sizes)
     limit = 13 * MIB + 5 * PAGE_BYTES
-    cut = head(sizes, limit, PAGE_BYTES)
-    extents = list(within(whole(sizes, range(2)), cut))
+    cut = head(whole(sizes), limit, PAGE_BYTES)
+    extents = list(within(whole(sizes), cut))
     result = read(paths, extents=extents, cut=cut, engine=engine, medium=medium)
     assert result.bytes_read == limit
     assert oracle.resident_bytes(paths) == about(limit)

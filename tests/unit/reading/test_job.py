@@ -21,7 +21,7 @@ from prefetch_cli.base.words import Engine
 from prefetch_cli.linux import mapping
 from prefetch_cli.linux import threads as linux_threads
 from prefetch_cli.linux.pagecache import PAGE_BYTES
-from prefetch_cli.plan.extents import Extent, head, whole, within
+from prefetch_cli.plan.extents import Extent, head, within
 from prefetch_cli.reading.plan import Medium, Threads
 from prefetch_cli.reading.prior import prior
 from prefetch_cli.reading.worker import Tunables
@@ -36,6 +36,7 @@ from tests.helpers.reading import (
     read,
     slow_down_sendfile,
     sparse_file,
+    whole,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -66,8 +67,8 @@ def test_auto_reads_nothing_behind_the_cut(tmp_path: Path) -> None:
     sizes = [3 * MIB, 40 * MIB]
     paths = cold_files(tmp_path, sizes)
     limit = 13 * MIB + 5 * PAGE_BYTES
-    cut = head(sizes, limit, PAGE_BYTES)
-    result = read(paths, extents=list(within(whole(sizes, range(2)), cut)), cut=cut)
+    cut = head(whole(sizes), limit, PAGE_BYTES)
+    result = read(paths, extents=list(within(whole(sizes), cut)), cut=cut)
     assert result.bytes_read == limit
     assert oracle.resident_bytes(paths) == about(limit)
 

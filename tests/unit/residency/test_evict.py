@@ -14,7 +14,7 @@ from prefetch_cli.base.stop import Stop
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux.pagecache import Method
-from prefetch_cli.plan.extents import Extent, whole
+from prefetch_cli.plan.extents import Extent, needed
 from prefetch_cli.residency.draw import Page
 from prefetch_cli.residency.evict import Eviction, concluded, evict, stayed
 from prefetch_cli.residency.samples import Sampled
@@ -45,7 +45,7 @@ def resident(folder: Path, sizes: Sequence[int]) -> list[File]:
 
 def run(files: Sequence[File], extents: Sequence[Extent] | None = None) -> Eviction:
     if extents is None:
-        extents = list(whole([file.size_bytes for file in files], range(len(files))))
+        extents = list(needed(files))
     return evict(files, extents, threads=4, monitor=Monitor(), stop=Stop())
 
 

@@ -20,13 +20,14 @@ from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux import cachestat, pagecache
 from prefetch_cli.linux.cachestat import Reclaimed
 from prefetch_cli.linux.pagecache import PAGE_BYTES, Counter, Method, Sample
-from prefetch_cli.plan.extents import Extent, whole
+from prefetch_cli.plan.extents import Extent, needed
 from prefetch_cli.residency import timed
 from prefetch_cli.residency.samples import SAMPLERS
 from prefetch_cli.residency.survey import Survey, survey
 from tests.helpers import oracle
 from tests.helpers.command import ROOT
 from tests.helpers.oracle import about
+from tests.helpers.reading import whole
 
 MIB = 1024 * 1024
 
@@ -51,7 +52,7 @@ def warm(file: File, offset: int, length: int) -> None:
 
 
 def look(files: Sequence[File], *, reads_in_flight: bool = False) -> Survey:
-    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    extents = list(needed(files))
     return survey(files, extents, threads=4, monitor=Monitor(), reads_in_flight=reads_in_flight)
 
 
@@ -67,7 +68,7 @@ def test_cold_then_partly_then_wholly_resident(tmp_path: Path, reads_in_flight: 
     files = cold(tmp_path, [40 * MIB, MIB + 1, 1])
     nothing = look(files, reads_in_flight=reads_in_flight)
     assert nothing.resident_bytes == 0
-    assert nothing.missing == tuple(whole([40 * MIB, MIB + 1, 1], range(3)))
+    assert nothing.missing == tuple(whole([40 * MIB, MIB + 1, 1]))
 
     warm(files[0], 3 * MIB, 2 * MIB)
     warm(files[1], MIB, 1)
@@ -279,12 +280,12 @@ AS_NOBODY = textwrap.dedent(
     """
     import os, sys
     from prefetch_cli.checkpoint.examine import examine
-    from prefetch_cli.plan.extents import whole
+    from prefetch_cli.plan.extents import needed
     from prefetch_cli.base.progress import Monitor
     from prefetch_cli.residency.survey import survey
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
     files = [examine(path, weight=True) for path in sys.argv[1:]]
-    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    extents = list(needed(files))
     found = survey(files, extents, threads=1, monitor=Monitor())
     print(found.method.value, found.resident_bytes, found.exact_bytes, len(found.missing))
     """

@@ -10,7 +10,7 @@ from prefetch_cli.base.progress import Monitor
 from prefetch_cli.checkpoint.examine import examine
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux.glance import Glance, glance
-from prefetch_cli.plan.extents import whole
+from prefetch_cli.plan.extents import needed
 from prefetch_cli.residency import glances, timed
 from prefetch_cli.residency.verdict import Verdict
 from tests.helpers import truth
@@ -32,7 +32,7 @@ def test_with_a_tenth_in_doubt_nothing_is_known(
     files = [file for path in paths if isinstance(file := examine(path, weight=True), File)]
     turns = itertools.cycle(verdicts)
     monkeypatch.setattr(timed, "judge", lambda *_: next(turns))
-    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    extents = list(needed(files))
     found = timed.estimate(files, extents, monitor=Monitor())
     assert (found is not None) is known
     if found is not None:
@@ -67,7 +67,7 @@ def test_the_first_pages_too_may_be_hits_that_were_disturbed(
     files = [file for path in paths if isinstance(file := examine(path, weight=True), File)]
     # No multiple of five: a page of the first ones is looked at five times.
     monkeypatch.setattr(glances, "glance", DisturbedNow(37).glance)
-    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    extents = list(needed(files))
     found = timed.estimate(files, extents, monitor=Monitor())
     assert found is not None
     assert found.counts.misses == 0
@@ -85,7 +85,7 @@ def test_it_reads_little(tmp_path: Path, percent: int) -> None:
     paths = [str(tmp_path / name) for name in truth.write(str(tmp_path))]
     truth.make_resident(paths, percent, "blocks")
     files = [file for path in paths if isinstance(file := examine(path, weight=True), File)]
-    extents = list(whole([file.size_bytes for file in files], range(len(files))))
+    extents = list(needed(files))
     before = read_from_storage()
     timed.estimate(files, extents, monitor=Monitor())
     assert read_from_storage() - before <= 4 * MIB
