@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefetch_cli.base.errors import UsageError
@@ -46,6 +46,7 @@ PEERS = {
 
 
 @pytest.mark.parametrize("server", PEERS)
+@settings(deadline=None)  # the source is parsed each time
 @given(layers=LAYERS, stages=STAGES, data=st.data())
 def test_a_stage_has_the_layers_that_its_server_gives_it(
     server: Server, layers: int, stages: int, data: st.DataObject
@@ -58,6 +59,7 @@ def test_a_stage_has_the_layers_that_its_server_gives_it(
 
 
 @pytest.mark.parametrize("server", PEERS)
+@settings(deadline=None)  # the source is parsed each time
 @given(parts=LISTS, more=st.sampled_from([0, 0, 0, 1]), extra=st.sampled_from(["", "", " ", ",1"]))
 def test_a_list_of_layers_is_taken_or_refused_as_the_server_does(
     server: Server, parts: list[int], more: int, extra: str
@@ -88,6 +90,7 @@ def sglang_stages(nodes: int, node: int, tensor: int, pipeline: int) -> range:
     return found
 
 
+@settings(deadline=None)  # the source is parsed each time
 @given(nodes=STAGES, pipeline=STAGES, each=st.integers(1, 8), data=st.data())
 def test_a_node_has_the_stages_that_sglang_gives_it(
     nodes: int, pipeline: int, each: int, data: st.DataObject
@@ -111,6 +114,7 @@ class Map(list[int]):
         super().__setitem__(where, list(value))
 
 
+@settings(deadline=None)  # the source is parsed each time
 @given(experts=st.integers(0, 300), ranks=st.integers(2, 40), data=st.data())
 def test_a_rank_has_the_experts_that_vllm_gives_it(
     experts: int, ranks: int, data: st.DataObject
