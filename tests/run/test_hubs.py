@@ -32,6 +32,7 @@ def test_a_model_of_ollama_is_warmed(store: Path) -> None:
             "revision": None,
             "load_format": "gguf",
             "server": "ollama",
+            "part": None,
         }
     ]
     assert found["checkpoint"]["total_bytes"] == sum(
