@@ -21,9 +21,10 @@ LEFT_OUT = "!"  # begins a glob of tensors that are not needed
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|blk)\.([0-9]{1,6})\.")
 _EXPERT = re.compile(r"(?:^|\.)experts\.([0-9]{1,6})\.")
 # Layers before such a word belong to no pipeline of the language model: a vision tower, or heads
-# that predict more tokens, may have as many. `v`, `a` and `mm` are llama.cpp's towers.
+# that predict more tokens, may have as many. `v`, `a` and `mm` are llama.cpp's towers, and
+# `transformer.encoder` is what ChatGLM calls its decoder.
 _TOWER = re.compile(
-    r"vis|image|audio|speech|encoder|tower|talker|mtp|draft|eagle|2wav|projector|connector"
+    r"vis|image|audio|speech|(?<!\btransformer\.)encoder|tower|talker|mtp|draft|eagle|2wav|projector|connector"
     r"|resampler|aligner|(?:^|\.)(?:v|a|mm)\."
 )
 _PARTITIONS = {Server.SGLANG: "SGLANG_PP_LAYER_PARTITION"}

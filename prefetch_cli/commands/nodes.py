@@ -13,11 +13,13 @@ from prefetch_cli.commands.arguments import Named
 from prefetch_cli.commands.syntaxes import Meaning
 
 _MOST_DIGITS = 6
-# Options with which ranks, or experts, may lie otherwise, and their values with which they do not.
+# Options with which ranks, or experts, may lie otherwise, or each file is read whole (`eager`), and
+# their values with which that is not so.
 _ELSEWHERE = {
     Meaning.DATA_SIZE: ("1",),
     Meaning.CONTEXT_SIZE: ("1",),
     Meaning.EXECUTOR: ("mp", "uni"),
+    Meaning.STRATEGY: ("lazy", "prefetch", "torchao"),
     Meaning.CONFIG_FILE: (),
 }
 _EXPERTS_ELSEWHERE = {Meaning.EXPERT_PLACEMENT: ("linear",), Meaning.EXPERT_BALANCE: ()}

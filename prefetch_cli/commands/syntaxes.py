@@ -35,6 +35,7 @@ class Meaning(enum.Enum):
     DATA_SIZE = enum.auto()
     CONTEXT_SIZE = enum.auto()
     EXECUTOR = enum.auto()
+    STRATEGY = enum.auto()  # of reading safetensors files
     EXPERT_PARALLEL = enum.auto()
     EXPERT_PLACEMENT = enum.auto()
     EXPERT_BALANCE = enum.auto()
@@ -112,6 +113,7 @@ _VLLM_OPTIONS = (
     Option(Meaning.DATA_SIZE, ("--data-parallel-size", "-dp")),
     Option(Meaning.CONTEXT_SIZE, ("--prefill-context-parallel-size", "-pcp")),
     Option(Meaning.EXECUTOR, ("--distributed-executor-backend",)),
+    Option(Meaning.STRATEGY, ("--safetensors-load-strategy",)),
     Option(Meaning.EXPERT_PARALLEL, ("--enable-expert-parallel", "-ep"), takes=Takes.NOTHING),
     Option(
         Meaning.EXPERT_PARALLEL, ("--no-enable-expert-parallel",), takes=Takes.NOTHING, gives=""

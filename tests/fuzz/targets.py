@@ -26,7 +26,10 @@ from prefetch_cli.checkpoint import (
     selection,
 )
 from prefetch_cli.checkpoint.examine import examine, gguf_type
+from prefetch_cli.checkpoint.excerpt import excerpt
+from prefetch_cli.checkpoint.files import File
 from prefetch_cli.checkpoint.manifest import Terms
+from prefetch_cli.checkpoint.placement import Needs, Ranks
 from prefetch_cli.checkpoint.redirect import redirected
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.checkpoint.selection import Filters
@@ -144,6 +147,8 @@ def targets() -> list[Target]:
             partial(_header, name="model.safetensors"),
         ),
         Target("tensors", (_HEADER,), _tensors),
+        Target("part", (_HEADER,), partial(_part, name="model.safetensors")),
+        Target("part of gguf", (_GGUF, b"GGUF\3\0\0\0"), partial(_part, name="model.gguf")),
         Target(
             "checksums",
             (b"0" * 64 + b"  a\n", b"\\" + b"f" * 64 + b" *a\\nb\r\n# x\n", b"a" * 64 + b"  b\0"),
@@ -179,6 +184,25 @@ def targets() -> list[Target]:
         ),
         Target("folder", (_INDEX, _HEADER, b"model.safetensors"), _folder),
     ]
+
+
+def _part(folder: Path, name: str) -> Run:
+    path = folder / name
+    needs = Needs(("*", "!*.9.*"), Ranks(1, 1, 2), Ranks(0, 0, 2))
+
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        size = len(content)
+        file = File(str(path), str(path), size, weight=True, device=1, inode=1)
+        [[found], _, _] = excerpt([file], (), str(folder), needs, None, {}, Monitor(), 1)
+        end = 0
+        for part in found.ranges:
+            assert part.offset >= end
+            assert part.length >= 0
+            end = part.offset + part.length
+        assert end <= size
+
+    return run
 
 
 def _index(_folder: Path) -> Run:

@@ -196,6 +196,12 @@ TOWERS = [f"visual.blocks.{number}.weight" for number in range(8)]
         pytest.param(
             names(8) + names(3, before="model.decoder2.layers."), Config(layers=(8,)), 8, id="other"
         ),
+        pytest.param(
+            [*names(8), *names(8, before="model.encoder.layers.")],
+            Config(layers=(8,)),
+            8,
+            id="two-ends",
+        ),
         pytest.param(names(9), Config(layers=(8,)), None, id="more-than-config"),
         pytest.param(names(7), Config(layers=(8,)), None, id="fewer-than-config"),
         pytest.param(names(8) + names(8, before="other.layers."), Config(), None, id="two"),
@@ -220,6 +226,13 @@ def test_layers_are_parted_only_where_their_number_is_sure(
         assert missing == {
             name for name in found if name.startswith("model.layers.") and _layer(name) < 4
         }
+
+
+def test_what_chatglm_calls_its_decoder_is_one() -> None:
+    found = names(8, before="transformer.encoder.layers.")
+    found += names(8, before="transformer.vision.transformer.layers.")
+    place = placed(Needs(stage=Ranks(0, 0, 2)), found, Config(layers=(8,)))
+    assert place.tower == ("", "transformer.encoder.layers.")
 
 
 def _layer(name: str) -> int:

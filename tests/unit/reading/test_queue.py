@@ -154,6 +154,20 @@ def test_read_ahead_could_pass_the_cut_from_64_mib_before_it(tmp_path: Path) -> 
     assert not file_of(tmp_path).near_cut(Extent(0, 0, 1 << 40))
 
 
+def test_no_read_ahead_reaches_behind_a_part_where_a_limit_counts() -> None:
+    """Without a limit, what it brings in more is no harm."""
+    extents = [Extent(0, 0, MIB), Extent(1, 0, MIB)]
+    for cut, parted, expected in (
+        (Extent(1, 0, 900 * MIB), frozenset({0}), [True, False]),
+        (Extent(1, 0, 900 * MIB), frozenset({1}), [False, True]),
+        (None, frozenset({0, 1}), [False, False]),
+    ):
+        plan = replace(plan_of([], extents=extents, cut=cut), parted=parted)
+        queue = Queue(plan, [Target("/dev/null", NEAR)] * 2, Monitor(), lambda: 1)
+        taken = [one for _ in range(2) if (one := queue.take()) is not None]
+        assert [one.file.near_cut(one.run) for one in taken] == expected
+
+
 def is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
