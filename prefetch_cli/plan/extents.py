@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -65,6 +66,18 @@ def without(extents: Iterable[Extent], pieces: Sequence[Extent]) -> Iterator[Ext
             offset = piece.end
         if offset < extent.end:
             yield Extent(extent.file, offset, extent.end - offset)
+
+
+def joined(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """Yield extents that do not overlap in their order, those that touch as one."""
+    ordered = sorted(extents)
+    start = ordered[:1]
+    for before, after in pairwise(ordered):
+        if (before.file, before.end) != (after.file, after.offset):
+            yield start[0]._replace(length=before.end - start[0].offset)
+            start = [after]
+    if ordered:
+        yield start[0]._replace(length=ordered[-1].end - start[0].offset)
 
 
 def blocks(extent: Extent, block_bytes: int) -> Iterator[Extent]:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from prefetch_cli.base import limits
 from prefetch_cli.base.progress import Monitor
@@ -20,7 +19,7 @@ from prefetch_cli.linux.files import close, open_to_read
 from prefetch_cli.linux.mapping import fault_in, mapped
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.threads import spawn
-from prefetch_cli.plan.extents import Extent
+from prefetch_cli.plan.extents import Extent, joined
 from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Plan, Target
 from prefetch_cli.reading.worker import Tunables
@@ -284,15 +283,3 @@ class _Arrivals(Monitor):
         """Remember that it has come."""
         path, offset = self._thread.place
         self.ranges.append((path, offset, size_bytes))
-
-
-def joined(extents: Iterable[Extent]) -> Iterator[Extent]:
-    """Yield extents that do not overlap in their order, those that touch as one."""
-    ordered = sorted(extents)
-    start = ordered[:1]
-    for before, after in pairwise(ordered):
-        if (before.file, before.end) != (after.file, after.offset):
-            yield start[0]._replace(length=before.end - start[0].offset)
-            start = [after]
-    if ordered:
-        yield start[0]._replace(length=ordered[-1].end - start[0].offset)

@@ -1,9 +1,9 @@
-"""What is left of extents without others, by counting bytes one by one."""
+"""What is left of extents without others, by counting bytes one by one; what is joined."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefetch_cli.plan.extents import Extent, without
+from prefetch_cli.plan.extents import Extent, joined, without
 
 
 @st.composite
@@ -32,3 +32,13 @@ def test_what_is_left_is_what_no_piece_has(
     left = list(without(extents, data.draw(st.permutations(pieces))))
     assert each_byte(left) == [byte for byte in each_byte(extents) if byte not in taken]
     assert all(one.length > 0 for one in left)
+
+
+def test_extents_that_touch_are_joined() -> None:
+    far, near = Extent(1, 0, 5), Extent(0, 20, 5)
+    assert list(joined([far, Extent(0, 5, 5), near, Extent(0, 0, 5), Extent(0, 10, 2)])) == [
+        Extent(0, 0, 12),
+        near,
+        far,
+    ]
+    assert list(joined([])) == []

@@ -19,7 +19,7 @@ from prefetch_cli.linux.pagecache import PAGE_BYTES, Method, resident_bytes
 from prefetch_cli.linux.readahead import read_step_bytes
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.reading.plan import Medium, Plan, Target, Threads
-from prefetch_cli.reading.trial import MOST_BYTES, Trial, Unmeasured, joined, measure, pieces
+from prefetch_cli.reading.trial import MOST_BYTES, Trial, Unmeasured, measure, pieces
 from tests.helpers import oracle
 from tests.helpers.passthrough import mounted
 
@@ -76,16 +76,6 @@ def test_small_files_are_not_tried() -> None:
 def test_a_large_file_that_is_cold_in_many_places_is_no_small_one() -> None:
     extents = [Extent(0, 4 * MIB * number, 2 * MIB) for number in range(1000)]
     assert len(pieces(extents, MOST_BYTES, 128 * 1024)) == MOST_FILES
-
-
-def test_what_was_read_is_joined() -> None:
-    far, near = Extent(1, 0, 5), Extent(0, 20, 5)
-    assert list(joined([far, Extent(0, 5, 5), near, Extent(0, 0, 5), Extent(0, 10, 2)])) == [
-        Extent(0, 0, 12),
-        near,
-        far,
-    ]
-    assert list(joined([])) == []
 
 
 def tried(
