@@ -88,7 +88,7 @@ def with_files_left_out(draw: st.DrawFn) -> Story:
 
 @st.composite
 def in_reverse(draw: st.DrawFn) -> Story:
-    return Story([Process(0, mapping(draw, range(FILES)[::-1]))])
+    return Story([Process(draw(st.integers(0, 5)), mapping(draw, range(FILES)[::-1]))])
 
 
 @st.composite
