@@ -8,9 +8,10 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prefetch_cli.linux.uses import Name
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.plan.window import Position, Where
+
+Name = tuple[int, int]  # of a process, as whoever looks at them tells them apart
 
 # A loader of several threads may open a file before the one in front of it.
 _MOST_STUMBLES = 2

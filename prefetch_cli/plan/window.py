@@ -3,10 +3,27 @@
 Pure: values in load order, in and out.
 """
 
+import enum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.plan.extents import Extent, joined, without
+
+
+class Wish(enum.Enum):
+    """Who wants a window."""
+
+    GIVEN = "given"  # the user, whether it fits or not
+    DEFAULT = "default"  # we do, where it does not fit
+    NONE = "none"  # nobody, but there could be one
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A window that moves ahead of COMMAND's loader."""
+
+    size_bytes: int
+    wish: Wish
 
 
 @dataclass(frozen=True, order=True)

@@ -25,6 +25,15 @@ class Keep:
 
 
 @dataclass(frozen=True)
+class Window:
+    """How far to read ahead of COMMAND's loader."""
+
+    size_bytes: int | None  # None: half of the budget
+    command_pid: int
+    given: bool  # else only where the hardware asks for it
+
+
+@dataclass(frozen=True)
 class Options:
     """What the user wants, all of it."""
 
@@ -49,6 +58,7 @@ class Options:
     min_resident_percent: float | None
     keep: Keep | None
     checksums: str | None = None  # the file that lists them
+    window: Window | None = None  # None: there cannot be one
 
     @property
     def verifies(self) -> bool:

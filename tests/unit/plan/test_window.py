@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefetch_cli.linux.uses import Name
 from prefetch_cli.plan.extents import Extent
-from prefetch_cli.plan.loaders import Loaders, Lost, Patience
+from prefetch_cli.plan.loaders import Loaders, Lost, Name, Patience
 from prefetch_cli.plan.window import Position, Turn, Where, Window, total
 from tests.unit.plan import loaders as stories
 from tests.unit.plan.loaders import FILE_PAGES, FILES, PAGE, Process, Story
