@@ -80,9 +80,10 @@ class Tree:
             with suppress(OSError):
                 if not (maps := procfs.read(f"/proc/{pid}/maps")):
                     continue  # a process that has exited maps nothing
-                files = held.setdefault((pid, start), dict.fromkeys(self._mapped(maps), 0))
+                files = dict.fromkeys(self._mapped(maps), 0)
                 for number, offset in self._open(pid):
                     files[number] = min(offset, files.get(number, offset))
+                held[pid, start] = files
         return Uses(held)
 
     def _members(self) -> list[Name]:
@@ -115,9 +116,12 @@ class Tree:
         return found
 
     def _open(self, pid: int) -> Iterator[tuple[int, int]]:
-        """Yield each file that is open, and the offset of the next read(2)."""
+        """Yield each file that is open, and the offset of the next read(2).
+
+        Raises PermissionError where that is hidden: the maps alone may not be.
+        """
         for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):  # closed meanwhile
+            with suppress(FileNotFoundError):  # closed meanwhile
                 link = f"/proc/{pid}/fd/{name}"
                 target = os.readlink(link)
                 if not target.startswith("/") or target.startswith(_ELSEWHERE):

@@ -129,7 +129,7 @@ def test_it_is_told_which_process_uses_which_file_and_how_far_it_has_read(
                 child: {},
             }
             process("also map", paths[0])  # nobody sees how far a mapping is read
-            assert [dict(files) for files in seen.look().held.values()][0] == {0: 0, 2: 0}
+            assert next(dict(files) for files in seen.look().held.values()) == {0: 0, 2: 0}
         finally:
             os.kill(child, signal.SIGKILL)
 
@@ -199,6 +199,22 @@ def test_a_process_that_has_ended_uses_nothing(paths: list[Path]) -> None:
         seen = tree(process, paths)
         assert seen.look().files == {0}
     assert found(seen) == (0, set())
+
+
+def test_a_process_that_hides_what_it_has_open_is_not_seen(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With Linux 6.18 one that is not dumpable (prctl(2)) still shows its maps."""
+
+    def refuse(link: str) -> str:
+        raise PermissionError(13, "Permission denied", link)
+
+    with started() as process:
+        process("map", paths[0])
+        seen = tree(process, paths)
+        assert found(seen) == (1, {0})
+        monkeypatch.setattr(os, "readlink", refuse)
+        assert found(seen) == (0, set())
 
 
 def test_another_users_processes_are_hidden(paths: list[Path]) -> None:
