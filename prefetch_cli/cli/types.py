@@ -40,6 +40,18 @@ UNTIL = Value("DURATION|load", _until, (Until.LOAD.value,))
 AMOUNT = Value("SIZE|PERCENT", parse_amount)
 
 
+def _size_or_auto(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ValueError(f"{error}".replace(", found", ", or auto, found")) from None
+
+
+SIZE_OR_AUTO = Value("SIZE|auto", _size_or_auto, ("auto",))
+
+
 def percent(least: int) -> Value:
     """Return a percentage from `least` to 100."""
 

@@ -4,7 +4,7 @@ Pure: values in load order, in and out.
 """
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prefetch_cli.plan.extents import Extent, joined, without
@@ -50,6 +50,7 @@ class Turn:
 
     drop: tuple[Extent, ...]
     read: tuple[Extent, ...]
+    cut: Extent | None = None  # the head of the file in which the window ends
 
 
 class Window:
@@ -88,10 +89,23 @@ class Window:
             if gone_bytes := total(self._of(self._held, file)):
                 drop += self._of(self.order, file)
                 held_bytes -= gone_bytes
-        return Turn(tuple(drop), tuple(self._first(wanted, room_bytes - held_bytes)))
+        read = tuple(self._first(wanted, room_bytes - held_bytes))
+        return Turn(tuple(drop), read, self._cut(ahead))
 
-    def rest_of_head(self, room_bytes: int) -> tuple[Extent, ...]:
-        """Return what is missing of the head that fits, for a loader that is not followed."""
+    def _cut(self, ahead: Sequence[Extent]) -> Extent | None:
+        """Return the head of the file in which the window ends, None where it ends with one."""
+        if not ahead:
+            return None
+        last = ahead[-1]
+        end = max(extent.end for extent in self._of(self.order, last.file))
+        return None if last.end == end else Extent(last.file, 0, last.end)
+
+    def rest_of_head(self, had: Collection[int], room_bytes: int) -> tuple[Extent, ...]:
+        """Return what is missing of the head that fits, for a loader that is not followed.
+
+        What that has had takes room too.
+        """
+        self.record_read(extent for extent in self.order if extent.file in had)
         missing = without(self._first(self.order, room_bytes), self._held)
         return tuple(self._first(missing, room_bytes - total(self._held)))
 

@@ -16,7 +16,7 @@ from prefetch_cli.plan import ranks
 from prefetch_cli.plan.decision import Decision, Verdict, allows_trial
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.reading.trial import Unmeasured
-from prefetch_cli.run import holding, keeping, parts, proving, stages, trials, verification
+from prefetch_cli.run import holding, keeping, parts, proving, sliding, stages, trials, verification
 from prefetch_cli.run.loading import Watch
 from prefetch_cli.run.options import Keep, Options
 from prefetch_cli.run.parts import CHECKPOINT, Kind, Part
@@ -146,12 +146,15 @@ class _Stages:
         (first,) = (one for one in planned if one.part.kind is CHECKPOINT)
         seen = first.wanted, first.looked, first.decided
         loading = holding.watch(self._options.keep, *seen, self._stop)
+        window = sliding.follow(self._options, *seen, self._stop)
         results: dict[Kind, Read] = {}
         proofs: dict[Kind, Proven] = {}
         for one in due:
             result = stages.read(one.wanted, one.decided, self._monitor, self._stop)
             results[one.part.kind] = result
             self._publish(result)
+        if window is not None and not self._stop.interrupted:
+            window.run(results.get(CHECKPOINT), self._monitor, self._stop, self._publish)
         for one in planned:
             self._verify(one, results.get(one.part.kind))
         for one in planned:

@@ -208,6 +208,13 @@ def test_a_window_that_is_no_whole_page_ends_at_one() -> None:
     assert window.turn(at(0, 2), FILE, FILE).read == (Extent(0, 0, PAGE),)
 
 
+def test_the_reader_knows_where_the_window_ends_in_a_file() -> None:
+    window = Window(ORDER, FILE + PAGE, PAGE, ())
+    assert window.turn(at(0), 8 * FILE, PAGE).cut == Extent(1, 0, PAGE)
+    assert window.turn(at(0, FILE - PAGE), 8 * FILE, PAGE).cut is None
+    assert window.turn(at(8), 8 * FILE, PAGE) == Turn((), ())
+
+
 def test_parts_of_files_have_a_window_too() -> None:
     parts = (Extent(0, 0, PAGE), Extent(0, 3 * PAGE, PAGE), Extent(2, PAGE, 2 * PAGE))
     window = Window(parts, 2 * PAGE, PAGE, ())
@@ -219,9 +226,10 @@ def test_parts_of_files_have_a_window_too() -> None:
 
 def test_the_head_is_what_fits_beside_what_is_there() -> None:
     window = Window(ORDER, FILE, PAGE, [ORDER[0], ORDER[6]])
-    assert window.rest_of_head(4 * FILE) == ORDER[1:3]
-    assert window.rest_of_head(100 * FILE) == (*ORDER[1:6], ORDER[7])
-    assert window.rest_of_head(0) == ()
+    assert window.rest_of_head((), 4 * FILE) == ORDER[1:3]
+    assert window.rest_of_head((), 100 * FILE) == (*ORDER[1:6], ORDER[7])
+    assert window.rest_of_head((), 0) == ()
+    assert window.rest_of_head((2, 6), 4 * FILE) == ORDER[1:2]
 
 
 # Whether a loader can be followed
