@@ -101,6 +101,8 @@ DECISIONS = (
         Verdict.SKIP,
         Reason.NO_PAGE_CACHE,
     ),
+    Row("network", "--window", Verdict.PREFETCH, Reason.WINDOW),
+    Row("local", "--force --window", Verdict.PREFETCH, Reason.WINDOW),
     Row("network, fits", NOTHING_TO_GAIN, Verdict.PREFETCH, Reason.NETWORK_FITS),
     Row("network, does not fit", "nothing", Verdict.SKIP, Reason.NETWORK_TOO_BIG, warns=True),
     Row("network, does not fit", "--partial", Verdict.PARTIAL, Reason.PARTIAL),
@@ -359,7 +361,7 @@ DIAGNOSTICS = (
         "{SIZE} do not fit into {SIZE}",
         "0",
         "The checkpoint is larger than the budget: the kernel would drop its head again before the "
-        "loader gets to it. See `--partial`, `--force` and `--ram-threshold`.",
+        "loader gets to it. See `--window`, `--partial`, `--force` and `--ram-threshold`.",
     ),
     Diagnostic(
         "expected to be allowed to lock {SIZE} of memory",
@@ -387,6 +389,29 @@ DIAGNOSTICS = (
         "which files COMMAND's processes use is hidden from this user",
         "COMMAND's",
         "They are another user's, or started by a daemon. `--keep load` ends with COMMAND.",
+    ),
+    Diagnostic(
+        "COMMAND's processes are hidden from this user",
+        "COMMAND's",
+        "They are another user's, or started by a daemon: `--window` cannot follow them, and reads "
+        "the head, as `--partial` does.",
+    ),
+    Diagnostic(
+        "COMMAND has opened none of the weight files so far: only the head is read",
+        "COMMAND's",
+        "For 10 minutes: it reads another checkpoint, or a daemon reads this one for it.",
+    ),
+    Diagnostic(
+        "COMMAND does not read the weight files in the order in which they are warmed",
+        "COMMAND's",
+        "`--window` would read what comes last, so the head is read, as by `--partial`. `--list` "
+        "prints the order; see `--server`.",
+    ),
+    Diagnostic(
+        "COMMAND has weight files open or mapped at once that lie farther apart than the window",
+        "COMMAND's",
+        "So nobody sees which of them it is at, and the head is read, as by `--partial`. A larger "
+        "`--window` may do.",
     ),
     Diagnostic(
         "{SIZE} of the {SIZE} that were read or resident stayed in the page cache",

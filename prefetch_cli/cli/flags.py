@@ -22,6 +22,7 @@ from prefetch_cli.cli.types import (
     DURATION,
     EXPERTS,
     SIZE,
+    SIZE_OR_AUTO,
     STAGES,
     TENSORS,
     UNTIL,
@@ -651,6 +652,33 @@ FLAGS = (
             "Without it, the exit code is then 3, or 2, and COMMAND does not start. "
             "With `--verify`, COMMAND starts even if a file fails; without it, the exit code is "
             "then 1."
+        ),
+    ),
+    Flag(
+        names=("--window",),
+        group="Command",
+        value=SIZE_OR_AUTO,
+        needs=(COMMAND,),
+        excludes=("--max-bytes", "--rank", "--world-size", "--verify", "--keep"),
+        help="Stay so far ahead of COMMAND's loader and drop what it has passed; auto: half.",
+        details=(
+            "For a checkpoint that does not fit. If one is given, the window moves over one that "
+            "fits too. On a local file system that is not slow, give `--force` as well. "
+            "`auto` is half of the budget; no window is larger than the budget. "
+            "Where the GPU has no memory of its own (see `--ram-threshold`), `auto` is the default "
+            "for a checkpoint that does not fit, unless `--partial` or what excludes `--window` "
+            "is given. "
+            "Where the loader is, is seen from outside, ten times a second at most: in /proc, by "
+            "the weight files that COMMAND's processes have mapped or open, and how far they have "
+            "read them. The slowest process counts. "
+            "A file has been passed when every process that had it has gone on to a later one, or "
+            "has had none for 10 s, or has ended. What was passed is dropped, each file as a "
+            "whole, where the budget of the memory that is available then has no room for more. "
+            "In a mapped file nobody sees how far the loader is, so a window should be larger than "
+            "two files, and of a checkpoint in a single file that is mapped it reads the head. "
+            "If COMMAND's processes are hidden from this user, read in another order, have files "
+            "open at once that lie farther apart than the window, or open none for 10 minutes, a "
+            "warning says so, and the head is read, up to the budget, as with `--partial`."
         ),
     ),
     Flag(

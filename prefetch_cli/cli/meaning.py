@@ -18,7 +18,7 @@ from prefetch_cli.base.words import (
 from prefetch_cli.checkpoint.placement import EVERYTHING, Needs
 from prefetch_cli.checkpoint.request import Reference, Request
 from prefetch_cli.checkpoint.selection import Filters
-from prefetch_cli.cli.flags import FLAGS
+from prefetch_cli.cli.flags import FLAGS, rivals
 from prefetch_cli.cli.rules import Values
 from prefetch_cli.libraries import gather
 from prefetch_cli.linux.pagecache import PAGE_BYTES
@@ -26,7 +26,7 @@ from prefetch_cli.process.command import Terms, which
 from prefetch_cli.process.record import Record
 from prefetch_cli.reading.plan import AUTO_THREADS, Threads
 from prefetch_cli.run.from_file import STANDARD_INPUT, FromFile
-from prefetch_cli.run.options import Keep, Options
+from prefetch_cli.run.options import Keep, Options, Window
 from prefetch_cli.run.outcome import Outcome, Refused, exit_code
 from prefetch_cli.show.display import Display
 
@@ -61,6 +61,7 @@ def to_options(values: Values, command: Sequence[str], environ: Mapping[str, str
         block_size_bytes=-(-values["block_size"] // PAGE_BYTES) * PAGE_BYTES,
         beside_command=bool(command),
         keep=_keep(values, command),
+        window=_window(values, command),
         **{flag.option: values[flag.parameter] for flag in FLAGS if flag.option},
     )
 
@@ -203,6 +204,24 @@ def _keep(values: Values, command: Sequence[str]) -> Keep | None:
         lock=lock,
         best_effort=values["best_effort"],
     )
+
+
+def _window(values: Values, command: Sequence[str]) -> Window | None:
+    """Return the window that may move ahead of COMMAND's loader, None where there cannot be one."""
+    asked = values["window"]
+    if not command or (asked is None and _excludes_window(values)):
+        return None
+    return Window(
+        size_bytes=asked if isinstance(asked, int) else None,
+        command_pid=os.getpid(),  # this process becomes COMMAND
+        given=asked is not None,
+    )
+
+
+def _excludes_window(values: Values) -> bool:
+    (window,) = (flag for flag in FLAGS if flag.parameter == "window")
+    names = rivals(window)
+    return any(values[flag.parameter] != flag.unset for flag in FLAGS if flag.name in names)
 
 
 def _action(values: Values) -> Action:

@@ -93,6 +93,18 @@ EXPERTS = Value("A-B|I/N|all", _experts, (Which.ALL.value,))
 TENSORS = Value("GLOB", _tensors)
 
 
+def _size_or_auto(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ValueError(f"{error}".replace(", found", ", or auto, found")) from None
+
+
+SIZE_OR_AUTO = Value("SIZE|auto", _size_or_auto, ("auto",))
+
+
 def percent(least: int) -> Value:
     """Return a percentage from `least` to 100."""
 

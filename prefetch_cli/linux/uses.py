@@ -7,7 +7,7 @@ processes of the same user that have not given up privileges (ptrace(2), PTRACE_
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ _ELSEWHERE = ("/dev/", "/proc/", "/sys/", "/memfd:")
 
 _LIST_SECONDS = 1.0  # between looks for new processes: a machine may run thousands
 
-_Name = tuple[int, int]  # of a process: its pid, and its start time in clock ticks
+Name = tuple[int, int]  # of a process: its pid, and its start time in clock ticks
 
 
 class Place(NamedTuple):
@@ -29,10 +29,23 @@ class Place(NamedTuple):
 
 
 class Uses(NamedTuple):
-    """What was seen at one look."""
+    """What was seen at one look.
 
-    processes: int  # that could be looked into
-    files: frozenset[int]  # mapped or open in one of them, by their numbers
+    For each process that could be looked into: the files that it has mapped or open, by their
+    numbers, and the offset in bytes up to which it has read each, 0 for one that is mapped.
+    """
+
+    held: Mapping[Name, Mapping[int, int]]
+
+    @property
+    def processes(self) -> int:
+        """How many processes could be looked into."""
+        return len(self.held)
+
+    @property
+    def files(self) -> frozenset[int]:
+        """The files that are mapped or open in one of them, by their numbers."""
+        return frozenset(number for held in self.held.values() for number in held)
 
 
 class Tree:
@@ -42,12 +55,12 @@ class Tree:
         """Take the first process, the files to look for, and a process that does not count."""
         self._pid = pid
         self._without = without
-        self._known: set[_Name] = set()
+        self._known: set[Name] = set()
         self._by_identity: dict[tuple[int, int], set[int]] = {}
         self._by_path: dict[bytes, set[int]] = {}
         # Words of a line in /proc/PID/maps that names one of the files.
         self._words: set[bytes] = set()
-        self._listed: list[int] = []
+        self._listed: list[Name] = []
         self._listed_at = -math.inf
         for number, place in enumerate(places):
             path = os.fsencode(place.real_path)
@@ -57,19 +70,21 @@ class Tree:
 
     def look(self) -> Uses:
         """Return which files are mapped or open now. May touch the storage."""
-        processes, found = 0, set[int]()
+        held: dict[Name, dict[int, int]] = {}
         if time.monotonic() >= self._listed_at + _LIST_SECONDS:
             self._listed, self._listed_at = self._members(), time.monotonic()
-        for pid in self._listed:
+        for pid, start in self._listed:
             # It may end while we look, or be another user's.
             with suppress(OSError):
-                maps = procfs.read(f"/proc/{pid}/maps")
-                processes += bool(maps)  # a process that has exited maps nothing
-                found |= self._mapped(maps)
-                found |= self._open(pid)
-        return Uses(processes, frozenset(found))
+                if not (maps := procfs.read(f"/proc/{pid}/maps")):
+                    continue  # a process that has exited maps nothing
+                files = dict.fromkeys(self._mapped(maps), 0)
+                for number, offset in self._open(pid):
+                    files[number] = min(offset, files.get(number, offset))
+                held[pid, start] = files
+        return Uses(held)
 
-    def _members(self) -> list[int]:
+    def _members(self) -> list[Name]:
         parents: dict[int, int] = {}
         starts: dict[int, int] = {}
         for pid in _pids():
@@ -81,7 +96,7 @@ class Tree:
         found = {pid for pid in parents if not known.isdisjoint(_line(pid, parents))}
         found.discard(self._without)
         self._known = {(pid, starts[pid]) for pid in found}
-        return sorted(found)
+        return sorted(self._known)
 
     def _mapped(self, maps: bytes) -> set[int]:
         found: set[int] = set()
@@ -98,16 +113,21 @@ class Tree:
             found |= self._by_identity.get(identity, set()) | self._by_path.get(fields[5], set())
         return found
 
-    def _open(self, pid: int) -> set[int]:
-        found: set[int] = set()
+    def _open(self, pid: int) -> Iterator[tuple[int, int]]:
+        """Yield each file that is open, and the offset of the next read(2).
+
+        Raises PermissionError where that is hidden: the maps alone may not be.
+        """
         for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):  # closed meanwhile
+            with suppress(FileNotFoundError):  # closed meanwhile
                 link = f"/proc/{pid}/fd/{name}"
                 target = os.readlink(link)
-                if target.startswith("/") and not target.startswith(_ELSEWHERE):
-                    status = os.stat(link)
-                    found |= self._by_identity.get((status.st_dev, status.st_ino), set())
-        return found
+                if not target.startswith("/") or target.startswith(_ELSEWHERE):
+                    continue
+                status = os.stat(link)
+                if numbers := self._by_identity.get((status.st_dev, status.st_ino)):
+                    offset = int(procfs.fields(f"/proc/{pid}/fdinfo/{name}")["pos:"])
+                    yield from ((number, offset) for number in numbers)
 
 
 def _pids() -> list[int]:

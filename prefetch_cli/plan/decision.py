@@ -6,6 +6,7 @@ from typing import NamedTuple
 from prefetch_cli.base import amounts
 from prefetch_cli.base.words import Overrule
 from prefetch_cli.plan.budget import Budget, in_words
+from prefetch_cli.plan.window import Ahead, Wish
 
 _ENOUGH_RESIDENT = 0.99
 # A loader alone is slow if it takes so many times as long as warming, and so much longer.
@@ -39,6 +40,7 @@ class Reason(enum.Enum):
     FORCED_TOO_BIG = "forced-too-big"
     PARTIAL = "partial"
     VERIFY = "verify"
+    WINDOW = "window"
 
 
 class Storage(enum.Enum):
@@ -122,8 +124,10 @@ class Decision(NamedTuple):
     limit_bytes: int | None  # read only this many bytes, in load order; None: all
 
 
-def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
-    """Return the decision: the first rule that matches.
+def decide(
+    facts: Facts, budget: Budget, overrule: Overrule, ahead: Ahead | None = None
+) -> Decision:
+    """Return the decision: the first rule that matches; without COMMAND there is no window `ahead`.
 
     The rules for network and local file systems are vLLM's (vllm-project/vllm#36012, #37673).
     Before them come states in which reading gains nothing, so `overrule` does not apply to them,
@@ -136,9 +140,35 @@ def decide(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
         return _verify_what_costs_no_memory(gain.message, facts, budget)
     if gain is not None:
         return gain
-    if facts.total_bytes <= budget.size_bytes:
+    fits = facts.total_bytes <= budget.size_bytes
+    if ahead is not None and _opens(ahead, facts, overrule, fits=fits):
+        return _windowed(facts, budget, ahead, fits=fits)
+    if fits:
         return _decide_fitting(facts, budget, overrule)
-    return _decide_too_big(facts, budget, overrule)
+    return _decide_too_big(facts, budget, overrule, ahead)
+
+
+def _opens(ahead: Ahead, facts: Facts, overrule: Overrule, *, fits: bool) -> bool:
+    """Return whether the window is to move: only where it would pay to read all, if all fitted."""
+    slow = facts.forecast is not None and facts.forecast.loader_is_slow
+    if not facts.storage.network and not slow and Overrule.FORCE not in overrule:
+        return False
+    if ahead.wish is Wish.DEFAULT:
+        return not fits and Overrule.PARTIAL not in overrule
+    return ahead.wish is Wish.GIVEN
+
+
+def _windowed(facts: Facts, budget: Budget, ahead: Ahead, *, fits: bool) -> Decision:
+    total, size = (amounts.format_size(one) for one in (facts.total_bytes, ahead.size_bytes))
+    verb = "fit" if fits else "do not fit"
+    return Decision(
+        Verdict.PREFETCH,
+        Reason.WINDOW,
+        f"{facts.storage.value}, and {total} {verb} into {in_words(budget)}: a window of {size} "
+        "moves ahead of COMMAND's loader",
+        warning=False,
+        limit_bytes=ahead.size_bytes,
+    )
 
 
 def _without_gain(facts: Facts, overrule: Overrule) -> Decision | None:
@@ -223,27 +253,34 @@ def _decide_fitting(facts: Facts, budget: Budget, overrule: Overrule) -> Decisio
     return _skip(Reason.LOCAL_FITS, f"{where}, {measured}; {fits}: {force}")
 
 
-def _decide_too_big(facts: Facts, budget: Budget, overrule: Overrule) -> Decision:
+def _decide_too_big(
+    facts: Facts, budget: Budget, overrule: Overrule, ahead: Ahead | None
+) -> Decision:
     total = amounts.format_size(facts.total_bytes)
     too_big = f"{facts.storage.value}, but {total} do not fit into {in_words(budget)}"
     if Overrule.PARTIAL in overrule and (facts.storage.network or Overrule.FORCE in overrule):
         message = f"{too_big}: reading the first {amounts.format_size(budget.size_bytes)} of it"
+        if ahead is not None:
+            message += "; --window would stay ahead of COMMAND's loader"
         return _partial(Reason.PARTIAL, message, budget.size_bytes, warning=False)
     if Overrule.FORCE in overrule:
         return _force_too_big(too_big, facts, budget)
     if Overrule.VERIFY in overrule:
         message = f"{too_big}: only the files that fit are verified; --force reads all"
         return _partial(Reason.VERIFY, message, budget.size_bytes)
+    window = "" if ahead is None else "--window to stay ahead of COMMAND's loader, "
     if facts.storage.network:
         return _skip(
             Reason.NETWORK_TOO_BIG,
-            f"{too_big}: give --partial to read what fits, --force to read all, "
+            f"{too_big}: give {window}--partial to read what fits, --force to read all, "
             "or --ram-threshold to allow more",
             warning=True,
         )
+    if window:
+        window = f"--force {window}"
     return _skip(
         Reason.LOCAL_TOO_BIG,
-        f"{too_big}: give --force --partial to read what fits, or --force to read all",
+        f"{too_big}: give {window}--force --partial to read what fits, or --force to read all",
     )
 
 

@@ -28,7 +28,7 @@ from prefetch_cli.run.outcome import (
     fold,
 )
 from prefetch_cli.run.pipeline import run
-from prefetch_cli.run.states import Keeping, Read, State
+from prefetch_cli.run.states import Keeping, Read, Slid, Sliding, State
 from prefetch_cli.show.audience import Audience
 
 # 100,000 files are a million small values, none of them garbage: to look through them again and
@@ -80,6 +80,8 @@ class _Job:
         """Whether reads failed and the storage has not answered the proof for too long."""
         parts = self.outcome.parts
         if any(part.is_due or part.get(Keeping) for part in parts):
+            return False
+        if any(part.get(Sliding) and not part.get(Slid) for part in parts):
             return False
         reads = (part.get(Read) for part in parts)
         if not any(read.result.failed for read in reads if read is not None):
@@ -231,4 +233,6 @@ def _follow(job: _Job, stop: Stop, signals: _Signals, display: Audience) -> int:
 
 def _tell(job: _Job, display: Audience, seconds: float) -> None:
     for state in job.news(seconds):
+        if isinstance(state, Read):
+            display.progress(job.monitor.snapshot())  # its last steps, before what follows it
         display.learned(job.outcome, state.kind)

@@ -24,6 +24,9 @@ from prefetch_cli.run.states import (
     Looked,
     Proven,
     Read,
+    Slid,
+    SlideEnded,
+    Sliding,
     Tried,
     Verified,
     Wanted,
@@ -66,6 +69,7 @@ def document(outcome: Outcome, verbosity: Verbosity = Verbosity.NORMAL) -> Json:
         "forecast": _forecast(checkpoint),
         "verification": _verification(checkpoint),
         "keep": _keep(checkpoint),
+        "window": window(checkpoint),
         **beside,
         **_files(outcome, verbosity),
         "warnings": list(outcome.warnings),
@@ -288,6 +292,25 @@ def _keep(part: History) -> Json | None:
         "looks": tally.looks,
         "elapsed_seconds": round(tally.elapsed_seconds, 6),
         "reason_ended": ended.value,
+    }
+
+
+def window(part: History) -> Json | None:
+    """Return what a window has come to, None where there was none."""
+    slid = part.get(Slid)
+    state = slid or part.get(Sliding)
+    if state is None:
+        return None
+    slide = state.slide
+    ended = SlideEnded.INTERRUPTED if slid is None else slid.ended
+    return {
+        "size_bytes": slide.size_bytes,
+        "furthest_bytes": slide.furthest_bytes,
+        "bytes_read": slide.bytes_read,
+        "dropped_bytes": slide.dropped_bytes,
+        "elapsed_seconds": round(slide.elapsed_seconds, 6),
+        "reason_ended": ended.value,
+        "fallback": None if slid is None or slid.lost is None else slid.lost.value,
     }
 
 

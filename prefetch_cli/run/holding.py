@@ -51,13 +51,21 @@ def to_hold(
     return stages.held(wanted, found, extents)
 
 
-def watch(keep: Keep, wanted: Wanted, extents: Iterable[Extent], stop: Stop) -> Watch | None:
-    """Return a watch on COMMAND's use of the weights, None where nobody waits for that."""
-    if not keep.until_loaded or keep.command_pid is None:
+def watch(
+    keep: Keep | None, wanted: Wanted, looked: Looked, decided: Decided, stop: Stop
+) -> Watch | None:
+    """Return a watch on COMMAND's use of the weights, None where nobody waits for that.
+
+    It has begun to look: COMMAND may load faster than we read.
+    """
+    if keep is None or not keep.until_loaded or keep.command_pid is None:
         return None
+    extents = stages.held(wanted, looked.survey, decided.plan.extents)
     files = [wanted.found.files[number] for number in sorted({one.file for one in extents})]
     weights = [file for file in files if file.weight]
-    return Watch(keep.command_pid, weights or files, stop)
+    found = Watch(keep.command_pid, weights or files, stop)
+    found.start()
+    return found
 
 
 def _first(extents: Iterable[Extent], size_bytes: int) -> Iterator[Extent]:

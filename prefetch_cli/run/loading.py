@@ -1,15 +1,15 @@
-"""Watches in a thread of its own whether COMMAND has loaded its weights."""
+"""Watches in a thread of its own which weights COMMAND uses, and whether it has loaded them."""
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import counted
 from prefetch_cli.checkpoint.files import File
 from prefetch_cli.linux.threads import spawn
-from prefetch_cli.linux.uses import Place, Tree
+from prefetch_cli.linux.uses import Place, Tree, Uses
 from prefetch_cli.residency.keep import SETTLE_SECONDS, Loading
 
 _BUSY = 0.05  # the most of a processor that looking takes
@@ -27,24 +27,52 @@ class Tunables(NamedTuple):
 TUNABLES = Tunables()
 
 
+class Looks:
+    """Looks again and again which of some files COMMAND's processes have mapped or open."""
+
+    def __init__(
+        self,
+        pid: int,
+        files: Sequence[File],
+        stop: Stop,
+        look_seconds: float,
+        record: Callable[[Uses, float], None],
+    ) -> None:
+        """Take who is told of each look, with the moment of it on the monotonic clock."""
+        places = [Place(file.real_path, file.identity) for file in files]
+        self._tree = Tree(pid, places, without=os.getpid())
+        self._stop = stop
+        self._record = record
+        self.look_seconds = look_seconds  # between two, or more where looking takes long
+
+    def start(self) -> None:
+        """Look until the run is interrupted; raises RuntimeError where no thread can be started."""
+        spawn(self._run)
+
+    def _run(self) -> None:
+        while not self._stop.interrupted:
+            began = time.thread_time()
+            self._record(self._tree.look(), time.monotonic())
+            took = time.thread_time() - began
+            self._stop.pause(max(self.look_seconds, took / _BUSY))
+
+
 class Watch:
-    """Looks which of the files COMMAND's processes have mapped or open, until stopped."""
+    """Tells whether COMMAND has loaded its weights."""
 
     def __init__(
         self, pid: int, files: Sequence[File], stop: Stop, tunables: Tunables = TUNABLES
     ) -> None:
-        places = [Place(file.real_path, file.identity) for file in files]
         self._files = len(files)
-        self._tree = Tree(pid, places, without=os.getpid())
         self._loading = Loading(range(len(files)), tunables.settle_seconds)
-        self._stop = stop
+        self._looks = Looks(pid, files, stop, tunables.look_seconds, self._record)
         self._tunables = tunables
         self._began = time.monotonic()
         self._blind_looks = 0
 
     def start(self) -> None:
         """Look until the run is stopped; raises RuntimeError where no thread can be started."""
-        spawn(self._run)
+        self._looks.start()
 
     @property
     def is_over(self) -> bool:
@@ -67,11 +95,6 @@ class Watch:
             )
         return None
 
-    def _run(self) -> None:
-        while not self._stop.interrupted:
-            began = time.thread_time()
-            uses = self._tree.look()
-            self._blind_looks = 0 if uses.processes else self._blind_looks + 1
-            self._loading.record(uses.files, time.monotonic())
-            took = time.thread_time() - began
-            self._stop.pause(max(self._tunables.look_seconds, took / _BUSY))
+    def _record(self, uses: Uses, now: float) -> None:
+        self._blind_looks = 0 if uses.processes else self._blind_looks + 1
+        self._loading.record(uses.files, now)

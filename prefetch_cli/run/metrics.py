@@ -10,7 +10,7 @@ from prefetch_cli import __version__
 from prefetch_cli.base.text import listing
 from prefetch_cli.base.words import Action
 from prefetch_cli.run.outcome import History, Outcome, exit_code
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted
+from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Slid, Wanted
 
 _PREFIX = "prefetch_cli_"
 
@@ -34,6 +34,8 @@ HELP: Mapping[str, str] = {
     "resident_high_bytes": "The most bytes that were: as many, except by a sample.",
     "read_bytes": "What the last run read.",
     "read_seconds": "How long reading took.",
+    "window_read_bytes": "What the last run read while a window moved.",
+    "window_dropped_bytes": "What that window dropped behind the loader.",
     "evicted_bytes": "What the last run dropped from the page cache.",
 }
 
@@ -108,6 +110,9 @@ def _of(outcome: Outcome, part: History) -> Iterator[Sample]:
         yield "read_seconds", {}, round(read.result.elapsed_seconds, 6)
     elif decided is not None and outcome.action is Action.PREFETCH:
         yield "read_bytes", {}, 0  # skipped, or ended before
+    if slid := part.get(Slid):
+        yield "window_read_bytes", {}, slid.slide.bytes_read
+        yield "window_dropped_bytes", {}, slid.slide.dropped_bytes
     evicted = part.get(Evicted)
     if evicted is not None and (size := evicted.eviction.bytes_evicted) is not None:
         yield "evicted_bytes", {}, size

@@ -23,6 +23,14 @@ class Keep(NamedTuple):
         return self.seconds is None
 
 
+class Window(NamedTuple):
+    """How far to read ahead of COMMAND's loader."""
+
+    size_bytes: int | None  # None: half of the budget
+    command_pid: int
+    given: bool  # else only where the hardware asks for it
+
+
 class Options(NamedTuple):
     """What the user wants, all of it."""
 
@@ -47,6 +55,7 @@ class Options(NamedTuple):
     min_resident_percent: float | None
     keep: Keep | None
     checksums: str | None = None  # the file that lists them
+    window: Window | None = None  # None: there cannot be one
 
     @property
     def verifies(self) -> bool:

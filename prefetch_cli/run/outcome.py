@@ -16,9 +16,11 @@ from prefetch_cli.run.parts import CHECKPOINT, Kind
 from prefetch_cli.run.states import (
     Decided,
     Evicted,
+    Keeping,
     Looked,
     Proven,
     Read,
+    Sliding,
     State,
     Verified,
     Wanted,
@@ -127,6 +129,11 @@ class Outcome(NamedTuple):
     def checkpoint(self) -> History:
         """What is known of the checkpoint."""
         return self.of(CHECKPOINT)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether something goes on, or has gone on, behind the reading."""
+        return any(self.checkpoint.get(state) for state in (Keeping, Sliding))
 
     @property
     def beside(self) -> list[History]:

@@ -16,7 +16,7 @@ from prefetch_cli.checkpoint.files import Found
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.libraries import gather as libraries
 from prefetch_cli.run import from_file
-from prefetch_cli.run.options import Options
+from prefetch_cli.run.options import Options, Window
 
 
 class Kind(NamedTuple):
@@ -48,6 +48,7 @@ class Part(NamedTuple):
     find: Callable[[int], Found]
     overrule: Overrule
     places: tuple[str, ...] = ()
+    window: Window | None = None
 
 
 def asked(
@@ -76,4 +77,4 @@ def asked(
             Overrule.FORCE | Overrule.PARTIAL,
             libraries.places(located),
         )
-    yield Part(CHECKPOINT, lambda _threads: checkpoint, options.overrule)
+    yield Part(CHECKPOINT, lambda _threads: checkpoint, options.overrule, window=options.window)

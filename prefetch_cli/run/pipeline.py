@@ -16,7 +16,7 @@ from prefetch_cli.plan import ranks
 from prefetch_cli.plan.decision import Decision, Verdict, allows_trial
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.reading.trial import Unmeasured
-from prefetch_cli.run import holding, keeping, parts, proving, stages, trials, verification
+from prefetch_cli.run import holding, keeping, parts, proving, sliding, stages, trials, verification
 from prefetch_cli.run.loading import Watch
 from prefetch_cli.run.options import Keep, Options
 from prefetch_cli.run.parts import CHECKPOINT, Kind, Part
@@ -143,13 +143,18 @@ class _Stages:
                 for one in due
             }
         )
-        loading = self._watch(planned)
+        (first,) = (one for one in planned if one.part.kind is CHECKPOINT)
+        seen = first.wanted, first.looked, first.decided
+        loading = holding.watch(self._options.keep, *seen, self._stop)
+        window = sliding.follow(self._options, *seen, self._stop)
         results: dict[Kind, Read] = {}
         proofs: dict[Kind, Proven] = {}
         for one in due:
             result = stages.read(one.wanted, one.decided, self._monitor, self._stop)
             results[one.part.kind] = result
             self._publish(result)
+        if window is not None and not self._stop.interrupted:
+            window.run(results.get(CHECKPOINT), self._monitor, self._stop, self._publish)
         for one in planned:
             self._verify(one, results.get(one.part.kind))
         for one in planned:
@@ -165,39 +170,16 @@ class _Stages:
             if proven is not None:
                 proofs[one.part.kind] = proven
                 self._publish(proven)
-        self._keep(planned, results, proofs, loading)
-
-    def _watch(self, planned: Sequence[_Planned]) -> Watch | None:
-        """Watch COMMAND from its start on: it may load faster than we read."""
-        keep = self._options.keep
-        (one,) = (one for one in planned if one.part.kind is CHECKPOINT)
-        if keep is None:
-            return None
-        meant = stages.held(one.wanted, one.looked.survey, one.decided.plan.extents)
-        loading = holding.watch(keep, one.wanted, meant, self._stop)
-        if loading is not None:
-            loading.start()
-        return loading
+        self._keep(first, results.get(CHECKPOINT), proofs.get(CHECKPOINT), loading)
 
     def _keep(
-        self,
-        planned: Sequence[_Planned],
-        results: Mapping[Kind, Read],
-        proofs: Mapping[Kind, Proven],
-        loading: Watch | None,
+        self, one: _Planned, read: Read | None, proven: Proven | None, loading: Watch | None
     ) -> None:
         """Keep what is warm of the checkpoint: COMMAND needs its libraries before that."""
         keep = self._options.keep
-        (one,) = (one for one in planned if one.part.kind is CHECKPOINT)
         if keep is None or self._stop.interrupted:
             return
-        held = holding.to_hold(
-            one.wanted,
-            one.looked,
-            one.decided,
-            results.get(CHECKPOINT),
-            proofs.get(CHECKPOINT),
-        )
+        held = holding.to_hold(one.wanted, one.looked, one.decided, read, proven)
         keeping.Stage(
             keep,
             one.wanted,

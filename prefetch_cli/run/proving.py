@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
+from prefetch_cli.plan.decision import Reason
 from prefetch_cli.plan.extents import Extent
 from prefetch_cli.residency import doubt, evict, survey
 from prefetch_cli.residency.survey import Survey
@@ -60,7 +61,12 @@ def prove_evicted(
 def prove_read(
     wanted: Wanted, looked: Looked, decided: Decided, read: Read, monitor: Monitor, stop: Stop
 ) -> Proven | None:
-    """Return what stayed of what was read, or None where someone interrupts the wait for it."""
+    """Return what stayed of what was read, or None where someone interrupts the wait for it.
+
+    What a window drops behind the loader is missed by nobody.
+    """
+    if decided.decision.reason is Reason.WINDOW:
+        return Proven(wanted.kind, survey_share(wanted, monitor, before=looked.survey))
     if read.result.bytes_read > 0:
         numbers = {extent.file for extent in decided.plan.extents}
         used = {one for number, one in wanted.on_storage.items() if number in numbers}

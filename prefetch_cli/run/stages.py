@@ -27,6 +27,7 @@ from prefetch_cli.plan.decision import (
 from prefetch_cli.plan.extents import Extent, head, needed, within, without
 from prefetch_cli.plan.ranks import LocalRank
 from prefetch_cli.plan.share import partition
+from prefetch_cli.plan.window import Ahead, Wish
 from prefetch_cli.reading import job
 from prefetch_cli.reading.plan import Plan
 from prefetch_cli.residency import evict, keep
@@ -108,7 +109,17 @@ def decide(part: Part, wanted: Wanted, looked: Looked, tried: Tried | None = Non
     facts = _facts(wanted, looked)
     if tried is not None:
         facts = facts._replace(forecast=tried.forecast)
-    return decision.decide(facts, wanted.budget, part.overrule)
+    return decision.decide(facts, wanted.budget, part.overrule, _ahead(part, wanted))
+
+
+def _ahead(part: Part, wanted: Wanted) -> Ahead | None:
+    """Return the window that could move ahead of COMMAND's loader."""
+    if part.window is None:
+        return None
+    wish = Wish.NONE if wanted.memory.shared_with_gpu is None else Wish.DEFAULT
+    most = wanted.budget.size_bytes
+    size = most // 2 if part.window.size_bytes is None else part.window.size_bytes
+    return Ahead(min(size, most), Wish.GIVEN if part.window.given else wish)
 
 
 def awaits_trial(wanted: Wanted, looked: Looked, decided: Decision) -> bool:

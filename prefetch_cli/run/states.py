@@ -1,8 +1,10 @@
-"""The states of a part: wanted -> looked (-> tried) -> decided -> read or evicted -> proven, kept.
+"""The states of a part: wanted -> looked (-> tried) -> decided -> read or evicted -> proven.
 
-Each is a whole value, published as soon as it is known, and never filled in later.
+Beside COMMAND a window may slide before the proof, or what is warm be kept behind it. Each is a
+whole value, published as soon as it is known, and never filled in later.
 """
 
+import enum
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ from prefetch_cli.linux.filesystem import FileSystem
 from prefetch_cli.linux.memory import Memory
 from prefetch_cli.plan.budget import Budget
 from prefetch_cli.plan.decision import Decision, Forecast
+from prefetch_cli.plan.loaders import Lost
 from prefetch_cli.plan.share import Share
 from prefetch_cli.reading.plan import Plan, ReadResult, Threads
 from prefetch_cli.reading.trial import Trial
@@ -191,6 +194,47 @@ class Kept(State):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Why it ended before its time, where it did."""
+        return self.notes
+
+
+class Slide(NamedTuple):
+    """What a window has come to so far."""
+
+    size_bytes: int  # how far it reaches at most
+    furthest_bytes: int  # how far ahead of the loader any reading ended
+    bytes_read: int  # without what was read before it moved
+    dropped_bytes: int
+    elapsed_seconds: float
+
+
+class SlideEnded(enum.Enum):
+    """Why a window moves no more."""
+
+    LOADED = "loaded"
+    HEAD = "head"  # the loader cannot be followed
+    TIME_LIMIT = "time-limit"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Sliding(State):
+    """A window moves with COMMAND's loader."""
+
+    slide: Slide
+
+
+@dataclass(frozen=True)
+class Slid(State):
+    """The window moves no more."""
+
+    slide: Slide
+    ended: SlideEnded
+    lost: Lost | None  # why the loader cannot be followed
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What could not be read or dropped, and why the loader cannot be followed."""
         return self.notes
 
 

@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import sys
-import textwrap
 import traceback
 from collections.abc import Iterable
 from typing import TextIO
@@ -14,7 +12,7 @@ from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import PROGRAM, Action, ProgressMode, Terminator, Verbosity
-from prefetch_cli.run.document import document
+from prefetch_cli.run.document import document, window
 from prefetch_cli.run.listing import listed
 from prefetch_cli.run.outcome import History, Outcome, falls_short
 from prefetch_cli.run.parts import CHECKPOINT, Kind
@@ -25,6 +23,8 @@ from prefetch_cli.run.states import (
     Looked,
     Proven,
     Read,
+    Slid,
+    Sliding,
     Verified,
     Wanted,
 )
@@ -32,6 +32,7 @@ from prefetch_cli.show import events
 from prefetch_cli.show.bar import Bar
 from prefetch_cli.show.events import Feed, Level
 from prefetch_cli.show.keeping import keeping, kept
+from prefetch_cli.show.layout import LABEL_COLUMNS, hanging, has_cursor, wrapped
 from prefetch_cli.show.lines import (
     Line,
     each_doubtful,
@@ -43,13 +44,8 @@ from prefetch_cli.show.lines import (
     summary,
     waiting,
 )
+from prefetch_cli.show.sliding import slid, sliding
 from prefetch_cli.show.streams import Stream
-
-_LABEL_COLUMNS = 13
-_TEXT_LEAST_COLUMNS = 20  # beside the labels
-_HANG = "  "  # in front of the second and later lines of a warning
-_NUMBER_WITH_UNIT = re.compile(r"(\d) ([KMGTPE]?i?B\b|bytes?\b|%|s\b)")
-_PLAIN_TERMINALS = {"", "dumb", "unknown"}  # terminfo: no known capabilities
 
 
 class Display:
@@ -83,7 +79,8 @@ class Display:
         self._beats_said = 0
         self._shown: set[Kind] = set()
         self._warnings_said = 0
-        self._kept_said = False
+        self._summary_said = False
+        self._window_said = False
         self._kept_next_seconds = 0.0
         # Several ranks write to one log, so each line carries its rank.
         self._rank = ""
@@ -96,13 +93,15 @@ class Display:
             self._show(outcome, part)
         if (state := part.get(Keeping)) and not part.get(Kept):
             self._keeping(outcome, state)
+        if moving := part.get(Sliding):
+            self._sliding(outcome, moving)
 
     def progress(self, snapshot: Progress) -> None:
         """Show how far reading has come, and any file that has not answered for long."""
         if self._mode is ProgressMode.NONE:
             return
         if self._mode is ProgressMode.JSON:
-            if self._kept_said:
+            if self._summary_said:
                 return  # all is read
             for event in self._feed.due(snapshot, self._rank_number):
                 self._errors.write(events.line(event))
@@ -111,7 +110,7 @@ class Display:
         if beats > self._beats_said and snapshot.longest_wait is not None:
             self._tell(waiting(snapshot, snapshot.longest_wait))
         self._beats_said = beats
-        if snapshot.total_bytes == 0 or self._kept_said:
+        if snapshot.total_bytes == 0 or self._summary_said:
             return
         if self._mode is ProgressMode.BAR:
             self._bar = self._bar or Bar(self._errors)
@@ -138,9 +137,10 @@ class Display:
         self._document(outcome)
         if outcome.action is Action.LIST and not self._json:
             self._list(outcome)
-        if not self._kept_said:
+        if not self._summary_said:
             self._say(summary(outcome))
         self._say(kept(outcome))
+        self._say(slid(outcome))
         part = outcome.checkpoint
         wanted, proven = part.get(Wanted), part.get(Proven)
         changed = part.get(Read) or part.get(Evicted)
@@ -194,7 +194,7 @@ class Display:
 
     def _keeping(self, outcome: Outcome, state: Keeping) -> None:
         """Show the result of reading when keeping begins; then, at times, what is read again."""
-        began = not self._kept_said
+        began = not self._summary_said
         if began:
             self.stop_bar()
             self._say(summary(outcome))
@@ -205,7 +205,25 @@ class Display:
                 self._tell(keeping(outcome, state))
             if not began:
                 self._kept_next_seconds = now + limits.KEEPING_SECONDS
-        self._kept_said = True
+        self._summary_said = True
+
+    def _sliding(self, outcome: Outcome, state: Sliding) -> None:
+        """Show the result of reading when the window begins to move; what is wrong at its end."""
+        if not self._summary_said:
+            self.stop_bar()
+            self._say(summary(outcome))
+            if self._mode is not ProgressMode.NONE:
+                self._tell(sliding(state))
+            self._summary_said = True
+        self._warn_of_new(outcome)
+        if self._as_json and outcome.checkpoint.get(Slid) and not self._window_said:
+            self._window_said = True
+            event = {
+                "event": "window",
+                "rank": self._rank_number,
+                **(window(outcome.checkpoint) or {}),
+            }
+            self._errors.write(events.line(event))
 
     def _tell(self, text: str, level: Level = Level.INFO) -> None:
         """Write a line to standard error, above the bar if there is one.
@@ -219,8 +237,8 @@ class Display:
         name = f"{PROGRAM} {self._rank}".rstrip()
         kind = "" if level is Level.INFO else f"{level.value}: "
         line = printable(f"{name}: {kind}{text}")
-        if not self._beside and self._errors.isatty() and _has_cursor():
-            line = _hanging(line, self._errors.columns)
+        if not self._beside and self._errors.isatty() and has_cursor():
+            line = hanging(line, self._errors.columns)
         if self._bar is not None:
             self._bar.tell(line)
         else:
@@ -246,17 +264,17 @@ class Display:
                 if self._as_json:
                     self._tell(f"{label}: {text}" if label else text)
                 else:
-                    self._tell(f"{label:<{_LABEL_COLUMNS}}{text}")
+                    self._tell(f"{label:<{LABEL_COLUMNS}}{text}")
             return
-        if self._output.isatty() and _has_cursor():
+        if self._output.isatty() and has_cursor():
             columns = self._output.columns
             self._output.write(
-                "".join(f"{_wrapped(label, text, columns)}\n" for label, text in safe)
+                "".join(f"{wrapped(label, text, columns)}\n" for label, text in safe)
             )
             return
         margin = f"{self._rank}  ".lstrip()
         self._output.write(
-            "".join(f"{margin}{label:<{_LABEL_COLUMNS}}{text}\n" for label, text in safe)
+            "".join(f"{margin}{label:<{LABEL_COLUMNS}}{text}\n" for label, text in safe)
         )
 
     def _document(self, outcome: Outcome) -> None:
@@ -280,47 +298,5 @@ def _mode(asked: ProgressMode, verbosity: Verbosity, errors: Stream) -> Progress
     if verbosity is Verbosity.QUIET:
         return ProgressMode.NONE
     if asked is ProgressMode.AUTO:
-        return ProgressMode.BAR if errors.isatty() and _has_cursor() else ProgressMode.LOG
-    return ProgressMode.LOG if asked is ProgressMode.BAR and not _has_cursor() else asked
-
-
-def _has_cursor() -> bool:
-    """Whether the terminal can move its cursor, according to TERM."""
-    return os.environ.get("TERM", "") not in _PLAIN_TERMINALS
-
-
-def _wrapped(label: str, text: str, columns: int) -> str:
-    """Return a labelled line, wrapped beside its label, or below it on a narrow terminal."""
-    beside = columns - _LABEL_COLUMNS >= _TEXT_LEAST_COLUMNS
-    indent = _LABEL_COLUMNS if beside else 2
-    lines = textwrap.wrap(_tied(text), max(1, columns - indent), break_on_hyphens=False)
-    head = _bold(f"{label:<{indent}}") if beside else _bold(label) + "\n" + " " * indent
-    return _untied(head + ("\n" + " " * indent).join(lines))
-
-
-def _hanging(text: str, columns: int) -> str:
-    """Return a text, wrapped between words, its later lines indented.
-
-    A path that is longer than a line stays whole, so that it can be copied: the terminal cuts it.
-    """
-    lines = textwrap.wrap(
-        _tied(text),
-        columns,
-        subsequent_indent=_HANG,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
-    return _untied("\n".join(lines))
-
-
-def _tied(text: str) -> str:
-    """Return a text in which a number and its unit stay on one line."""
-    return _NUMBER_WITH_UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", text)
-
-
-def _untied(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
-def _bold(text: str) -> str:
-    return text if os.environ.get("NO_COLOR") else f"\x1b[1m{text}\x1b[0m"
+        return ProgressMode.BAR if errors.isatty() and has_cursor() else ProgressMode.LOG
+    return ProgressMode.LOG if asked is ProgressMode.BAR and not has_cursor() else asked

@@ -29,7 +29,6 @@ from prefetch_cli.run.outcome import History, Outcome
 from prefetch_cli.run.states import (
     Decided,
     Evicted,
-    Keeping,
     Looked,
     Proven,
     Read,
@@ -69,7 +68,7 @@ def facts(outcome: Outcome) -> Iterator[Line]:
     if wanted.share.world_size > 1:
         yield "share", _share(wanted)
     if looked := part.get(Looked):
-        yield "resident", _resident(looked.survey) + _reclaimed(looked.survey)
+        yield "resident", resident(looked.survey) + _reclaimed(looked.survey)
     if tried := part.get(Tried):
         yield "forecast", forecast_in_words(tried.forecast)
     if decided := part.get(Decided):
@@ -175,7 +174,7 @@ def facts_beside(outcome: Outcome, part: History) -> Iterator[Line]:
     plan = ""
     if outcome.action is Action.DRY_RUN and decided is not None:
         plan = f"; read {format_size(decided.plan.size_bytes)}"
-    yield part.kind.name, f"{size} in {files}{of}; resident {_resident(looked.survey)}{plan}"
+    yield part.kind.name, f"{size} in {files}{of}; resident {resident(looked.survey)}{plan}"
     if decided is None:
         return
     decision = decided.decision
@@ -212,7 +211,7 @@ def summary(outcome: Outcome) -> Iterator[Line]:
     if verified := part.get(Verified):
         yield "verified", verified_in_words(verified.verification)
     if proven is not None and (read or evicted):
-        yield "resident", _resident(proven.survey)
+        yield "resident", resident(proven.survey)
 
 
 def _summary_beside(part: History) -> Iterator[Line]:
@@ -220,7 +219,7 @@ def _summary_beside(part: History) -> Iterator[Line]:
         size = format_size(read.result.bytes_read)
         took = format_duration(read.result.elapsed_seconds)
         proven = part.get(Proven)
-        after = "" if proven is None else f"; resident {_resident(proven.survey)}"
+        after = "" if proven is None else f"; resident {resident(proven.survey)}"
         yield part.kind.name, f"read {size} in {took}{after}"
     elif evicted := part.get(Evicted):
         yield part.kind.name, f"evicted {_dropped(evicted.eviction)}"
@@ -246,7 +245,7 @@ def _dropped(eviction: Eviction) -> str:
 
 
 def _ending(outcome: Outcome, *, complete: bool) -> str:
-    if outcome.signal is not None and outcome.checkpoint.get(Keeping) is None:
+    if outcome.signal is not None and not outcome.goes_on:
         return f"; {by_signal(outcome.signal)}"
     if outcome.failed:
         return f"; {counted(len(outcome.failed), 'file')} failed"
@@ -258,7 +257,8 @@ def by_signal(number: int) -> str:
     return f"interrupted by {signal.Signals(number).name}"
 
 
-def _resident(survey: Survey) -> str:
+def resident(survey: Survey) -> str:
+    """Return how much is resident."""
     if survey.resident_bytes is None:
         return "unknown: this user has no way to tell"
     if survey.sampled is not None:

@@ -30,6 +30,7 @@ from prefetch_cli.plan.decision import (
     Verdict,
     decide,
 )
+from prefetch_cli.plan.window import Ahead, Wish
 from tests.helpers.command import ROOT
 from tests.helpers.documents import PAGES, page, plain, read, section
 from tests.run import examples
@@ -246,7 +247,8 @@ def overrules(given: str) -> list[Overrule]:
 @pytest.mark.parametrize("row", content.DECISIONS, ids=lambda row: f"{row.found}, {row.given}")
 def test_the_decision_table_is_what_is_decided(row: content.Row) -> None:
     for overrule in overrules(row.given):
-        found = decide(facts(row.found), budget(100 * GIB, "host", 90, None), overrule)
+        ahead = Ahead(GIB, Wish.GIVEN) if "--window" in row.given else None
+        found = decide(facts(row.found), budget(100 * GIB, "host", 90, None), overrule, ahead)
         assert (found.action, found.reason, found.warning) == (row.action, row.reason, row.warns)
 
 

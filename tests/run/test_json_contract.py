@@ -13,7 +13,9 @@ import pytest
 from prefetch_cli import __version__
 from prefetch_cli.base.words import Action, Engine, LoadFormat, Server
 from prefetch_cli.linux.pagecache import Method
+from prefetch_cli.plan.loaders import Lost
 from prefetch_cli.residency.keep import Ended
+from prefetch_cli.run.states import SlideEnded
 from tests.conftest import MIB
 from tests.helpers import command, oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
@@ -130,6 +132,7 @@ def document(action: str, **changed: Schema) -> Schema:
         "forecast": FORECAST,
         "verification": NULL,
         "keep": NULL,
+        "window": NULL,
         "libraries": NULL,
         "warnings": several(TEXT),
     }
@@ -170,8 +173,26 @@ KEEP = record(
     elapsed_seconds=NUMBER,
     reason_ended=words(*(ended.value for ended in Ended)),
 )
+WINDOW_KEYS: Schema = {
+    "size_bytes": COUNT,
+    "furthest_bytes": COUNT,
+    "bytes_read": COUNT,
+    "dropped_bytes": COUNT,
+    "elapsed_seconds": NUMBER,
+    "reason_ended": words(*(ended.value for ended in SlideEnded)),
+    "fallback": either(words(*(lost.value for lost in Lost)), NULL),
+}
+WINDOW = record(**WINDOW_KEYS)
 FAILED = several(record(path=WORD, error=WORD))
-READ_REASONS = ("network-fits", "local-slow", "forced", "forced-too-big", "partial", "verify")
+READ_REASONS = (
+    "network-fits",
+    "local-slow",
+    "forced",
+    "forced-too-big",
+    "partial",
+    "verify",
+    "window",
+)
 SKIP_REASONS = (
     "empty-share",
     "in-memory-filesystem",

@@ -81,7 +81,7 @@ def test_a_flag_is_written_with_minus_signs(name: str) -> None:
 def test_commands_of_the_pages_can_be_given() -> None:
     texts = [block.text for name in HANDWRITTEN for block in blocks(page(name))]
     lines = [line for text in texts for line in examples.command_lines(text)]
-    assert len(lines) == 13
+    assert len(lines) == 14
     for line in lines:
         examples.assert_can_be_given(line)
 
@@ -117,6 +117,7 @@ def schemas() -> Iterator[contract.Schema]:
     listed = contract.libraries(contract.NULL, contract.NULL, contract.NULL)
     yield contract.document("list", libraries=listed)
     yield contract.document("prefetch", keep=contract.KEEP)
+    yield contract.document("prefetch", window=contract.WINDOW)
 
 
 def collect(schema: contract.Schema, path: str, types: Types, words: Types) -> None:
@@ -210,7 +211,9 @@ def test_the_keys_of_the_page_are_those_of_real_documents(
     only_of_failures = {key for key in documented if ".failed[]." in key}
     only_of_trials = {key for key in documented if key.startswith("forecast.")}
     only_of_verify = {key for key in documented if key.startswith("verification.")}
-    assert documented.keys() - only_of_failures - only_of_trials - only_of_verify == real
+    only_of_events = {key for key in documented if key.startswith("window.")}
+    only = only_of_failures | only_of_trials | only_of_verify | only_of_events
+    assert documented.keys() - only == real
 
 
 def shape(value: Any) -> Any:

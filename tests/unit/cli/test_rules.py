@@ -78,7 +78,7 @@ def refused(
 
 
 EXCLUDE_COMMAND = ("check", "dry_run", "evict", "json", "list")
-NEED_COMMAND = ("lead", "best_effort", "libraries")
+NEED_COMMAND = ("lead", "best_effort", "libraries", "window")
 EXCLUDE_EACH_OTHER = (
     ("dry_run", "check"),
     ("dry_run", "evict"),
@@ -99,6 +99,7 @@ EXCLUDE_EACH_OTHER = (
     ("stage", "verify"),
     ("experts", "verify"),
 )
+EXCLUDED_BY_WINDOW = ("max_bytes", "rank", "world_size", "verify", "keep")
 EXCLUDE_VALUES = (
     ("--split", "bytes"),
     ("--engine", "populate"),
@@ -111,6 +112,7 @@ def test_all_that_flags_exclude_or_need_is_tried_here() -> None:
     """Each limit on what goes together is meant: a new one takes its place here."""
     pairs = {(flag.parameter, name) for flag in FLAGS for name in flag.excludes}
     each_other = {(one, f"--{other}".replace("_", "-")) for one, other in EXCLUDE_EACH_OTHER}
+    each_other |= {("window", f"--{one}".replace("_", "-")) for one in EXCLUDED_BY_WINDOW}
     of_list = {("print0", "--json")}
     assert pairs == each_other | of_list | {(one, COMMAND) for one in EXCLUDE_COMMAND}
     needs = {(flag.parameter, name) for flag in FLAGS for name in flag.needs}
@@ -154,7 +156,7 @@ def test_what_excludes_command(parameter: str) -> None:
 
 @pytest.mark.parametrize("parameter", NEED_COMMAND)
 def test_what_means_nothing_without_command(parameter: str) -> None:
-    given = {"lead": Amount(1), "best_effort": True, "libraries": True}
+    given = {"lead": Amount(1), "best_effort": True, "libraries": True, "window": 1}
     flag = "--" + parameter.replace("_", "-")
     error = refused(given, {parameter})
     assert error.message == f"expected a COMMAND with {flag}, found none"
@@ -168,6 +170,18 @@ def test_what_excludes_each_other(one: str, other: str) -> None:
     for typed in ({one, other}, {one}, ()):
         error = refused({one: True, other: True}, typed)
         assert (error.message, error.hint) == (expected, "give one of them")
+
+
+@pytest.mark.parametrize("other", EXCLUDED_BY_WINDOW)
+def test_what_a_window_excludes(other: str) -> None:
+    given = {"window": "auto", other: 1}
+    error = refused(given, {"window", other}, ("x",))
+    flag = "--" + other.replace("_", "-")
+    assert error.message == f"expected --window or {flag}, found both"
+    # A variable gives way.
+    kept = Given(values(**given), {"window"}, ("x",)).effective()
+    assert kept.values == values(window="auto")
+    kept.check()
 
 
 def test_all_values_that_flags_exclude_are_tried_here() -> None:

@@ -19,9 +19,16 @@ PROCESS = """
 import mmap, os, subprocess, sys
 held = {}
 for line in sys.stdin:
-    word, path = line.rstrip("\\n").split(" ", 1)
+    word, path = line.rstrip("\\n").split(" /", 1)
+    path = "/" + path
     if word == "open":
-        held[path] = open(path, "rb")
+        held[path] = open(path, "rb", buffering=0)
+    elif word == "open again":
+        held[word] = open(path, "rb")
+    elif word.startswith("read"):
+        held[path].read(int(word.split()[1]))
+    elif word == "also map":
+        held[word] = mmap.mmap(held[path].fileno(), 0, prot=mmap.PROT_READ)
     elif word == "map":
         with open(path, "rb") as file:
             held[path] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
@@ -85,19 +92,56 @@ def tree(process: Process, paths: list[Path], **how: int) -> Tree:
     return Tree(process.pid, [place(path) for path in paths], **{"without": os.getpid(), **how})
 
 
+def found(seen: Tree) -> tuple[int, set[int]]:
+    """Return how many processes are seen at a look, and all files that these use."""
+    uses = seen.look()
+    return uses.processes, set(uses.files)
+
+
 def test_files_are_used_while_they_are_open_or_mapped(paths: list[Path]) -> None:
     with started() as process:
         seen = tree(process, paths)
-        assert seen.look() == (1, frozenset())
+        assert found(seen) == (1, set())
         process("open", paths[0])
         process("map", paths[2])  # its descriptor is closed
-        assert seen.look() == (1, frozenset({0, 2}))
+        assert found(seen) == (1, {0, 2})
         process("close", paths[0])
         process("map", paths[1])
-        assert seen.look() == (1, frozenset({1, 2}))
+        assert found(seen) == (1, {1, 2})
         process("close", paths[1])
         process("close", paths[2])
-        assert seen.look() == (1, frozenset())
+        assert found(seen) == (1, set())
+
+
+def test_it_is_told_which_process_uses_which_file_and_how_far_it_has_read(
+    paths: list[Path],
+) -> None:
+    with started() as process:
+        child = int(process("fork", paths[0]))
+        try:
+            seen = tree(process, paths)
+            process("open", paths[0])
+            process("read 1234", paths[0])
+            process("map", paths[2])
+            held = seen.look().held
+            assert {pid: dict(files) for (pid, _), files in held.items()} == {
+                process.pid: {0: 1234, 2: 0},
+                child: {},
+            }
+            process("also map", paths[0])  # nobody sees how far a mapping is read
+            assert next(dict(files) for files in seen.look().held.values()) == {0: 0, 2: 0}
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_of_a_file_that_is_open_twice_the_one_that_is_behind_counts(paths: list[Path]) -> None:
+    with started() as process:
+        seen = tree(process, paths)
+        process("open", paths[1])
+        process("read 3000", paths[1])
+        process("open again", paths[1])
+        (files,) = seen.look().held.values()
+        assert files == {1: 0}
 
 
 def test_a_file_is_known_by_any_name(paths: list[Path], tmp_path: Path) -> None:
@@ -121,7 +165,7 @@ def test_children_count_and_others_do_not(paths: list[Path]) -> None:
         try:
             seen = tree(process, paths)
             stranger("open", paths[1])
-            assert seen.look() == (2, frozenset())
+            assert found(seen) == (2, set())
             with paths[2].open("rb"):
                 assert seen.look().files == frozenset()
             # The warmer is a descendant where COMMAND is the first process of a container.
@@ -140,11 +184,11 @@ def test_a_descendant_counts_when_its_parents_are_gone(paths: list[Path]) -> Non
         child = int(parent.stdout.readline())
         try:
             seen = Tree(parent.pid, [place(path) for path in paths], without=os.getpid())
-            while seen.look() != (2, frozenset({1})):
+            while found(seen) != (2, {1}):
                 time.sleep(0.02)
             parent.stdin.close()
             parent.wait()
-            assert seen.look() == (1, frozenset({1}))
+            assert found(seen) == (1, {1})
         finally:
             os.kill(child, signal.SIGKILL)
 
@@ -154,7 +198,23 @@ def test_a_process_that_has_ended_uses_nothing(paths: list[Path]) -> None:
         process("open", paths[0])
         seen = tree(process, paths)
         assert seen.look().files == {0}
-    assert seen.look() == (0, frozenset())
+    assert found(seen) == (0, set())
+
+
+def test_a_process_that_hides_what_it_has_open_is_not_seen(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With Linux 6.18 one that is not dumpable (prctl(2)) still shows its maps."""
+
+    def refuse(link: str) -> str:
+        raise PermissionError(13, "Permission denied", link)
+
+    with started() as process:
+        process("map", paths[0])
+        seen = tree(process, paths)
+        assert found(seen) == (1, {0})
+        monkeypatch.setattr(os, "readlink", refuse)
+        assert found(seen) == (0, set())
 
 
 def test_another_users_processes_are_hidden(paths: list[Path]) -> None:
@@ -163,9 +223,9 @@ def test_another_users_processes_are_hidden(paths: list[Path]) -> None:
     script = (
         "import os, sys; from prefetch_cli.linux.uses import Tree; os.setgroups([]);"
         "os.setgid(65534); os.setuid(65534);"
-        "print(tuple(Tree(int(sys.argv[1]), [], without=os.getpid()).look()))"
+        "print(Tree(int(sys.argv[1]), [], without=os.getpid()).look().processes)"
     )
     with started() as process:
         process("open", paths[0])
         shown = subprocess.check_output([sys.executable, "-c", script, str(process.pid)], text=True)
-    assert shown == "(0, frozenset())\n"
+    assert shown == "0\n"

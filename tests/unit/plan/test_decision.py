@@ -18,6 +18,7 @@ from prefetch_cli.plan.decision import (
     awaits_trial,
     decide,
 )
+from prefetch_cli.plan.window import Ahead, Wish
 
 GIB = 1024**3
 FACTS = Facts(
@@ -414,3 +415,64 @@ def test_what_costs_no_memory_is_verified_up_to_max_bytes(gained: dict[str, Any]
 
 def test_of_an_empty_share_nothing_is_verified() -> None:
     assert decide(FACTS._replace(share_bytes=0), BUDGET, VERIFY).reason is Reason.EMPTY_SHARE
+
+
+# A window
+
+
+def ahead(wish: Wish) -> Ahead:
+    return Ahead(4 * GIB, wish)
+
+
+@pytest.mark.parametrize(
+    ("network", "fits", "overrule", "wish", "reason"),
+    [
+        (True, False, NONE, Wish.GIVEN, Reason.WINDOW),
+        (True, False, NONE, Wish.DEFAULT, Reason.WINDOW),
+        (True, False, NONE, Wish.NONE, Reason.NETWORK_TOO_BIG),
+        (True, False, PARTIAL, Wish.GIVEN, Reason.WINDOW),
+        (True, False, PARTIAL, Wish.DEFAULT, Reason.PARTIAL),
+        (True, False, FORCE, Wish.DEFAULT, Reason.WINDOW),
+        (True, True, NONE, Wish.GIVEN, Reason.WINDOW),
+        (True, True, NONE, Wish.DEFAULT, Reason.NETWORK_FITS),
+        (False, False, NONE, Wish.GIVEN, Reason.LOCAL_TOO_BIG),
+        (False, False, FORCE, Wish.GIVEN, Reason.WINDOW),
+        (False, False, FORCE, Wish.NONE, Reason.FORCED_TOO_BIG),
+        (False, True, NONE, Wish.GIVEN, Reason.LOCAL_FITS),
+        (False, True, FORCE, Wish.GIVEN, Reason.WINDOW),
+    ],
+)
+def test_a_window_moves_where_all_would_be_read_if_it_fitted(
+    network: bool, fits: bool, overrule: Overrule, wish: Wish, reason: Reason
+) -> None:
+    facts = FACTS._replace(storage=by_network(network))
+    decision = decide(facts, BUDGET if fits else SMALL, overrule, ahead(wish))
+    assert decision.reason is reason
+    if reason is Reason.WINDOW:
+        assert decision.action is Verdict.PREFETCH
+        assert decision.limit_bytes == 4 * GIB
+        verb = "fit" if fits else "do not fit"
+        assert f"10 GiB {verb} into" in decision.message
+        assert decision.message.endswith("a window of 4 GiB moves ahead of COMMAND's loader")
+
+
+def test_a_local_file_system_that_is_slow_by_a_trial_gets_a_window_too() -> None:
+    slow = Forecast(cold_bytes=100 * GIB, our_rate=1.0 * GIB, loader_rate=0.5 * GIB)
+    decision = decide(local._replace(forecast=slow), BUDGET, NONE, ahead(Wish.GIVEN))
+    assert decision.reason is Reason.WINDOW
+
+
+@pytest.mark.parametrize("reason", STATES)
+def test_where_reading_gains_nothing_there_is_no_window(reason: Reason) -> None:
+    facts = FACTS._replace(**STATES[reason])
+    assert decide(facts, SMALL, NONE, ahead(Wish.GIVEN)).reason is reason
+
+
+@pytest.mark.parametrize("overrule", [NONE, PARTIAL])
+@pytest.mark.parametrize("network", [True, False])
+def test_where_there_could_be_a_window_the_message_names_it(
+    overrule: Overrule, network: bool
+) -> None:
+    facts = FACTS._replace(storage=by_network(network))
+    assert "--window" in decide(facts, SMALL, overrule, ahead(Wish.NONE)).message
+    assert "--window" not in decide(facts, SMALL, overrule).message

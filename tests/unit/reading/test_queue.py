@@ -162,7 +162,7 @@ def test_no_read_ahead_reaches_behind_a_part_where_a_limit_counts() -> None:
         (Extent(1, 0, 900 * MIB), frozenset({1}), [False, True]),
         (None, frozenset({0, 1}), [False, False]),
     ):
-        plan = replace(plan_of([], extents=extents, cut=cut), parted=parted)
+        plan = plan_of([], extents=extents, cut=cut)._replace(parted=parted)
         queue = Queue(plan, [Target("/dev/null", NEAR)] * 2, Monitor(), lambda: 1)
         taken = [one for _ in range(2) if (one := queue.take()) is not None]
         assert [one.file.near_cut(one.run) for one in taken] == expected

@@ -23,7 +23,18 @@ from prefetch_cli.residency.survey import Survey
 from prefetch_cli.run.metrics import HELP, metrics
 from prefetch_cli.run.outcome import Event, Interrupted, Outcome, Refused, folded
 from prefetch_cli.run.parts import CHECKPOINT, LIBRARIES, Kind
-from prefetch_cli.run.states import Decided, Evicted, Looked, Proven, Read, Wanted, Warned
+from prefetch_cli.run.states import (
+    Decided,
+    Evicted,
+    Looked,
+    Proven,
+    Read,
+    Slid,
+    Slide,
+    SlideEnded,
+    Wanted,
+    Warned,
+)
 
 Labels = frozenset[tuple[str, str]]
 
@@ -100,7 +111,8 @@ READ = (
 
 def test_a_run_that_has_read() -> None:
     found = parsed(folded(Outcome(Action.PREFETCH), READ))
-    assert found.keys() == HELP.keys() - {"evicted_bytes"}
+    others = {"evicted_bytes", "window_read_bytes", "window_dropped_bytes"}
+    assert found.keys() == HELP.keys() - others
     for name, value in {
         "exit_code": 0,
         "complete": 1,
@@ -122,6 +134,15 @@ def test_a_run_that_has_read() -> None:
         assert found[name] == {PART: value}, name
     reason = PART | {("action", "prefetch"), ("reason", "forced")}
     assert found["decision_info"] == {reason: 1}
+
+
+def test_what_a_window_read_and_dropped() -> None:
+    slide = Slide(100, 90, 500, 400, 3.0)
+    events = (*READ[:4], Slid(CHECKPOINT, slide, SlideEnded.LOADED, None))
+    found = parsed(folded(Outcome(Action.PREFETCH), events))
+    assert found["read_bytes"] == {PART: 700}
+    assert found["window_read_bytes"] == {PART: 500}
+    assert found["window_dropped_bytes"] == {PART: 400}
 
 
 def test_a_run_that_skips_has_read_nothing_and_is_complete() -> None:

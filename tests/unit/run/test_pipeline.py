@@ -1,5 +1,6 @@
 """The stages together, where one affects another: what is waited for, and what is doubted."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from prefetch_cli.reading.plan import Plan, ReadResult, Threads
 from prefetch_cli.reading.trial import Trial
 from prefetch_cli.run import parts, pipeline, stages
 from prefetch_cli.run.document import document
-from prefetch_cli.run.options import Options
+from prefetch_cli.run.options import Options, Window
 from prefetch_cli.run.outcome import Outcome, folded
 from prefetch_cli.run.parts import CHECKPOINT, LIBRARIES
 from prefetch_cli.run.states import Decided, Looked, Proven, Read, State, Tried, Warned
@@ -539,6 +540,51 @@ def test_a_limit_of_bytes_does_not_hide_what_bounds_the_memory(
     assert read.result.bytes_read > 0
     [doubt] = doubts(last)
     assert f"the memory limit of the cgroup {job}" in doubt
+
+
+# The window
+
+
+@pytest.mark.parametrize(
+    ("given_part", "given", "shared", "expected_part"),
+    [
+        (None, True, None, 0.5),
+        (0.25, True, None, 0.25),
+        (7, True, None, 1),  # no more than the budget
+        (None, False, "NVIDIA GB10", 0.5),
+        (None, False, None, None),
+    ],
+)
+def test_how_far_a_window_reaches_and_where_one_is_the_default(
+    small: Path,
+    on: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    given_part: float | None,
+    given: bool,
+    shared: str | None,
+    expected_part: float | None,
+) -> None:
+    """By parts of the budget, which is half of the checkpoint."""
+    on(NFS)
+    budget = sum(os.path.getsize(path) for path in shards(small)) // 2
+    here = memory.measure()._replace(available_bytes=budget, shared_with_gpu=shared)
+    monkeypatch.setattr(memory, "measure", lambda: here)
+    size_bytes = None if given_part is None else int(given_part * budget)
+    last = run(
+        small,
+        action=Action.DRY_RUN,
+        overrule=Overrule.NONE,
+        ram_threshold_percent=100,
+        window=Window(size_bytes, os.getpid(), given=given),
+    )
+    decided = last.checkpoint.get(Decided)
+    assert decided is not None
+    if expected_part is None:
+        assert decided.decision.reason is Reason.NETWORK_TOO_BIG
+    else:
+        assert decided.decision.reason is Reason.WINDOW
+        assert decided.decision.limit_bytes == int(expected_part * budget)
+        assert decided.plan.size_bytes <= int(expected_part * budget)
 
 
 # Every action
