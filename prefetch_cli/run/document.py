@@ -11,22 +11,17 @@ from prefetch_cli.base.words import Action, Verbosity
 from prefetch_cli.checkpoint.resolve import Checkpoint
 from prefetch_cli.linux.blockdev import BlockDevice
 from prefetch_cli.linux.pagecache import Method
-from prefetch_cli.residency.keep import Ended
 from prefetch_cli.run.excerpts import excerpt_document
+from prefetch_cli.run.lasting import keep_document, window_document
 from prefetch_cli.run.listing import listed
 from prefetch_cli.run.outcome import History, Outcome, exit_code
 from prefetch_cli.run.parts import BESIDE
 from prefetch_cli.run.states import (
     Decided,
     Evicted,
-    Keeping,
-    Kept,
     Looked,
     Proven,
     Read,
-    Slid,
-    SlideEnded,
-    Sliding,
     Tried,
     Verified,
     Wanted,
@@ -68,8 +63,8 @@ def document(outcome: Outcome, verbosity: Verbosity = Verbosity.NORMAL) -> Json:
         "residency": _residency(checkpoint),
         "forecast": _forecast(checkpoint),
         "verification": _verification(checkpoint),
-        "keep": _keep(checkpoint),
-        "window": window(checkpoint),
+        "keep": keep_document(checkpoint),
+        "window": window_document(checkpoint),
         **beside,
         **_files(outcome, verbosity),
         "warnings": list(outcome.warnings),
@@ -269,48 +264,6 @@ def _verification(part: History) -> Json | None:
         "unchecked_files": len(unchecked),
         "unchecked": [{"path": json_path(one.path), "reason": one.reason} for one in unchecked],
         "ignored_lines": found.ignored_lines,
-    }
-
-
-def _keep(part: History) -> Json | None:
-    kept = part.get(Kept)
-    state = kept or part.get(Keeping)
-    if state is None:
-        return None
-    tally = state.tally
-    # Without its end, something has ended the run.
-    ended = Ended.INTERRUPTED if kept is None else kept.ended
-    return {
-        "until": "duration" if state.keep.seconds is not None else "load",
-        "seconds": state.keep.seconds,
-        "lock": state.keep.lock,
-        "held_bytes": tally.held_bytes,
-        "locked_bytes": tally.locked_bytes,
-        "resident_bytes": tally.resident_bytes,
-        "bytes_read_again": tally.bytes_read_again,
-        "bytes_given_up": tally.bytes_given_up,
-        "looks": tally.looks,
-        "elapsed_seconds": round(tally.elapsed_seconds, 6),
-        "reason_ended": ended.value,
-    }
-
-
-def window(part: History) -> Json | None:
-    """Return what a window has come to, None where there was none."""
-    slid = part.get(Slid)
-    state = slid or part.get(Sliding)
-    if state is None:
-        return None
-    slide = state.slide
-    ended = SlideEnded.INTERRUPTED if slid is None else slid.ended
-    return {
-        "size_bytes": slide.size_bytes,
-        "furthest_bytes": slide.furthest_bytes,
-        "bytes_read": slide.bytes_read,
-        "dropped_bytes": slide.dropped_bytes,
-        "elapsed_seconds": round(slide.elapsed_seconds, 6),
-        "reason_ended": ended.value,
-        "fallback": None if slid is None or slid.lost is None else slid.lost.value,
     }
 
 

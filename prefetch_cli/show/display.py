@@ -12,7 +12,8 @@ from prefetch_cli.base.amounts import format_size
 from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.text import printable
 from prefetch_cli.base.words import PROGRAM, Action, ProgressMode, Terminator, Verbosity
-from prefetch_cli.run.document import document, window
+from prefetch_cli.run.document import document
+from prefetch_cli.run.lasting import window_document
 from prefetch_cli.run.listing import listed
 from prefetch_cli.run.outcome import History, Outcome, falls_short
 from prefetch_cli.run.parts import CHECKPOINT, Kind
@@ -221,7 +222,7 @@ class Display:
             event = {
                 "event": "window",
                 "rank": self._rank_number,
-                **(window(outcome.checkpoint) or {}),
+                **(window_document(outcome.checkpoint) or {}),
             }
             self._errors.write(events.line(event))
 

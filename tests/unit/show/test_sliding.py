@@ -6,7 +6,7 @@ from prefetch_cli.base.words import Action
 from prefetch_cli.linux.pagecache import Method
 from prefetch_cli.plan.loaders import Lost
 from prefetch_cli.residency.survey import Survey
-from prefetch_cli.run.document import window
+from prefetch_cli.run.lasting import window_document
 from prefetch_cli.run.outcome import Interrupted, Outcome, folded
 from prefetch_cli.run.parts import CHECKPOINT
 from prefetch_cli.run.states import Proven, Slid, Slide, SlideEnded, Sliding
@@ -54,7 +54,7 @@ def test_a_signal_is_named_and_what_is_left_is_proven() -> None:
 
 
 def test_the_document_has_it() -> None:
-    assert window(outcome().checkpoint) is None
+    assert window_document(outcome().checkpoint) is None
     expected = {
         "size_bytes": 256 * MIB,
         "furthest_bytes": 200 * MIB,
@@ -64,9 +64,9 @@ def test_the_document_has_it() -> None:
         "reason_ended": "loaded",
         "fallback": None,
     }
-    assert window(outcome(SLIDING, ended(SlideEnded.LOADED)).checkpoint) == expected
-    found = window(outcome(SLIDING, ended(SlideEnded.HEAD, Lost.ORDER)).checkpoint)
+    assert window_document(outcome(SLIDING, ended(SlideEnded.LOADED)).checkpoint) == expected
+    found = window_document(outcome(SLIDING, ended(SlideEnded.HEAD, Lost.ORDER)).checkpoint)
     assert found == {**expected, "reason_ended": "head", "fallback": "order"}
     # Without its end, something has ended the run.
-    assert window(outcome(SLIDING).checkpoint) == {**expected, "reason_ended": "interrupted"}
+    assert window_document(outcome(SLIDING).checkpoint) == {**expected, "reason_ended": "interrupted"}
     assert outcome(SLIDING, ended(SlideEnded.HEAD, Lost.ORDER)).warnings == ("why",)
