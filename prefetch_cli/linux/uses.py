@@ -16,6 +16,9 @@ from prefetch_cli.linux import procfs
 # What these lead to is no file of a checkpoint.
 _ELSEWHERE = ("/dev/", "/proc/", "/sys/", "/memfd:")
 
+# What comes of a file in /proc that ends early, as that of a process that has just ended may.
+_CUT_SHORT = (ValueError, IndexError, KeyError)
+
 _LIST_SECONDS = 1.0  # between looks for new processes: a machine may run thousands
 
 Name = tuple[int, int]  # of a process: its pid, and its start time in clock ticks
@@ -75,7 +78,7 @@ class Tree:
             self._listed, self._listed_at = self._members(), time.monotonic()
         for pid, start in self._listed:
             # It may end while we look, or be another user's.
-            with suppress(OSError):
+            with suppress(OSError, *_CUT_SHORT):
                 if not (maps := procfs.read(f"/proc/{pid}/maps")):
                     continue  # a process that has exited maps nothing
                 files = dict.fromkeys(self._mapped(maps), 0)
@@ -88,7 +91,7 @@ class Tree:
         parents: dict[int, int] = {}
         starts: dict[int, int] = {}
         for pid in _pids():
-            with suppress(OSError):
+            with suppress(OSError, *_CUT_SHORT):
                 # The name in brackets may hold anything, brackets too.
                 fields = procfs.read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
                 parents[pid], starts[pid] = int(fields[1]), int(fields[19])

@@ -238,6 +238,8 @@ def test_a_server_that_crashes_and_starts_again_is_followed_anew(model: BuiltChe
     with loading(*WINDOW_FLAGS, model.directory) as loader:
         for number, path in enumerate(model.weight_files[:9]):
             loader("map", path, by="first")
+            if number == 0:
+                time.sleep(2.5)  # new processes are looked for once a second
             await_warm(model, number)
             if number < 8:
                 loader("close", path, by="first")
@@ -260,12 +262,12 @@ def test_the_slowest_rank_counts(model: BuiltCheckpoint) -> None:
     with loading(*WINDOW_FLAGS, model.directory) as loader:
         loader("map", model.weight_files[0], by="slow")
         loader("map", model.weight_files[0], by="fast")
+        time.sleep(2.5)  # new processes are looked for once a second
         for before, path in zip(model.weight_files, model.weight_files[1:6], strict=False):
             loader("map", path, by="fast")
             loader("close", before, by="fast")
             time.sleep(0.2)
-        time.sleep(1)
-        found = warm(model)
+        found = await_warm(model, 0, 6)
         assert min(found[:6]) >= 0.99, found
         assert max(found[6:]) <= 0.02, found
         loader("map", model.weight_files[1], by="slow")
@@ -286,7 +288,7 @@ def test_two_models_one_after_the_other(model: BuiltCheckpoint, tmp_path: Path) 
     with loading(*WINDOW_FLAGS, model.directory, draft.directory) as loader:
         for path in (*model.weight_files[:1], *model.weight_files[-2:]):
             loader("map", path, by="target")
-            time.sleep(1.2)  # new processes are looked for once a second
+            time.sleep(2.5)  # new processes are looked for once a second
             loader("close", path, by="target")
         loader("exit", "0", by="target")
         until(lambda: oracle.resident_bytes(draft.weight_files) >= 0.99 * 2 * SHARD)
@@ -326,7 +328,7 @@ def test_the_outcome_is_an_event(model: BuiltCheckpoint) -> None:
     flags = (*WINDOW_FLAGS, "--progress", "json")
     with loading(*flags, model.directory) as loader:
         loader("map", model.weight_files[-1], by="worker")
-        time.sleep(1.5)  # new processes are looked for once a second
+        time.sleep(2.5)  # new processes are looked for once a second
         loader("exit", "0", by="worker")
         event = json.loads(loader.running.await_line('"event": "window"'))
         loader("exit", "0", waits=False)
@@ -357,15 +359,17 @@ while True:
 """
 
 
-def test_four_lazy_loaders_of_more_than_fits_are_sooner_done(tmp_path: Path) -> None:
-    """Alone, with the head, and with a window: each byte comes once, and memory is enough."""
+def test_four_lazy_loaders_of_more_than_fits(tmp_path: Path) -> None:
+    """Alone, with the head, and with a window: each byte comes once, and memory is enough.
+
+    How much sooner they are done is measured by the bench: a busy machine must not decide here.
+    """
     size = 256 * MIB
     limit = 176 * MIB
     folder, mountpoint = tmp_path / "source", tmp_path / "mount"
     folder.mkdir()
     mountpoint.mkdir()
     far = checkpoints.write_streamed(str(folder / "model"), shard_bytes=[size // 16] * 16)
-    seconds: dict[str, float] = {}
     for name, flags in (
         ("alone", None),
         ("head", ("--partial",)),
@@ -383,11 +387,7 @@ def test_four_lazy_loaders_of_more_than_fits_are_sooner_done(tmp_path: Path) -> 
             model += "/model"
             ranks = (sys.executable, "-c", RANKS, model)
             command = ranks if flags is None else (*COMMAND, *flags, model, "--", *ranks)
-            began = time.monotonic()
             subprocess.run([*ENTER, str(group), *command], check=True, env=environment())
-            seconds[name] = time.monotonic() - began
             await_empty(group)
             assert peak_bytes(group) <= limit
         assert sum(read.size_bytes for read in reads(log)) <= 1.05 * size, name
-    assert seconds["window"] < seconds["alone"] / 2, seconds
-    assert seconds["window"] < seconds["head"] / 1.4, seconds

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prefetch_cli.linux import uses
+from prefetch_cli.linux import procfs, uses
 from prefetch_cli.linux.uses import Place, Tree
 
 # Does what each line says, and answers each with a line.
@@ -229,3 +229,9 @@ def test_another_users_processes_are_hidden(paths: list[Path]) -> None:
         process("open", paths[0])
         shown = subprocess.check_output([sys.executable, "-c", script, str(process.pid)], text=True)
     assert shown == "0\n"
+
+
+def test_a_process_that_ends_during_the_look_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(os.getpid(), [], without=0)
+    monkeypatch.setattr(procfs, "read", lambda _: b"")
+    assert tree.look().processes == 0

@@ -68,5 +68,8 @@ def test_the_document_has_it() -> None:
     found = window_document(outcome(SLIDING, ended(SlideEnded.HEAD, Lost.ORDER)).checkpoint)
     assert found == {**expected, "reason_ended": "head", "fallback": "order"}
     # Without its end, something has ended the run.
-    assert window_document(outcome(SLIDING).checkpoint) == {**expected, "reason_ended": "interrupted"}
+    assert window_document(outcome(SLIDING).checkpoint) == {
+        **expected,
+        "reason_ended": "interrupted",
+    }
     assert outcome(SLIDING, ended(SlideEnded.HEAD, Lost.ORDER)).warnings == ("why",)
