@@ -130,7 +130,7 @@ _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _CONTINUE = 1
 _LISTEN_SECONDS = 10.0
 _HANG_SECONDS = 0.1  # before the signal
-_GETSID = 124  # counting begins with it: nothing else asks for the session of process 0
+_GETSID = 124  # counting begins with the second: nothing else asks for the session of process 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -185,9 +185,13 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def _listen() -> None:
-    """Have the kernel ask about each call of CALLS; raises OSError."""
-    answer([*CALLS.values(), _GETSID], _ASK, _NEW_LISTENER)
+def _listen(fault: Fault | None) -> None:
+    """Have the kernel ask about each call that a fault needs, without one of CALLS.
+
+    Each question takes two changes of process. Raises OSError.
+    """
+    asked = CALLS if fault is None else {fault.call, "execve"}
+    answer([*(CALLS[name] for name in asked), _GETSID], _ASK, _NEW_LISTENER)
 
 
 def answer(numbers: Sequence[int], action: int, flags: int = 0) -> None:
@@ -244,7 +248,7 @@ def run(
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _be_child(main, out, err)
+        _be_child(main, fault, out, err)
     number = 3
     listener = _get_descriptor(pid, number)
     supervisor = _Supervisor(pid, listener, fault)
@@ -254,7 +258,7 @@ def run(
     return ran
 
 
-def _be_child(main: Callable[[], object], out: str, err: str) -> None:
+def _be_child(main: Callable[[], object], fault: Fault | None, out: str, err: str) -> None:
     code = 70
     try:
         os.setsid()
@@ -264,7 +268,8 @@ def _be_child(main: Callable[[], object], out: str, err: str) -> None:
             os.close(descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.closerange(3, 1000)
-        _listen()
+        _listen(fault)
+        os.getsid(0)  # waits until our parent has the listener
         os.close(3)  # else the child would wait for answers for ever after our end
         os.getsid(0)
         main()
@@ -286,7 +291,7 @@ class _Supervisor:
         self._listener = listener
         self._fault = fault
         self._ran = Ran()
-        self._armed = False
+        self._has_listener = self._armed = False
         self._others: set[int] = set()  # processes that have become another program
         self._held: int | None = None  # the thread whose call hangs
         self._held_since: float | None = None
@@ -296,17 +301,36 @@ class _Supervisor:
         """Answer until all processes have ended, or until time is up."""
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
+        ended = os.pidfd_open(self._pid)
+        poller.register(ended, select.POLLIN)
+        try:
+            return self._follow(poller, ended, began, most_seconds, grace_seconds)
+        finally:
+            os.close(ended)
+
+    def _follow(
+        self,
+        poller: select.poll,
+        ended: int,
+        began: float,
+        most_seconds: float,
+        grace_seconds: float,
+    ) -> Ran:
         code = None
         while True:
             now = time.monotonic()
             events = poller.poll(20)
-            if any(mask & select.POLLIN for _, mask in events):
+            asked = dict(events).get(self._listener, 0)
+            if asked & select.POLLHUP:  # nobody is left who could ask
+                poller.unregister(self._listener)
+            if asked & select.POLLIN:
                 self._answer()
                 if now - began < most_seconds:
                     continue
             if code is None:
                 code = self._code()
                 if code is not None:
+                    poller.unregister(ended)
                     self._ran.code, self._ran.seconds = code, time.monotonic() - began
                     if self._signalled is not None:
                         self._ran.held_seconds = time.monotonic() - self._signalled
@@ -359,7 +383,7 @@ class _Supervisor:
     def _error(self, pid: int, number: int) -> int:
         """Return the negative error of this call, 0 to let the kernel go on."""
         if number == _GETSID:
-            self._armed = True
+            self._armed, self._has_listener = self._has_listener, True
             return 0
         if not self._armed or pid in self._others or pid == self._held:
             return 0
