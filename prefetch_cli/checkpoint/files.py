@@ -85,7 +85,8 @@ def each_once(files: Iterable[File], *, known: Iterable[File] = ()) -> tuple[Fil
     for file in files:
         if file.identity not in before:
             first = once.setdefault(file.identity, file)
-            once[file.identity] = first._replace(parts=_either(first.parts, file.parts))
+            if first is not file:
+                once[file.identity] = first._replace(parts=_either(first.parts, file.parts))
     return tuple(once.values())
 
 

@@ -180,10 +180,14 @@ def drop(descriptor: int, offset: int, length: int) -> None:
 def read_only_what_is_asked(descriptor: int) -> bool:
     """Switch off read-ahead for this open file, so that nothing beyond a range is read.
 
-    Returns whether that is so then: the kernel may refuse such advice, or the file system.
+    Returns whether the kernel takes such advice; see `reads_more`.
     """
-    taken = _advise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-    return taken and _type(descriptor) not in _READ_MORE
+    return _advise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+
+def reads_more(descriptor: int) -> bool:
+    """Return whether the file system reads more than a range, whatever was advised."""
+    return _type(descriptor) in _READ_MORE
 
 
 def read_ahead_twice_as_far(descriptor: int) -> None:

@@ -203,7 +203,9 @@ def supervise(options: Options, environ: Mapping[str, str], display: Audience, s
     end the process with `leave`. Raises RuntimeError where no thread can be started, and
     re-raises an unexpected exception of the pipeline.
     """
+    gc.freeze()  # what was imported stays
     gc.set_threshold(_GARBAGE_THRESHOLD)
+    gc.enable()
     signals = _Signals(stop)
     job = _Job(options, environ, stop)
     try:

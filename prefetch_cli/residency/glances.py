@@ -120,7 +120,8 @@ class Glances:
 
     def _opened(self, file: int) -> int:
         descriptor = open_to_read(self._files[file].path)
-        self._quiet &= pagecache.read_only_what_is_asked(descriptor)
+        taken = pagecache.read_only_what_is_asked(descriptor)
+        self._quiet &= taken and not pagecache.reads_more(descriptor)
         return descriptor
 
 

@@ -234,7 +234,8 @@ def _measure_figures(
         yield from figures.resident_figures(place, options.resident_bytes, _say)
         _clear(place)
     if "start" in options.parts:
-        yield from figures.start_figures(_say)
+        yield from figures.start_figures(place, _say)
+        _clear(place)
     if "dry-run" in options.parts:
         yield from figures.dry_run_figures(place, _say)
     if "scale" in options.parts:

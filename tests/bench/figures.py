@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tests.bench.contenders import PREFETCH, VLLM
 from tests.bench.run import Usage, run, run_cold, tool
 from tests.bench.throughput import GB, LayoutResult, Say
+from tests.faults import inject
 from tests.helpers import oracle
 from tests.helpers.checkpoints import Fill, write_streamed
 
@@ -26,6 +27,7 @@ _SHARDS = 200
 _SHARD_BYTES = 4_500_000_000  # a usual shard size of large models
 _MANY_FILES = 10_000
 _TINY_SHARD_BYTES = 2048
+_FIRST_SECONDS = 0.15
 _LINEAR = 2.2  # most allowed for twice as many files; quadratic would be 4
 
 
@@ -135,8 +137,8 @@ def resident_figures(directory: str, size_bytes: int, say: Say) -> Iterator[Figu
     yield _figure(name, _median(usages), "s", usages, target=0.3, detail=detail)
 
 
-def start_figures(say: Say) -> Iterator[Figure]:
-    """Yield the time of `--help` as a multiple of a bare interpreter's, run alternately."""
+def start_figures(directory: str, say: Say) -> Iterator[Figure]:
+    """Yield how long a start takes: of `--help`, and to the first byte of cold weights."""
     say("start: --help and python -c pass")
     helps, bares = [], []
     for _ in range(_START_REPEATS):
@@ -145,6 +147,28 @@ def start_figures(say: Say) -> Iterator[Figure]:
     ratio = _median(helps) / _median(bares)
     detail = f"{1000 * _median(helps):.0f} ms against {1000 * _median(bares):.0f} ms"
     yield _figure("--help to python -c pass", ratio, "x", helps, target=12, detail=detail)
+    yield _first_byte(directory, say)
+
+
+def _first_byte(directory: str, say: Say) -> Figure:
+    """Return how long it takes from exec to the first call that reads weights."""
+    name = f"first weight byte of {_SHARDS} cold shards"
+    if (missing := inject.why_not()) is not None:
+        return Figure(name, None, "s", Bound.AT_MOST, _FIRST_SECONDS, missing)
+    say(name)
+    place = os.path.join(directory, "first")
+    checkpoint = write_streamed(place, shard_bytes=[4 * MIB] * _SHARDS)
+    command = list(tool("--force", "--engine", "splice", checkpoint.directory))
+    found = []
+    for _ in range(_REPEATS):
+        oracle.make_cold(checkpoint.files)
+        seconds = inject.seconds_to_first(command, "sendfile", directory)
+        if seconds is not None:
+            found.append(seconds)
+    if len(found) < _REPEATS:
+        return Figure(name, None, "s", Bound.AT_MOST, _FIRST_SECONDS, "a run read nothing")
+    detail = f"median of {len(found)}, {min(found):.3f} to {max(found):.3f} s"
+    return Figure(name, statistics.median(found), "s", Bound.AT_MOST, _FIRST_SECONDS, detail)
 
 
 def dry_run_figures(directory: str, say: Say) -> Iterator[Figure]:

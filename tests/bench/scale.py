@@ -53,16 +53,25 @@ def _files(directory: str, say: Say) -> Iterator[Figure]:
         place = os.path.join(directory, "many")
         try:
             _write_nested(place, count)
-            found[count] = [run(tool("--dry-run", place)) for _ in range(_REPEATS)]
+            found[count] = [_dry_run(place) for _ in range(_REPEATS)]
         finally:
             shutil.rmtree(place, ignore_errors=True)
     half, full = found.values()
     name = f"--dry-run, {_FILES:,} files in nested folders"
-    yield _figure(name, _median(full), "s", full, target=30)
+    yield _figure(name, _median(full), "s", full, target=6)
     yield _figure(f"{name}, memory", _peak(full), "MiB", full, target=300)
     for what, measure in (("time", _median), ("memory", _peak)):
         ratio = measure(full) / measure(half)
         yield _figure(f"the same to half as many, {what}", ratio, "x", full, target=_LINEAR)
+
+
+def _dry_run(place: str) -> Usage:
+    """Return what a run over warm files cost: a virtual machine's host may take pages back."""
+    for folder, _, names in os.walk(place):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                file.read()
+    return run(tool("--dry-run", place))
 
 
 def _write_nested(place: str, count: int) -> None:

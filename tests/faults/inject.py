@@ -128,6 +128,8 @@ _ALLOW, _ASK = 0x7FFF0000, 0x7FC00000
 KILL_THREAD = 0
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _CONTINUE = 1
+_LISTENER = 3  # its number in the child
+_OUT, _ERR = "out", "err"
 _LISTEN_SECONDS = 10.0
 _HANG_SECONDS = 0.1  # before the signal
 _GETSID = 124  # counting begins with the second: nothing else asks for the session of process 0
@@ -243,34 +245,64 @@ def run(
     grace_seconds: float,
 ) -> Ran:
     """Return what came of `main` in a child, whose output goes to files in a folder."""
-    out, err = (os.path.join(folder, name) for name in ("out", "err"))
     sys.stdout.flush()
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _be_child(main, fault, out, err)
-    number = 3
-    listener = _get_descriptor(pid, number)
+        _be_child(main, fault, folder)
+    listener = _get_descriptor(pid, _LISTENER)
     supervisor = _Supervisor(pid, listener, fault)
     ran = supervisor.follow(began, most_seconds, grace_seconds)
     os.close(listener)
-    ran.output, ran.errors = _text(out), _text(err)
+    ran.output, ran.errors = (_text(os.path.join(folder, name)) for name in (_OUT, _ERR))
     return ran
 
 
-def _be_child(main: Callable[[], object], fault: Fault | None, out: str, err: str) -> None:
+def seconds_to_first(command: list[str], call: str, folder: str) -> float | None:
+    """Return the time from a program's execve(2) to its first call of this name, then end it.
+
+    None where it ends without one. The call is of any thread, and not carried out. What it says
+    goes to files in a folder.
+    """
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        _become_child(folder)
+        answer([CALLS["execve"], CALLS[call]], _ASK, _NEW_LISTENER)
+        os.execv(command[0], command)
+    listener = _get_descriptor(pid, _LISTENER)
+    poller, ended = select.poll(), os.pidfd_open(pid)
+    poller.register(listener, select.POLLIN)
+    poller.register(ended, select.POLLIN)
+    began = None
+    try:
+        while ended not in (ready := dict(poller.poll())):
+            now = time.monotonic()
+            if not ready.get(listener, 0) & select.POLLIN:
+                poller.unregister(listener)
+                continue
+            asked = bytearray(80)
+            fcntl.ioctl(listener, _RECEIVE, asked, True)
+            identity, _, _, number = struct.unpack_from("=QIIi", asked)
+            if number == CALLS[call] and began is not None:
+                return now - began
+            began = now
+            fcntl.ioctl(listener, _SEND, struct.pack("=QqiI", identity, 0, 0, _CONTINUE))
+        return None
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(ended)
+        os.close(listener)
+
+
+def _be_child(main: Callable[[], object], fault: Fault | None, folder: str) -> None:
     code = 70
     try:
-        os.setsid()
-        for number, path in ((1, out), (2, err)):
-            descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o644)
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.closerange(3, 1000)
+        _become_child(folder)
         _listen(fault)
         os.getsid(0)  # waits until our parent has the listener
-        os.close(3)  # else the child would wait for answers for ever after our end
+        os.close(_LISTENER)  # else the child would wait for answers for ever after our end
         os.getsid(0)
         main()
         code = 0
@@ -278,6 +310,17 @@ def _be_child(main: Callable[[], object], fault: Fault | None, out: str, err: st
         code = int(end.code or 0)
     finally:
         os._exit(code)
+
+
+def _become_child(folder: str) -> None:
+    os.setsid()
+    for number, name in ((1, _OUT), (2, _ERR)):
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND
+        descriptor = os.open(os.path.join(folder, name), flags, 0o644)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.closerange(_LISTENER, 1000)
 
 
 def _text(path: str) -> str:

@@ -240,6 +240,30 @@ def test_a_shard_without_permission_fails_alone(checkpoint: Path) -> None:
     assert oracle.resident_bytes([denied]) == 0
 
 
+def test_a_run_looks_for_garbage_although_its_start_does_not(checkpoint: Path) -> None:
+    script = (
+        "import gc, sys\n"
+        "from prefetch_cli.__main__ import main\n"
+        "from prefetch_cli.linux import exit\n"
+        "def show(code):\n"
+        "    print(code, gc.isenabled(), gc.get_freeze_count() > 0)\n"
+        "    sys.exit()\n"
+        "exit.leave = show\n"
+        "main()\n"
+    )
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        for arguments in (("--dry-run", str(checkpoint)), ("--version",))
+    ]
+    assert [one.stdout.split("\n")[-2] for one in done] == ["0 True True", "0 False False"]
+
+
 def test_nothing_is_written_to_the_checkpoint(checkpoint: Path) -> None:
     def state() -> list[tuple[str, int, int, int]]:
         found = [(path, os.stat(path)) for path in [str(checkpoint), *paths(checkpoint)]]
