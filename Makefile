@@ -83,7 +83,7 @@ soak: $(STAMP) ## Warm, check, evict and interrupt side by side for 30 minutes; 
 	$(BIN)/python -m tests.tools.soak $(SOAK)
 
 .PHONY: sweep
-sweep: $(STAMP) ## Let every system call fail once, or hang: hours; SWEEP='--part 1/20 --without-hangs'
+sweep: $(STAMP) ## Let every system call fail once, or hang: half an hour; SWEEP='--part 1/20 --hangs no'
 	$(BIN)/python -m tests.faults.sweep $(SWEEP)
 
 .PHONY: mutants

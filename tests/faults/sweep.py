@@ -37,6 +37,9 @@ _MOST_SECONDS = 15.0
 _GRACE_SECONDS = 3.0  # for the warmer, behind COMMAND
 _SIGNAL_SECONDS = 2.0  # in which a signal ends the run
 
+_NO, _ONLY = _HANGS = ("no", "only")
+_WAITING = 4  # such runs at a time on a processor: they mostly wait
+
 _PATH = ("EACCES", "EIO", "ELOOP", "ENOENT", "ENOMEM", "ENOTDIR", "ESTALE", "ETIMEDOUT")
 _READ = ("EAGAIN", "EINTR", "EIO", "ESTALE", "ETIMEDOUT")
 _REFUSED = ("ENOSYS", "EPERM")
@@ -427,8 +430,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.sweep", description=__doc__)
     parser.add_argument("--part", default="1/1", metavar="K/N")
     parser.add_argument("--action", action="append", choices=[one.name for one in ACTIONS])
-    parser.add_argument("--without-hangs", action="store_true", help="each takes a second")
-    parser.add_argument("--jobs", type=int, metavar="N", help="at a time (one a processor)")
+    parser.add_argument("--hangs", choices=_HANGS, help="no hangs, or nothing else (both in turn)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="at a time (by the processors)")
     parser.add_argument("--show", action="store_true", help="what the run put out")
     parser.add_argument("--telling", type=int, metavar="N", help="so many, all of the storage's")
     parser.add_argument("--make", metavar="FOLDER", help="only write there what the runs read")
@@ -439,17 +442,28 @@ def main() -> int:
     if given.make:
         write_scene(given.make)
         return 0
-    part, parts = map(int, given.part.split("/"))
-    alone = given.faults or given.show
-    jobs = 1 if alone else given.jobs or len(os.sched_getaffinity(0))
-    counts = _at_once(part, parts, jobs) if jobs > 1 else _one_by_one(given, part, parts)
-    print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
+    counts: Counter[str] = Counter()
+    for counted in _counted(given):
+        counts += counted
+        print(", ".join(f"{count:,} {what}" for what, count in counted.items()), flush=True)
     return 1 if counts["wrong"] else 0
 
 
-def _at_once(part: int, parts: int, jobs: int) -> Counter[str]:
+def _counted(given: argparse.Namespace) -> Iterator[Counter[str]]:
+    """Yield the counts of the runs without hangs, then of those with."""
+    part, parts = map(int, given.part.split("/"))
+    if given.faults or given.show or given.jobs == 1:
+        yield _one_by_one(given, part, parts)
+        return
+    processors = len(os.sched_getaffinity(0))
+    for hangs in _HANGS if given.hangs is None else (given.hangs,):
+        least = _WAITING * processors if hangs == _ONLY else processors
+        yield _at_once(part, parts, given.jobs or least, hangs)
+
+
+def _at_once(part: int, parts: int, jobs: int, hangs: str) -> Counter[str]:
     """Return the counts of a part, after several processes have each run a part of it."""
-    words = [sys.executable, *sys.orig_argv[1:], "--jobs", "1", "--part"]
+    words = [sys.executable, *sys.orig_argv[1:], "--jobs", "1", "--hangs", hangs, "--part"]
     running = [
         subprocess.Popen(
             [*words, f"{part + parts * job}/{parts * jobs}"], stdout=subprocess.PIPE, text=True
@@ -487,7 +501,7 @@ def _tried(sweep: Sweep, given: argparse.Namespace, part: int, parts: int) -> Co
         for action in ACTIONS
         if not given.action or action.name in given.action
         for fault in given.faults or sweep.faults(action)
-        if not (given.without_hangs and fault.error is None)
+        if given.hangs is None or (given.hangs == _ONLY) == (fault.error is None)
     ]
     if given.telling:
         cases = [

@@ -49,7 +49,7 @@ def test_no_call_that_fails_makes_a_run_lie_or_hang(machine: Machine, mounting: 
     with mounting(machine) as folder:
         told = sweep(
             machine,
-            *("--within", folder, "--telling", str(RUNS), "--without-hangs"),
+            *("--within", folder, "--telling", str(RUNS), "--hangs", "no"),
             *("--patience", str(_PATIENCE), *words),
             seconds=500,
         )
