@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +22,7 @@ from prefetch_cli.linux.exit import leave
 if TYPE_CHECKING:
     from prefetch_cli.show.audience import Audience
 
+_MOST_IGNORED = 64
 _SEE_HELP = f"see {PROGRAM} --help"
 
 
@@ -165,18 +167,15 @@ def _reported(defect: Exception) -> PrefetchError:
     )
 
 
-def _pass_over(ignored: "sys.UnraisableHookArgs") -> None:
-    """Show what Python cannot raise, but not that a thread found no memory to begin.
-
-    Such a thread counts as refused (see linux/threads.py).
-    """
-    if not issubclass(ignored.exc_type, MemoryError):
-        sys.__unraisablehook__(ignored)
-
-
 def main() -> NoReturn:
     """End the process with the command's exit code; never returns."""
-    sys.unraisablehook = _pass_over
+    # What Python cannot raise is shown at the end, but not that a thread found no memory to begin:
+    # that counts as refused (see linux/threads.py). A function of ours might find none either.
+    ignored: deque[sys.UnraisableHookArgs] = deque(maxlen=_MOST_IGNORED)
+    sys.unraisablehook = ignored.append
     code = run(sys.argv[1:])
+    for one in ignored:
+        if not issubclass(one.exc_type, MemoryError):
+            sys.__unraisablehook__(one)
     # A normal interpreter exit would wait for threads that hang in the storage.
     leave(code)

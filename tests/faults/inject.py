@@ -144,10 +144,15 @@ class Fault:
     call: str
     at: int
     error: int | None
+    lasting: bool = False  # each call after it returns that error, too
 
     def __str__(self) -> str:
         error = "hang" if self.error is None else errno.errorcode[self.error]
-        return f"{self.call}#{self.at}={error}"
+        return f"{self.call}#{self.at}{'+' if self.lasting else ''}={error}"
+
+    def meets(self, call: str, at: int) -> bool:
+        """Whether this call is to fail."""
+        return self.call == call and (self.at == at or (self.lasting and self.at < at))
 
 
 @dataclass
@@ -435,7 +440,7 @@ class _Supervisor:
             self._others.add(pid)
         self._ran.calls[name] += 1
         fault = self._fault
-        if fault is None or fault.call != name or fault.at != self._ran.calls[name]:
+        if fault is None or not fault.meets(name, self._ran.calls[name]):
             return 0
         self._ran.reached = True
         if name == "execve":

@@ -2,8 +2,9 @@
 
     python -m tests.faults.sweep [--part K/N] [--action NAME] [FAULT]...
 
-A FAULT is CALL#NUMBER=ERROR, or CALL#NUMBER=hang, of the action; without one, all are tried. What
-is wrong with a run is printed with the arguments that repeat it.
+A FAULT is CALL#NUMBER=ERROR, CALL#NUMBER+=ERROR where all calls after it fail as well, or
+CALL#NUMBER=hang, of the action; without one, all are tried. What is wrong with a run is printed
+with the arguments that repeat it.
 """
 
 import argparse
@@ -84,6 +85,7 @@ ERRORS: dict[str, Sequence[str]] = {
     "fsync": ("EINTR", "EIO", "ENOSPC"),
     **dict.fromkeys(("link", "linkat", "rename", "unlink"), ("EACCES", "EEXIST", "EIO", "EXDEV")),
 }
+_FULL = "write", "EAGAIN"  # of a pipe that nobody reads: only a signal ends that
 # What the kernel never says of these, or what no program survives: glibc ends the process.
 _NEVER = {"mprotect": "a heap or a stack", "sigaltstack": "faulthandler's"}
 # A checkpoint may be called wrong for these only.
@@ -377,19 +379,20 @@ class Sweep:
         )
         return ran, list(wrong(scene, action, fault, ran, patience))
 
-    def faults(self, action: Action) -> list[Fault]:
-        """Return every fault of an action."""
+    def faults(self, action: Action, *, lasting: bool = False) -> list[Fault]:
+        """Return every fault of an action; of those that last, none that is waited for."""
         ran, problems = self.run(action, None)
         if problems:
             raise RuntimeError(
                 f"{action.name}: without a fault: {problems}: {ran.errors}{ran.output}"
             )
         return [
-            Fault(call, at, None if name == "hang" else getattr(errno, name))
+            Fault(call, at, None if name == "hang" else getattr(errno, name), lasting=lasting)
             for call, count in sorted(ran.calls.items())
             if call not in _NEVER
             for at in range(1, count + 1)
             for name in (*ERRORS.get(call, _REFUSED), *(("hang",) if call in _HANGING else ()))
+            if not (lasting and (name in {"EINTR", "hang"} or (call, name) == _FULL))
         ]
 
 
@@ -423,7 +426,8 @@ def _import_all() -> None:
 def parse_fault(text: str) -> Fault:
     call, _, rest = text.partition("#")
     at, _, name = rest.partition("=")
-    return Fault(call, int(at), None if name == "hang" else getattr(errno, name))
+    error = None if name == "hang" else getattr(errno, name)
+    return Fault(call, int(at.rstrip("+")), error, lasting=at.endswith("+"))
 
 
 def main() -> int:
@@ -431,6 +435,7 @@ def main() -> int:
     parser.add_argument("--part", default="1/1", metavar="K/N")
     parser.add_argument("--action", action="append", choices=[one.name for one in ACTIONS])
     parser.add_argument("--hangs", choices=_HANGS, help="no hangs, or nothing else (both in turn)")
+    parser.add_argument("--lasting", action="store_true", help="no call gets over its error")
     parser.add_argument("--jobs", type=int, metavar="N", help="at a time (by the processors)")
     parser.add_argument("--show", action="store_true", help="what the run put out")
     parser.add_argument("--telling", type=int, metavar="N", help="so many, all of the storage's")
@@ -456,7 +461,8 @@ def _counted(given: argparse.Namespace) -> Iterator[Counter[str]]:
         yield _one_by_one(given, part, parts)
         return
     processors = len(os.sched_getaffinity(0))
-    for hangs in _HANGS if given.hangs is None else (given.hangs,):
+    kinds = [_NO] if given.lasting else _HANGS
+    for hangs in kinds if given.hangs is None else (given.hangs,):
         least = _WAITING * processors if hangs == _ONLY else processors
         yield _at_once(part, parts, given.jobs or least, hangs)
 
@@ -500,7 +506,7 @@ def _tried(sweep: Sweep, given: argparse.Namespace, part: int, parts: int) -> Co
         (action, fault)
         for action in ACTIONS
         if not given.action or action.name in given.action
-        for fault in given.faults or sweep.faults(action)
+        for fault in given.faults or sweep.faults(action, lasting=given.lasting)
         if given.hangs is None or (given.hangs == _ONLY) == (fault.error is None)
     ]
     if given.telling:

@@ -40,6 +40,24 @@ def test_no_call_that_fails_makes_a_run_lie_or_hang() -> None:
 @pytest.mark.parametrize(
     ("action", "faults"),
     [
+        ("auto", ("mmap#20+=ENOMEM", "openat#40+=EMFILE", "cachestat#1+=EPERM")),
+        ("check", ("mincore#1+=ENOSYS", "newfstatat#60+=EIO")),
+        ("command", ("clone3#2+=EAGAIN", "read#40+=EIO")),
+    ],
+)
+def test_a_call_that_fails_from_then_on_makes_no_run_lie_or_hang(
+    action: str, faults: tuple[str, ...]
+) -> None:
+    done = swept("--action", action, *faults)
+    assert (done.returncode, done.stdout) == (0, f"{len(faults)} runs, {len(faults)} reached\n"), (
+        done.stderr
+    )
+
+
+@needs_injection
+@pytest.mark.parametrize(
+    ("action", "faults"),
+    [
         ("splice", ("sendfile#2=hang", "openat#30=hang", "cachestat#9=hang")),
         ("check", ("newfstatat#60=hang", "fadvise64#3=hang")),
         ("evict", ("close#40=hang",)),
