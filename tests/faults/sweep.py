@@ -85,7 +85,8 @@ ERRORS: dict[str, Sequence[str]] = {
     "fsync": ("EINTR", "EIO", "ENOSPC"),
     **dict.fromkeys(("link", "linkat", "rename", "unlink"), ("EACCES", "EEXIST", "EIO", "EXDEV")),
 }
-_FULL = "write", "EAGAIN"  # of a pipe that nobody reads: only a signal ends that
+# A pipe that nobody reads is waited for; and a socket has what poll(2) says it has.
+_AWAITED = {("write", "EAGAIN"), ("recvfrom", "EAGAIN")}
 # What the kernel never says of these, or what no program survives: glibc ends the process.
 _NEVER = {"mprotect": "a heap or a stack", "sigaltstack": "faulthandler's"}
 # A checkpoint may be called wrong for these only.
@@ -392,7 +393,7 @@ class Sweep:
             if call not in _NEVER
             for at in range(1, count + 1)
             for name in (*ERRORS.get(call, _REFUSED), *(("hang",) if call in _HANGING else ()))
-            if not (lasting and (name in {"EINTR", "hang"} or (call, name) == _FULL))
+            if not (lasting and (name in {"EINTR", "hang"} or (call, name) in _AWAITED))
         ]
 
 
