@@ -397,6 +397,12 @@ DIAGNOSTICS = (
         "the head, as `--partial` does.",
     ),
     Diagnostic(
+        "the system killed the thread that looks at COMMAND's processes",
+        "COMMAND's",
+        "A seccomp filter does that; the kernel's log (audit, type=1326) names the system call. "
+        "`--window` reads the head, as `--partial` does, and `--keep load` ends with COMMAND.",
+    ),
+    Diagnostic(
         "COMMAND has opened none of the weight files so far: only the head is read",
         "COMMAND's",
         "For 10 minutes: it reads another checkpoint, or a daemon reads this one for it.",
