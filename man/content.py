@@ -470,7 +470,8 @@ DIAGNOSTICS = (
     Diagnostic(
         "expected more memory, found none",
         "1",
-        "A limit on address space (ulimit -v) or on memory. Fewer `--threads` need less.",
+        "A limit on address space (ulimit -v) or on memory. Fewer `--threads` need less. "
+        "Behind `--`, COMMAND starts anyway, unless `--verify` would have it wait.",
     ),
     Diagnostic(
         "--background: expected the lowest priority, found it refused",
