@@ -307,6 +307,14 @@ DIAGNOSTICS = (
         "The file was there when the run began. All others are read.",
     ),
     Diagnostic(
+        "expected the search path of a Python interpreter, found:",
+        "3, or 1 where the system failed",
+        "What was found follows. With 3, `--python` names no interpreter, or one that does not "
+        "work, and nothing was read. With 1, the system could not start it, or it was killed or "
+        "did not answer (within 120 s, or `--time-limit`): the libraries are left out, the rest "
+        "is read, and COMMAND starts.",
+    ),
+    Diagnostic(
         "it was cut short while it was read",
         "1",
         "The file shrank meanwhile: something is writing to the checkpoint.",
