@@ -1,6 +1,7 @@
 """Interpreters that do not answer, or answer anything: `--python` and `--package`."""
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.command import run
+from tests.helpers.command import Running, run
 
 MOST_SECONDS = 20.0
 EXPECTED = "expected the search path of a Python interpreter, found: "
@@ -115,9 +116,14 @@ def test_an_interpreter_that_fails_does_not_hold_the_rest_up(
     if case == "a signal":
         result = done.document["result"]
         assert result["complete"] is True
-    beside = run(*asked, "--", "echo", "started")
-    assert (beside.code, beside.output) == (0, "started\n"), beside
-    assert f"{python}: {EXPECTED}{found}" in beside.errors
+    # COMMAND goes on until it is said.
+    command = ("sh", "-c", "echo started; read line; exit 7")
+    with Running.start(*asked, "--", *command, stdin=subprocess.PIPE) as running:
+        running.await_line(f"{python}: {EXPECTED}{found}")
+        assert running.process.stdin is not None
+        running.process.stdin.close()
+        beside = running.end()
+    assert (beside.code, beside.output) == (7, "started\n"), beside
 
 
 @pytest.mark.parametrize("noise", ["echo hello", "sleep 30 &", "echo hello >&2"])
