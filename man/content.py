@@ -307,6 +307,14 @@ DIAGNOSTICS = (
         "The file was there when the run began. All others are read.",
     ),
     Diagnostic(
+        "expected the search path of a Python interpreter, found:",
+        "3, or 1 where the system failed",
+        "What was found follows. With 3, `--python` names no interpreter, or one that does not "
+        "work, and nothing was read. With 1, the system could not start it, or it was killed or "
+        "did not answer (within 120 s, or `--time-limit`): the libraries are left out, the rest "
+        "is read, and COMMAND starts.",
+    ),
+    Diagnostic(
         "it was cut short while it was read",
         "1",
         "The file shrank meanwhile: something is writing to the checkpoint.",
@@ -397,6 +405,12 @@ DIAGNOSTICS = (
         "the head, as `--partial` does.",
     ),
     Diagnostic(
+        "the system killed the thread that looks at COMMAND's processes",
+        "COMMAND's",
+        "A seccomp filter does that; the kernel's log (audit, type=1326) names the system call. "
+        "`--window` reads the head, as `--partial` does, and `--keep load` ends with COMMAND.",
+    ),
+    Diagnostic(
         "COMMAND has opened none of the weight files so far: only the head is read",
         "COMMAND's",
         "For 10 minutes: it reads another checkpoint, or a daemon reads this one for it.",
@@ -464,7 +478,8 @@ DIAGNOSTICS = (
     Diagnostic(
         "expected more memory, found none",
         "1",
-        "A limit on address space (ulimit -v) or on memory. Fewer `--threads` need less.",
+        "A limit on address space (ulimit -v) or on memory. Fewer `--threads` need less. "
+        "Behind `--`, COMMAND starts anyway, unless `--verify` would have it wait.",
     ),
     Diagnostic(
         "--background: expected the lowest priority, found it refused",

@@ -3,6 +3,13 @@
 # Of CPython itself: what `signal` imports takes time, and can be interrupted.
 import _signal  # type: ignore[import-not-found]
 import gc
+import os
+import sys
+
+# What it takes to say that there is no memory, and to start COMMAND. Nothing is written to it, so
+# it takes addresses, and no memory.
+_RESERVE_BYTES = 4 * 1024 * 1024
+_LAST_WORDS = b"prefetch-cli: error: expected more memory, found none; raise the limit\n"
 
 
 def main() -> None:
@@ -14,9 +21,34 @@ def main() -> None:
             pass
     # No import leaves garbage: to look for it takes a tenth of the start. A run looks again.
     gc.disable()
-    from prefetch_cli.cli import main  # noqa: PLC0415 - see above
+    reserve, pid = b"", os.getpid()
+    try:
+        reserve = bytes(_RESERVE_BYTES)
+        from prefetch_cli.cli import main  # noqa: PLC0415 - see above
 
-    main.main()
+        main.main()
+    except Exception as error:
+        del reserve
+        code = _code_without_memory(error, beside=os.getpid() != pid)
+        if code is None:
+            raise
+        os._exit(code)
+
+
+def _code_without_memory(error: Exception, *, beside: bool) -> int | None:
+    """Say that there is no memory and become COMMAND, or return an exit code.
+
+    Returns None where this error has another cause.
+    """
+    try:
+        # Imported where nothing but an error needs them.
+        from prefetch_cli.linux.shortage import is_shortage  # noqa: PLC0415
+        from prefetch_cli.process import without_memory  # noqa: PLC0415
+
+        return without_memory.end(sys.argv[1:], beside=beside) if is_shortage(error) else None
+    except MemoryError:
+        os.write(2, _LAST_WORDS)
+        return 1
 
 
 def _let_sigint_end_the_process() -> None:

@@ -78,7 +78,12 @@ def run(arguments: Sequence[str]) -> int:
         return _refuse(arguments, _reworded(error))
     except PrefetchError as error:
         return _refuse(arguments, error)
-    except Exception as defect:  # noqa: BLE001 - the one place where errors become one line
+    except Exception as defect:
+        # The one place where errors become one line.
+        from prefetch_cli.linux.shortage import is_shortage  # noqa: PLC0415 - as in `_reported`
+
+        if after and is_shortage(defect):
+            raise  # COMMAND starts without us (see `__main__`)
         return _refuse(arguments, _reported(defect), defect)
 
 
@@ -142,23 +147,19 @@ def _misfit(error: click.BadParameter, param: click.Parameter) -> str:
 
 def _reported(defect: Exception) -> PrefetchError:
     """Return what to show of an exception that no stage handled."""
+    from prefetch_cli.linux.shortage import is_shortage  # noqa: PLC0415 - only errors need it
+
     found = printable(" ".join(f"{type(defect).__name__}: {defect}".split()))
-    # Python has no exception class for either.
-    refused = str(defect) if isinstance(defect, RuntimeError) else ""
-    # A lock that it cannot allocate; a call whose own error found no memory either.
-    short = refused.startswith("can't allocate") or (
-        isinstance(defect, SystemError) and "exception set" in str(defect)
-    )
-    if isinstance(defect, MemoryError) or short:
-        return PrefetchError(
-            "expected more memory, found none",
-            "raise the limit (ulimit -v, or the cgroup's), or give fewer --threads",
-        )
-    if "start new thread" in refused:
+    # Python has no exception class for it.
+    if isinstance(defect, RuntimeError) and "start new thread" in str(defect):
         return PrefetchError(
             "expected to start threads, found that the system refuses",
             "raise the limit (ulimit -u, ulimit -v, or the cgroup's pids.max)",
         )
+    if is_shortage(defect):
+        from prefetch_cli.process import without_memory  # noqa: PLC0415
+
+        return PrefetchError(without_memory.MESSAGE, without_memory.HINT)
     if isinstance(defect, OSError):
         return PrefetchError(f"expected an answer from the system, found {found}")
     return PrefetchError(

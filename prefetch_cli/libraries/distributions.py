@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefetch_cli.base.errors import CheckpointError
+from prefetch_cli.base.errors import CheckpointError, error_words
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.text import file_name, printable
+from prefetch_cli.checkpoint.files import Skipped
 from prefetch_cli.libraries.interpreters import Interpreter, assert_readable, is_interpreter
 from prefetch_cli.linux.threads import map_threads
 
@@ -39,6 +40,7 @@ class Distribution(NamedTuple):
     paths: frozenset[str]  # of the files that count, whether they exist or not
     requires: tuple[str, ...]
     warning: str | None
+    failed: tuple[Skipped, ...] = ()  # what tells of its files, or of what it requires
 
 
 def canonical(name: str, interpreter: Interpreter) -> str:
@@ -168,10 +170,18 @@ def _module(words: Sequence[str]) -> str | None:
 
 
 def _distribution(name: str, found: "metadata.Distribution", cache_tag: str) -> Distribution:
+    failed: list[Skipped] = []
     paths = frozenset(_paths(found, cache_tag))
-    warning = None if paths else _nothing_recorded(name, found)
+    warning = None
+    if not paths and (error := _failure(found, "RECORD")) is not None:
+        failed.append(_skipped(name, found, "RECORD", error))
+    elif not paths:
+        warning = _nothing_recorded(name, found)
     try:
         required = [_requirement(text) for text in found.requires or ()]
+    except OSError as error:
+        required = []
+        failed.append(_skipped(name, found, "METADATA", error))
     except _UNREADABLE:
         required = []
         warning = f"{name}: its METADATA cannot be read, so what it requires is left out"
@@ -180,7 +190,27 @@ def _distribution(name: str, found: "metadata.Distribution", cache_tag: str) -> 
         paths=paths,
         requires=tuple(one for one in required if one is not None),
         warning=warning,
+        failed=tuple(failed),
     )
+
+
+def _failure(found: "metadata.Distribution", name: str) -> OSError | None:
+    """Return what the system says of a file beside a distribution's METADATA, None if it is read.
+
+    importlib.metadata takes a file that the user may not read for one that is missing.
+    """
+    try:
+        found.read_text(name)
+    except OSError as error:
+        return error
+    except _UNREADABLE:
+        return None
+    return None
+
+
+def _skipped(name: str, found: "metadata.Distribution", file: str, error: OSError) -> Skipped:
+    path = os.path.join(str(found.locate_file("")), f"{name}-*.dist-info", file)
+    return Skipped(str(error.filename or path), error_words(error), failed=True)
 
 
 def _requirement(text: str) -> str | None:

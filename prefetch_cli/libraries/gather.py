@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from prefetch_cli.base.errors import CheckpointError, error_words, unreachable
+from prefetch_cli.base.errors import CheckpointError, error_words, is_of_the_path
 from prefetch_cli.base.progress import Monitor
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
@@ -14,7 +14,7 @@ from prefetch_cli.checkpoint.examine import file_at
 from prefetch_cli.checkpoint.files import File, Found, Skipped, each_once
 from prefetch_cli.libraries import distributions, interpreters
 from prefetch_cli.libraries.distributions import Distribution
-from prefetch_cli.libraries.interpreters import Interpreter
+from prefetch_cli.libraries.interpreters import Interpreter, OutOfReachError, unreadable
 from prefetch_cli.linux.files import RealFolder, file_type
 from prefetch_cli.linux.threads import map_threads
 from prefetch_cli.linux.walk import walk
@@ -62,10 +62,12 @@ def places(located: Located) -> tuple[str, ...]:
 def gather(located: Located, monitor: Monitor, threads: int) -> Found:
     """Return the files of the distributions, shared libraries first, then those of the paths."""
     packages = []
+    unread: list[File | Skipped] = []
     if located.interpreter is not None:
         packages = distributions.closure(located.packages, located.interpreter, monitor, threads)
+        unread += _unread(packages, located.interpreter)
     real_folder = functools.cache(os.path.realpath)
-    looked = _of_packages(packages, monitor, threads, real_folder)
+    looked = unread + _of_packages(packages, monitor, threads, real_folder)
     for path in located.paths:
         looked += _walk(os.path.abspath(path), monitor, real_folder)
     return Found(
@@ -74,6 +76,23 @@ def gather(located: Located, monitor: Monitor, threads: int) -> Found:
         warnings=tuple(one.warning for one in packages if one.warning is not None),
         names=tuple(one.name for one in packages),
     )
+
+
+def out_of_reach(error: OutOfReachError) -> Found:
+    """Return what is left of the libraries where the system did not say which they are."""
+    return Found((), (Skipped(error.path, error.reason, failed=True),), (), ())
+
+
+def _unread(packages: Iterable[Distribution], interpreter: Interpreter) -> Iterator[Skipped]:
+    """Yield what may hold, or name, more of the libraries and cannot be read.
+
+    Python itself passes over a folder that the user may not list: the server opens nothing there.
+    """
+    for folder, error in unreadable(interpreter):
+        if not is_of_the_path(error):
+            yield _failure(folder, error)
+    for one in packages:
+        yield from one.failed
 
 
 def _of_packages(
@@ -109,8 +128,10 @@ def _assert_exists(path: str) -> None:
         mode = os.stat(path).st_mode
         found = file_type(mode)
     except OSError as error:
-        said = f"--also {printable(path)}: expected a file or a directory, "
-        raise unreachable(error, f"{said}found: {error_words(error)}", "check the path") from None
+        reason = f"expected a file or a directory, found: {error_words(error)}"
+        if not is_of_the_path(error):
+            raise OutOfReachError(path, reason) from None
+        raise CheckpointError(f"--also {printable(path)}: {reason}", "check the path") from None
     except ValueError as error:  # a character that no path has
         mode, found = 0, str(error)
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

@@ -5,29 +5,49 @@ Nothing is imported: we ask the interpreter for its search path.
 
 import os
 import re
+import select
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from prefetch_cli.base.errors import CheckpointError, PrefetchError, error_words, unreachable
+from prefetch_cli.base.errors import CheckpointError, PrefetchError, error_words, is_of_the_path
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.linux.files import mode_of, read_head
 
+if TYPE_CHECKING:
+    import subprocess
+
+# The answer stands between two marks: a sitecustomize may print, and what is no interpreter says
+# anything.
+_MARK = b"\0prefetch-cli\0"
 _ASK = (
     "import os, sys\n"
     "found = [sys.implementation.cache_tag or '', *filter(None, sys.path)]\n"
-    "sys.stdout.buffer.write(b'\\0'.join(map(os.fsencode, found)))"
+    "mark = b'\\0prefetch-cli\\0'\n"
+    "sys.stdout.buffer.write(mark + b'\\0'.join(map(os.fsencode, found)) + mark)"
 )
 _ANSWER_SECONDS = 120.0  # on slow storage an interpreter is slow to start
 _ANSWER_POLL_SECONDS = 0.05
+_PIECE_BYTES = 64 * 1024
+_MOST_BYTES = 1024 * 1024  # of an answer
+_COMPLAINT_BYTES = 1024
+_EXPECTED = "expected the search path of a Python interpreter, found: "
 
 _INTERPRETER = re.compile(r"(python|pypy)[0-9.]*")
 _SCRIPT_LINE_BYTES = 1024
 # pip and others write this if an interpreter's path is too long for `#!` or has blanks.
 _LONG_SCRIPT_LINE = re.compile(rb"#!/bin/sh\n'''exec' (?:\"([^\"\n]+)\"|(\S+)) ")
+
+
+class OutOfReachError(PrefetchError):
+    """What the system does not give of the libraries: no fault of what the user named."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{printable(path)}: {reason}")
+        self.path = path
+        self.reason = reason
 
 
 class Interpreter(NamedTuple):
@@ -71,16 +91,16 @@ def _which(name: str, environ: Mapping[str, str]) -> str | None:
         try:
             mode_of(place)
         except OSError as error:
-            raise unreachable(
-                error, f"cannot look at {printable(place)}: {error_words(error)}"
-            ) from None
+            # Whatever is wrong with the path, `mode_of` passes over it.
+            raise OutOfReachError(place, _EXPECTED + error_words(error)) from None
     return shutil.which(name, path=path)  # perhaps it failed once
 
 
-def assert_readable(interpreter: Interpreter) -> None:
-    """Raise PrefetchError if what is installed cannot be listed: importlib.metadata passes over it.
+def unreadable(interpreter: Interpreter) -> Iterator[tuple[str, OSError]]:
+    """Yield each folder of installed packages that cannot be listed, and why.
 
-    A search path may name folders that do not exist, and archives.
+    importlib.metadata passes over it. A search path may name folders that do not exist, and
+    archives.
     """
     for folder in interpreter.search_path:
         try:
@@ -88,12 +108,17 @@ def assert_readable(interpreter: Interpreter) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise unreachable(
-                error,
-                f"{printable(folder)}: expected the packages of {printable(interpreter.path)}, "
-                f"found: {error_words(error)}",
-                "check its permissions",
-            ) from None
+            yield folder, error
+
+
+def assert_readable(interpreter: Interpreter) -> None:
+    """Raise PrefetchError if what is installed cannot be listed."""
+    for folder, error in unreadable(interpreter):
+        reason = f"expected the packages of {printable(interpreter.path)}, found: "
+        reason += error_words(error)
+        if not is_of_the_path(error):
+            raise OutOfReachError(folder, reason)
+        raise CheckpointError(f"{printable(folder)}: {reason}", "check its permissions")
 
 
 def _of_script(path: str, environ: Mapping[str, str]) -> str | None:
@@ -124,31 +149,70 @@ def _ask(python: str, stop: Stop) -> list[str]:
     """Return the cache tag of an interpreter, then its search path."""
     import subprocess  # noqa: PLC0415 - 10 ms that other runs save
 
-    until = time.monotonic() + _ANSWER_SECONDS
+    pipe = subprocess.PIPE
     # -B: write no .pyc files.
     line = [python, "-B", "-c", _ASK]
-    said = b""
     try:
         process = subprocess.Popen(  # noqa: S603 - the user's own interpreter
-            line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            line, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
         )
     except OSError as error:
         raise _no_answer(python, error_words(error), error) from None
     with process:
-        while process.returncode is None:
-            with suppress(subprocess.TimeoutExpired):
-                said, _ = process.communicate(timeout=_ANSWER_POLL_SECONDS)
-            if stop.requested or time.monotonic() > until:
-                process.kill()
-    if process.returncode != 0 or not said:
-        raise _no_answer(python, f"exit code {process.returncode}")
-    return [os.fsdecode(part) for part in said.split(b"\0")]
+        try:
+            said, complaint, trouble = _listen(process, stop)
+        except OSError as error:
+            raise OutOfReachError(python, f"{_EXPECTED}{error_words(error)}") from None
+        finally:
+            process.kill()
+    _, begun, rest = said.partition(_MARK)
+    answer, whole, _ = rest.partition(_MARK)
+    if begun and whole:
+        return [os.fsdecode(part) for part in answer.split(b"\0")]
+    if len(said) > _MOST_BYTES:
+        raise _no_answer(python, f"more than {_MOST_BYTES:,} bytes of something else")
+    code = process.returncode
+    if trouble is None and code < 0:
+        trouble = f"no answer, ended by signal {-code}"
+    if trouble is not None:
+        raise OutOfReachError(python, _EXPECTED + trouble)
+    last = [os.fsdecode(one) for one in complaint.splitlines() if one.strip()][-1:]
+    raise _no_answer(python, ": ".join([f"no answer, exit code {code}", *last]))
+
+
+def _listen(process: "subprocess.Popen[bytes]", stop: Stop) -> tuple[bytes, bytes, str | None]:
+    """Return what a process puts out and the end of its complaints, and why it was not waited for.
+
+    Raises OSError. A child of it may keep its output open.
+    """
+    pipes = process.stdout, process.stderr
+    out, err = (pipe.fileno() for pipe in pipes if pipe is not None)
+    heard = {out: b"", err: b""}
+    poll = select.poll()
+    for descriptor in heard:
+        poll.register(descriptor, select.POLLIN)
+    until = time.monotonic() + _ANSWER_SECONDS
+    trouble = None
+    while trouble is None:
+        ended = process.poll() is not None
+        ready = poll.poll(_ANSWER_POLL_SECONDS * 1000)
+        for descriptor, _ in ready:
+            if piece := os.read(descriptor, _PIECE_BYTES):
+                heard[descriptor] += piece
+            else:
+                poll.unregister(descriptor)
+        heard[err] = heard[err][-_COMPLAINT_BYTES:]
+        if (ended and not ready) or len(heard[out]) > _MOST_BYTES:
+            break
+        if stop.requested:
+            trouble = "no answer before the run was to end"
+        elif time.monotonic() > until:
+            trouble = f"no answer within {_ANSWER_SECONDS:.0f} s"
+    return heard[out], heard[err], trouble
 
 
 def _no_answer(python: str, found: str, error: OSError | None = None) -> PrefetchError:
-    message = (
-        f"{printable(python)}: expected the search path of a Python interpreter, found: "
-        f"{printable(found)}"
-    )
-    hint = "give the server's with --python"
-    return CheckpointError(message, hint) if error is None else unreachable(error, message, hint)
+    reason = _EXPECTED + printable(found)
+    if error is not None and not is_of_the_path(error):
+        return OutOfReachError(python, reason)
+    return CheckpointError(f"{printable(python)}: {reason}", "give the server's with --python")

@@ -27,6 +27,7 @@ class Lost(enum.Enum):
     UNUSED = "unused"  # none has opened a file for long
     ORDER = "order"  # it reads in another order
     SPREAD = "spread"  # it has files at once that lie farther apart than the window reaches
+    KILLED = "killed"  # the system has killed the thread that looks
 
 
 class Patience(NamedTuple):

@@ -8,7 +8,7 @@ from prefetch_cli.base.progress import Progress
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import printable
 from prefetch_cli.linux.replace import replace_file
-from prefetch_cli.linux.threads import spawn
+from prefetch_cli.linux.threads import KILLED, spawn
 from prefetch_cli.run.metrics import metrics
 from prefetch_cli.run.outcome import Outcome, fold
 from prefetch_cli.run.parts import Kind
@@ -54,6 +54,8 @@ class Record:
                     answers.append("a signal came before the storage answered")
                     break
                 thread.join(min(left, limits.POLL_SECONDS))
+            if thread.killed:
+                answers.append(KILLED)
         except RuntimeError as error:
             answers.append(str(error))
         if not answers:

@@ -190,12 +190,12 @@ class _Loader:
         """Return the rate in bytes per second over so long, or why it is not known."""
         began = time.monotonic()
         try:
-            spawn(self._run)
+            thread = spawn(self._run)
         except RuntimeError:
             return Unmeasured.REFUSED
-        self._ended.wait(seconds + limits.READER_GRACE_SECONDS)
+        ended = self._ended.wait(seconds + limits.READER_GRACE_SECONDS)
         took = time.monotonic() - began
-        if self._refused:
+        if self._refused or (not ended and thread.killed):
             return Unmeasured.REFUSED
         if self._bytes == 0:
             return Unmeasured.NO_ANSWER

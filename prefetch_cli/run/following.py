@@ -50,6 +50,8 @@ class Follower:
     @property
     def lost(self) -> Lost | None:
         """Why it cannot be followed; None while it can."""
+        if self._looks.are_over:
+            return Lost.KILLED
         with self._lock:
             return self._loaders.lost
 

@@ -8,12 +8,16 @@ from typing import NamedTuple
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.base.text import counted
 from prefetch_cli.checkpoint.files import File
-from prefetch_cli.linux.threads import spawn
+from prefetch_cli.linux.threads import Thread, spawn
 from prefetch_cli.linux.uses import Place, Tree, Uses
 from prefetch_cli.residency.keep import SETTLE_SECONDS, Loading
 
 _BUSY = 0.05  # the most of a processor that looking takes
 _BLIND_LOOKS = 3  # that see no process, until that is said
+NOBODY_LOOKS = (
+    "the system killed the thread that looks at COMMAND's processes, as a seccomp filter may, or "
+    "had no memory for it"
+)
 
 
 class Tunables(NamedTuple):
@@ -44,17 +48,35 @@ class Looks:
         self._stop = stop
         self._record = record
         self.look_seconds = look_seconds  # between two, or more where looking takes long
+        self._thread: Thread | None = None
+        self._defect: BaseException | None = None
 
     def start(self) -> None:
         """Look until the run is interrupted; raises RuntimeError where no thread can be started."""
-        spawn(self._run)
+        self._thread = spawn(self._run)
+
+    @property
+    def are_over(self) -> bool:
+        """Whether nobody looks any more: the system killed the thread, or had no memory for it.
+
+        Re-raises an unexpected exception of a look.
+        """
+        if self._defect is not None:
+            raise self._defect
+        ended = self._thread is not None and not self._thread.is_alive()
+        return ended and not self._stop.interrupted
 
     def _run(self) -> None:
-        while not self._stop.interrupted:
-            began = time.thread_time()
-            self._record(self._tree.look(), time.monotonic())
-            took = time.thread_time() - began
-            self._stop.pause(max(self.look_seconds, took / _BUSY))
+        try:
+            while not self._stop.interrupted:
+                began = time.thread_time()
+                self._record(self._tree.look(), time.monotonic())
+                took = time.thread_time() - began
+                self._stop.pause(max(self.look_seconds, took / _BUSY))
+        except MemoryError:
+            return  # as `are_over` tells
+        except BaseException as error:  # noqa: BLE001 - a defect: whoever asks re-raises it
+            self._defect = error
 
 
 class Watch:
@@ -77,11 +99,13 @@ class Watch:
     @property
     def is_over(self) -> bool:
         """Whether COMMAND has loaded all files and has none of them in use."""
-        return self._loading.is_over(time.monotonic())
+        return self._loading.is_over(time.monotonic()) and not self._looks.are_over
 
     @property
     def doubt(self) -> str | None:
         """Why it may never be known that COMMAND has loaded them, None while there is hope."""
+        if self._looks.are_over:
+            return f"{NOBODY_LOOKS}: it is kept until COMMAND ends"
         if self._blind_looks >= _BLIND_LOOKS:
             return (
                 "which files COMMAND's processes use is hidden from this user (they are another "

@@ -15,6 +15,7 @@ from prefetch_cli.base.words import Overrule
 from prefetch_cli.checkpoint.files import Found
 from prefetch_cli.checkpoint.resolve import resolve
 from prefetch_cli.libraries import gather as libraries
+from prefetch_cli.libraries.interpreters import OutOfReachError
 from prefetch_cli.run import from_file
 from prefetch_cli.run.options import Options, Window
 
@@ -69,12 +70,23 @@ def asked(
             )
     checkpoint = resolve(request, environ, monitor, options.threads.first)
     if options.libraries is not None:
-        located = libraries.locate(options.libraries, environ, monitor, stop)
-        yield Part(
-            LIBRARIES,
-            partial(libraries.gather, located, monitor),
-            # The user named them, so they are read as far as they fit.
-            Overrule.FORCE | Overrule.PARTIAL,
-            libraries.places(located),
-        )
+        yield _libraries(options.libraries, environ, monitor, stop)
     yield Part(CHECKPOINT, lambda _threads: checkpoint, options.overrule, window=options.window)
+
+
+def _libraries(
+    request: libraries.Request, environ: Mapping[str, str], monitor: Monitor, stop: Stop
+) -> Part:
+    # The user named them, so they are read as far as they fit.
+    overrule = Overrule.FORCE | Overrule.PARTIAL
+    try:
+        located = libraries.locate(request, environ, monitor, stop)
+    except OutOfReachError as error:
+        found = libraries.out_of_reach(error)
+        return Part(LIBRARIES, lambda _threads: found, overrule)
+    return Part(
+        LIBRARIES,
+        partial(libraries.gather, located, monitor),
+        overrule,
+        libraries.places(located),
+    )

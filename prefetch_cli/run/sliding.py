@@ -16,6 +16,7 @@ from prefetch_cli.plan.window import Position, Window
 from prefetch_cli.reading import job
 from prefetch_cli.run import media, stages
 from prefetch_cli.run.following import Follower
+from prefetch_cli.run.loading import NOBODY_LOOKS
 from prefetch_cli.run.options import Options
 from prefetch_cli.run.states import Decided, Looked, Read, Slid, Slide, SlideEnded, Sliding, Wanted
 
@@ -32,6 +33,7 @@ _WHY_LOST = {
     Lost.ORDER: "COMMAND does not read the weight files in the order in which they are warmed",
     Lost.SPREAD: "COMMAND has weight files open or mapped at once that lie farther apart than the "
     "window reaches",
+    Lost.KILLED: NOBODY_LOOKS,
 }
 
 Publish = Callable[[Sliding | Slid], None]

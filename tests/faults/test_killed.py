@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.helpers.command import COMMAND, ROOT, Done, Running, run
 
 KILLED = "the system killed the thread that was at work on it, as a seccomp filter may"
 MOST_SECONDS = 20.0
+LOOKS = "prefetch_cli.linux.uses:Tree.look"
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,71 @@ def test_the_warmer_ends_with_command(model: BuiltCheckpoint) -> None:
     done = run_killed("pselect6", *flags, "--", "echo", "started")  # ends once its output is closed
     assert (done.code, done.output) == (0, "started\n"), done
     assert "100%" not in done.errors
+
+
+@pytest.mark.parametrize("call", ["openat", "newfstatat", "readlink"])
+@pytest.mark.parametrize(
+    ("flags", "words", "end"),
+    [
+        (("--window", "4M"), ": only the head is read", "then the head"),
+        (("--keep", "load"), ": it is kept until COMMAND ends", ""),
+    ],
+)
+def test_whoever_looks_at_command(
+    model: BuiltCheckpoint, call: str, flags: tuple[str, ...], words: str, end: str
+) -> None:
+    """COMMAND reads no more than a line: it ends once it is said what became of the looking."""
+    oracle.make_cold(model.files)
+    words_before = (sys.executable, "-m", "tests.faults.kill", f"{call}@{LOOKS}")
+    line = (*flags, "--force", "--progress", "none", model.directory, "--", "head", "-n", "1")
+    began = time.monotonic()
+    with Running.start(
+        *line, command=words_before, env={"PYTHONPATH": ROOT}, stdin=subprocess.PIPE
+    ) as running:
+        warned = running.await_line("the thread that looks at COMMAND's processes")
+        assert warned.startswith("prefetch-cli: warning: the system killed "), warned
+        assert warned.endswith(words), warned
+        running.await_line(end)
+        assert running.process.stdin is not None
+        running.process.stdin.close()
+        done = running.end()
+    assert done.code == 0, done
+    assert time.monotonic() - began < MOST_SECONDS
+    assert "COMMAND has loaded it" not in done.errors
+    if end:
+        assert oracle.resident_bytes(model.weight_files) >= 0.99 * 17 * MIB
+
+
+def run_killed_in(place: str, call: str, *arguments: str) -> Done:
+    """Return a run, of which only the thread that enters a function does not survive the call."""
+    command = (sys.executable, "-m", "tests.faults.kill", f"{call}@{place}")
+    began = time.monotonic()
+    done = run(*arguments, command=command, env={"PYTHONPATH": ROOT})
+    assert time.monotonic() - began < MOST_SECONDS, done
+    return done
+
+
+def test_a_trial_is_not_one_of_slow_storage(tmp_path: Path) -> None:
+    """What a killed thread has faulted in is no measure of the storage."""
+    big = checkpoints.write_sharded(str(tmp_path / "model"), shard_bytes=[40 * MIB, 40 * MIB])
+    oracle.make_cold(big.files)
+    place = "prefetch_cli.reading.trial:_Loader._run"
+    for call in ("openat", "munmap"):
+        done = run_killed_in(place, call, "--dry-run", "--trial", "--json", big.directory)
+        assert done.code == 0, done
+        assert done.document["forecast"] is None, done
+        assert done.document["decision"]["reason"] == "local-fits"
+        (warning,) = done.document["warnings"]
+        assert warning.endswith("a file could not be read, or the system refused to map it")
+
+
+def test_whoever_writes_the_metrics(model: BuiltCheckpoint, tmp_path: Path) -> None:
+    place = "prefetch_cli.process.record:replace_file"
+    flags = ("--check", "--json", "--metrics", str(tmp_path / "a.prom"), model.directory)
+    done = run_killed_in(place, "openat", *flags)
+    assert done.code == 0, done
+    (warning,) = done.document["warnings"]
+    assert warning.endswith(f"not written: {KILLED}")
 
 
 def test_other_numbers_in_proc_are_no_sign_of_it(model: BuiltCheckpoint) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import checkpoints, oracle
 from tests.helpers.checkpoints import BuiltCheckpoint
-from tests.helpers.command import COMMAND, Done, environment, run
+from tests.helpers.command import COMMAND, ROOT, Done, environment, run
 
 
 def limited(limit: str, *arguments: str) -> Done:
@@ -92,3 +92,43 @@ def test_little_address_space(built: BuiltCheckpoint, cold: str, kib: int, engin
     line = ["sh", "-c", f'ulimit -v {kib}; exec "$@"', "sh", sys.executable, "-c", count]
     said = subprocess.run(line, capture_output=True, check=True, env=environment()).stdout
     assert 1 <= int(said) <= 3
+
+
+def kib_at_the_start() -> int:
+    """Return the address space that Python has taken when our first line runs."""
+    said = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.peak"],
+        capture_output=True,
+        check=True,
+        env=environment(),
+        cwd=ROOT,
+    ).stdout
+    return int(said)
+
+
+# Each step is another import, or another place in a run, that finds no memory.
+@pytest.mark.parametrize("kind", ["--dry-run", "--json", "--check", "COMMAND", "--verify"])
+def test_address_space_for_no_more_than_a_part_of_the_start(
+    cold: str, tmp_path: Path, kind: str
+) -> None:
+    started = tmp_path / "started"
+    least = kib_at_the_start() + 2048
+    refused = 0
+    for kib in range(least, least + 26_000, 1300):
+        started.unlink(missing_ok=True)
+        if kind == "COMMAND":
+            done = limited(f"-v {kib}", cold, "--", "touch", str(started))
+            assert (done.code, started.exists()) == (0, True), (kib, done)
+        elif kind == "--verify":  # COMMAND does not start before the verdict
+            done = limited(f"-v {kib}", kind, cold, "--", "touch", str(started))
+            assert done.code == (0 if started.exists() else 1), (kib, done)
+        else:
+            done = limited(f"-v {kib}", kind, cold)
+            assert done.code in (0, 1), (kib, done)
+        assert "defect" not in done.errors, (kib, done)
+        assert done.errors or done.output or done.code == 0, (kib, done)
+        if done.output.startswith("{"):
+            assert done.document["exit_code"] == done.code
+        elif "expected more memory, found none" in done.errors:
+            refused += 1
+    assert refused > 5

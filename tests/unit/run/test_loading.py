@@ -11,6 +11,7 @@ import pytest
 
 from prefetch_cli.base.stop import Stop
 from prefetch_cli.checkpoint.files import File
+from prefetch_cli.linux.uses import Tree, Uses
 from prefetch_cli.run.loading import Tunables, Watch
 
 TUNABLES = Tunables(look_seconds=0.02, settle_seconds=0.5, unused_seconds=0.5)
@@ -114,3 +115,36 @@ def test_own_use_does_not_count(files: list[File], stop: Stop) -> None:
         watch.start()
         time.sleep(0.3)
         assert watch._loading.unused == {0, 1}
+
+
+def test_a_watch_that_finds_no_memory_claims_nothing(
+    files: list[File], stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last that it saw is that COMMAND had all files, some time ago."""
+    looks = iter([Uses({(1, 1): {0: 0, 1: 0}}), Uses({(1, 1): {}})])
+
+    def look(_: Tree) -> Uses:
+        if (found := next(looks, None)) is None:
+            raise MemoryError
+        return found
+
+    monkeypatch.setattr(Tree, "look", look)
+    watch = Watch(os.getpid(), files, stop, TUNABLES._replace(settle_seconds=0))
+    watch.start()
+    until(lambda: watch.doubt is not None)
+    assert "had no memory for it: it is kept until COMMAND ends" in (watch.doubt or "")
+    assert not watch._loading.unused
+    assert not watch.is_over
+
+
+def test_a_defect_of_a_look_is_not_passed_over(
+    files: list[File], stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(_: Tree) -> Uses:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Tree, "look", look)
+    watch = Watch(os.getpid(), files, stop, TUNABLES)
+    watch.start()
+    with pytest.raises(ZeroDivisionError):
+        until(lambda: watch.doubt is not None)
