@@ -43,6 +43,7 @@ class Run:
     way: str
     seconds: float  # of the whole command
     rank_seconds: tuple[float, ...]  # of each rank, by its own clock
+    cpu_seconds: float  # the host's, of the whole machine: client, link and server
     wire_bytes: int
     peak_bytes: int  # the most that the cgroup held
     killed: int  # processes, for lack of memory
@@ -107,7 +108,7 @@ def measure(machine: UserMode, *, size_bytes: int, rounds: int, say: Say) -> Res
 
 
 def _load(
-    machine: Machine, point: str, directory: str, round_trip_ms: int, way: str, limit: int
+    machine: UserMode, point: str, directory: str, round_trip_ms: int, way: str, limit: int
 ) -> Run:
     files = weights(machine, directory)
     machine.drop_caches()
@@ -117,10 +118,11 @@ def _load(
     command = [sys.executable, "-m", "tests.uml.ranks", directory]
     if way in FLAGS:
         command = [sys.executable, "-m", "prefetch_cli", *FLAGS[way], directory, "--", *command]
-    before = nfs.wire_bytes(machine, point)
+    before, cpu_before = nfs.wire_bytes(machine, point), machine.cpu_seconds()
     try:
         done = machine.run(*command, cgroup=_GROUP, folder=ROOT, seconds=_SECONDS)
         wire_bytes = nfs.wire_bytes(machine, point) - before
+        cpu_seconds = machine.cpu_seconds() - cpu_before
         peak = int(machine.read(f"{_GROUP}/memory.peak"))
         events = dict(
             line.split() for line in machine.sh(f"cat {_GROUP}/memory.events").splitlines()
@@ -136,6 +138,7 @@ def _load(
         way,
         done.seconds,
         tuple(one["seconds"] for one in ranks),
+        cpu_seconds,
         wire_bytes,
         peak,
         int(events["oom_kill"]),
@@ -162,7 +165,9 @@ def _said(one: Run) -> str:
 
 def table(result: Result) -> list[list[str]]:
     """Return the result as rows of cells, the first with the headings."""
-    cells = [["round trip", "", "in all", "alone is", "a rank takes", "on the wire", "memory"]]
+    cells = [
+        ["round trip", "", "in all", "alone is", "a rank takes", "CPU", "on the wire", "memory"]
+    ]
     for round_trip_ms in ROUND_TRIPS_MS:
         name = f"{round_trip_ms} ms"
         for way in (ALONE, *FLAGS):
@@ -177,6 +182,7 @@ def table(result: Result) -> list[list[str]]:
                     f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})",
                     f"{alone / statistics.median(seconds):.2f} x",
                     f"{result.slower(round_trip_ms, way):.2f} x",
+                    f"{statistics.median(one.cpu_seconds for one in runs):.1f} s",
                     f"{wire:.3f} x",
                     f"{max(one.peak_bytes for one in runs) / MIB:.0f} MiB",
                 ]
