@@ -71,7 +71,7 @@ def test_parts_are_read_in_whole_pages_with_small_gaps(
     assert all(sum(part) % PAGE == 0 or sum(part) == file.size_bytes for part in found)
     for first, second in itertools.pairwise(found):
         # Beside a single page, a gap is left as it is.
-        assert second.offset - sum(first) > gap or PAGE >= min(first.length, second.length)
+        assert second.offset - sum(first) > gap or min(first.length, second.length) <= PAGE
         assert second.offset > sum(first)
     missing = sorted(set(read) - pages)
     for page in missing:  # each lies in a gap that is small enough
