@@ -20,8 +20,9 @@ _ELSEWHERE = ("/dev/", "/proc/", "/sys/", "/memfd:")
 _CUT_SHORT = (ValueError, IndexError, KeyError)
 
 _LIST_SECONDS = 1.0  # between looks for new processes: a machine may run thousands
-# A process whose memory has not changed maps what it did: the kernel takes 1 ms to write 1,700
-# mappings. It may have mapped as much anew as it has unmapped, so that counts for a while only.
+# A process that has none of the files mapped, and whose memory has not changed, still has none: the
+# kernel takes 1 ms to write 1,700 mappings. It may have mapped as much anew as it has unmapped, so
+# that counts for a while only; and not for a loader, whose files often are of one size.
 _SAME_SECONDS = 1.0
 
 Name = tuple[int, int]  # of a process: its pid, and its start time in clock ticks
@@ -107,7 +108,12 @@ class Tree:
         """Return what a process has mapped; None: it has exited."""
         # Before the maps: what changes while they are read shows at the next look.
         memory, now = procfs.read(f"/proc/{pid}/statm"), time.monotonic()
-        if before is not None and memory == before.memory and now < before.seen_at + _SAME_SECONDS:
+        if (
+            before is not None
+            and not before.mapped
+            and memory == before.memory
+            and now < before.seen_at + _SAME_SECONDS
+        ):
             return before
         if not (maps := procfs.read(f"/proc/{pid}/maps")):
             return None  # a process that has exited maps nothing
