@@ -2,9 +2,14 @@
 
 A safetensors header and a GGUF table say where each tensor lies. Other files have no such table,
 and are needed whole, as is whatever lies before the first tensor of a file.
+
+vLLM's and SGLang's loaders get every tensor of a safetensors file as torch's, and a model copies
+those of its stage. torch reads the first byte of each, and a loader waits for it: that byte is
+needed of the tensors of other stages, too.
 """
 
 import os
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,6 +28,7 @@ from prefetch_cli.linux.files import read_head
 from prefetch_cli.linux.pagecache import PAGE_BYTES
 from prefetch_cli.linux.threads import map_threads
 
+_TOUCHING = (Server.VLLM, Server.SGLANG)
 _WHOLE = "leave out --tensors, --stage and --experts to read it whole"
 
 
@@ -43,13 +49,19 @@ class _Run(NamedTuple):
     start: int
     end: int
     place: Place
-    tensors: int
+    starts: "array[int]"  # of each
+
+    @property
+    def tensors(self) -> int:
+        """How many there are."""
+        return len(self.starts)
 
 
 class _Table(NamedTuple):
     """The tensors of a file."""
 
     runs: tuple[_Run, ...]
+    touched: bool  # a loader reads the first byte of each, also of those that it leaves to others
 
 
 def excerpt(
@@ -74,7 +86,7 @@ def excerpt(
         if not file.weight or file.path in cut_short:
             return None
         with monitor.waiting(file.path):
-            return _table(file, needs)
+            return _table(file, needs, server)
 
     tables = map_threads(look, files, threads)
     runs = [run for table in tables if table is not None for run in table.runs]
@@ -107,22 +119,24 @@ def excerpt(
     return parted, Excerpt(needs, found.layers, found.experts, wanted, total, size), notes
 
 
-def _table(file: File, needs: Needs) -> _Table | None:
+def _table(file: File, needs: Needs, server: Server | None) -> _Table | None:
     """Return the tensors of a weight file, None where it has no table of them."""
     try:
         with glance(file.path) as looked:
             first = looked.read(0, PAGE_BYTES)
             if first.startswith(GGUF_MAGIC):
                 tensors = headers.gguf_tensors(file.size_bytes, first, looked.read)
+                touched = False
             elif file.path.endswith(safetensors.SUFFIX):
                 tensors = safetensors.tensors(file.size_bytes, looked.read)
+                touched = needs.touched and server in _TOUCHING
             else:
                 return None
     except WrongError as wrong:
         raise CheckpointError(f"{printable(file.path)}: {wrong}", _WHOLE) from None
     except OSError:
         return None  # reading it will fail too, and report the error
-    return _Table(tuple(_runs(tensors, needs.globs, os.path.dirname(file.path))))
+    return _Table(tuple(_runs(tensors, needs.globs, os.path.dirname(file.path))), touched)
 
 
 def _runs(tensors: Iterable[Tensor], globs: Collection[str], folder: str) -> Iterator[_Run]:
@@ -130,11 +144,12 @@ def _runs(tensors: Iterable[Tensor], globs: Collection[str], folder: str) -> Ite
     for tensor in tensors:
         place = place_of(tensor.name, globs, folder)
         if last is not None and last.place == place:
-            last = last._replace(end=tensor.end, tensors=last.tensors + 1)
+            last = last._replace(end=tensor.end)
+            last.starts.append(tensor.start)
             continue
         if last is not None:
             yield last
-        last = _Run(tensor.start, tensor.end, place, 1)
+        last = _Run(tensor.start, tensor.end, place, array("Q", [tensor.start]))
     if last is not None:
         yield last
 
@@ -142,14 +157,22 @@ def _runs(tensors: Iterable[Tensor], globs: Collection[str], folder: str) -> Ite
 def _parts(table: _Table, found: Placement) -> Iterator[Range]:
     """Yield what is needed of a file: its header, and the tensors that are."""
     start, end = 0, table.runs[0].start
-    for run in table.runs:
-        if not found.needs(run.place):
-            continue
-        if run.start > end:
+    for needed_start, needed_end in _needed(table, found):
+        if needed_start > end:
             yield Range(start, end - start)
-            start = run.start
-        end = run.end
+            start = needed_start
+        end = needed_end
     yield Range(start, end - start)
+
+
+def _needed(table: _Table, found: Placement) -> Iterator[tuple[int, int]]:
+    """Yield from where to where tensors are needed, in order."""
+    for run in table.runs:
+        if found.needs(run.place):
+            yield run.start, run.end
+        elif table.touched and found.is_of_other_stages(run.place):
+            # An empty tensor has no byte.
+            yield from ((start, start + 1) for start in run.starts if start < run.end)
 
 
 def _config(root: str, monitor: Monitor) -> Config:

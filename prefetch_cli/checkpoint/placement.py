@@ -63,6 +63,7 @@ class Needs(NamedTuple):
     stage: Ranks | None = None
     experts: Ranks | Span | None = None
     inferred: bool = False  # from COMMAND
+    touched: bool = True  # with the bytes that a loader reads of tensors of other stages
 
 
 EVERYTHING = Needs()
@@ -109,6 +110,10 @@ class Placement(NamedTuple):
         if place.tower == self.tower and _is_elsewhere(place.layer, self.layers):
             return False
         return not _is_elsewhere(place.expert, self.experts)
+
+    def is_of_other_stages(self, place: Place) -> bool:
+        """Return whether a tensor would be needed if its layer were of this stage."""
+        return not self.needs(place) and self._replace(layers=None).needs(place)
 
 
 def place_of(name: str, globs: Collection[str] = (), folder: str = "") -> Place:

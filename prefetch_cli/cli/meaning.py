@@ -150,11 +150,15 @@ def _needs(values: Values) -> Needs | None:
     globs, stage, experts = tuple(values["tensors"]), values["stage"], values["experts"]
     if not globs and stage is None and experts is None:
         return EVERYTHING if values["verify"] else None  # a digest is of a whole file
-    return Needs(
+    needs = Needs(
         globs,
         None if stage is Which.ALL else stage,
         None if experts is Which.ALL else experts,
     )
+    if values["evict"] and needs != EVERYTHING:
+        # Of a large folio, the kernel drops all or nothing: a page of another stage takes 2 MiB.
+        return needs._replace(touched=False)
+    return needs
 
 
 def _from_file(values: Values, inferred: "Inferred | None") -> FromFile | None:

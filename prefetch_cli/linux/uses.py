@@ -20,6 +20,10 @@ _ELSEWHERE = ("/dev/", "/proc/", "/sys/", "/memfd:")
 _CUT_SHORT = (ValueError, IndexError, KeyError)
 
 _LIST_SECONDS = 1.0  # between looks for new processes: a machine may run thousands
+# A process that has none of the files mapped, and whose memory has not changed, still has none: the
+# kernel takes 1 ms to write 1,700 mappings. It may have mapped as much anew as it has unmapped, so
+# that counts for a while only; and not for a loader, whose files often are of one size.
+_SAME_SECONDS = 1.0
 
 Name = tuple[int, int]  # of a process: its pid, and its start time in clock ticks
 
@@ -51,6 +55,15 @@ class Uses(NamedTuple):
         return frozenset(number for held in self.held.values() for number in held)
 
 
+class _Process(NamedTuple):
+    """What a look has found of a process, for the next one."""
+
+    memory: bytes  # its /proc/PID/statm
+    seen_at: float  # when its maps were read
+    mapped: frozenset[int]
+    links: Mapping[str, frozenset[int]]  # which of the files each open path leads to
+
+
 class Tree:
     """A process, its descendants, and those that were its descendants once."""
 
@@ -65,6 +78,7 @@ class Tree:
         self._words: set[bytes] = set()
         self._listed: list[Name] = []
         self._listed_at = -math.inf
+        self._processes: dict[Name, _Process] = {}
         for number, place in enumerate(places):
             path = os.fsencode(place.real_path)
             self._by_identity.setdefault(place.identity, set()).add(number)
@@ -76,16 +90,35 @@ class Tree:
         held: dict[Name, dict[int, int]] = {}
         if time.monotonic() >= self._listed_at + _LIST_SECONDS:
             self._listed, self._listed_at = self._members(), time.monotonic()
-        for pid, start in self._listed:
+        before, self._processes = self._processes, {}
+        for name in self._listed:
             # It may end while we look, or be another user's.
             with suppress(OSError, *_CUT_SHORT):
-                if not (maps := procfs.read(f"/proc/{pid}/maps")):
-                    continue  # a process that has exited maps nothing
-                files = dict.fromkeys(self._mapped(maps), 0)
-                for number, offset in self._open(pid):
+                if (process := self._look_at(name[0], before.get(name))) is None:
+                    continue
+                files = dict.fromkeys(process.mapped, 0)
+                links: dict[str, frozenset[int]] = {}
+                for number, offset in self._open(name[0], process.links, links):
                     files[number] = min(offset, files.get(number, offset))
-                held[pid, start] = files
+                held[name] = files
+                self._processes[name] = process._replace(links=links)
         return Uses(held)
+
+    def _look_at(self, pid: int, before: _Process | None) -> _Process | None:
+        """Return what a process has mapped; None: it has exited."""
+        # Before the maps: what changes while they are read shows at the next look.
+        memory, now = procfs.read(f"/proc/{pid}/statm"), time.monotonic()
+        if (
+            before is not None
+            and not before.mapped
+            and memory == before.memory
+            and now < before.seen_at + _SAME_SECONDS
+        ):
+            return before
+        if not (maps := procfs.read(f"/proc/{pid}/maps")):
+            return None  # a process that has exited maps nothing
+        links = {} if before is None else before.links
+        return _Process(memory, now, frozenset(self._mapped(maps)), links)
 
     def _members(self) -> list[Name]:
         parents: dict[int, int] = {}
@@ -116,10 +149,13 @@ class Tree:
             found |= self._by_identity.get(identity, set()) | self._by_path.get(fields[5], set())
         return found
 
-    def _open(self, pid: int) -> Iterator[tuple[int, int]]:
+    def _open(
+        self, pid: int, known: Mapping[str, frozenset[int]], links: dict[str, frozenset[int]]
+    ) -> Iterator[tuple[int, int]]:
         """Yield each file that is open, and the offset of the next read(2).
 
-        Raises PermissionError where that is hidden: the maps alone may not be.
+        Fills `links` with the files that each path leads to: those `known` are not looked at again.
+        Raises PermissionError where what is open is hidden: the maps alone may not be.
         """
         for name in os.listdir(f"/proc/{pid}/fd"):
             with suppress(FileNotFoundError):  # closed meanwhile
@@ -127,8 +163,13 @@ class Tree:
                 target = os.readlink(link)
                 if not target.startswith("/") or target.startswith(_ELSEWHERE):
                     continue
-                status = os.stat(link)
-                if numbers := self._by_identity.get((status.st_dev, status.st_ino)):
+                numbers = known.get(target)
+                if numbers is None:
+                    status = os.stat(link)
+                    identity = status.st_dev, status.st_ino
+                    numbers = frozenset(self._by_identity.get(identity, ()))
+                links[target] = numbers
+                if numbers:
                     offset = int(procfs.fields(f"/proc/{pid}/fdinfo/{name}")["pos:"])
                     yield from ((number, offset) for number in numbers)
 

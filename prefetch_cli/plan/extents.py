@@ -28,7 +28,8 @@ def needed(files: Iterable[File]) -> Iterator[Extent]:
 def in_pages(file: File, page_bytes: int, gap_bytes: int) -> File:
     """Return a file with the parts that are read for those that are needed.
 
-    They are whole pages, since the cache holds these, and include each gap of at most `gap_bytes`.
+    They are whole pages, since the cache holds these, and include each gap of at most `gap_bytes`,
+    but none beside a single page: the kernel reads nothing ahead of that.
     """
     if file.parts is None:
         return file
@@ -37,7 +38,9 @@ def in_pages(file: File, page_bytes: int, gap_bytes: int) -> File:
         start = offset // page_bytes * page_bytes
         end = -(-(offset + length) // page_bytes) * page_bytes
         pages.append(Extent(0, start, min(end, file.size_bytes) - start))
-    parts = (Range(one.offset, one.length) for one in joined(pages, gap_bytes))
+    pages = list(joined(pages))
+    large = joined((one for one in pages if one.length > page_bytes), gap_bytes)
+    parts = (Range(one.offset, one.length) for one in joined((*large, *pages)))
     return file._replace(parts=tuple(parts))
 
 

@@ -178,11 +178,11 @@ def test_two_stages_read_disjoint_layers_and_all_bytes_together(far: tuple[Model
                 assert got == tensor.length, tensor
             elif tensor.layer in mine:
                 assert got >= tensor.length - 2 * 4096 - AHEAD, tensor  # read ahead by stage 0
-            elif tensor.layer in others and got:
-                parts += 1
-                assert got <= AHEAD, tensor
+            elif tensor.layer in others and stage == 0:
+                assert 1 <= got <= AHEAD, tensor
+                parts += got > 2 * 4096  # else its first page, and the end of its last one
         assert parts <= 4
-        part = model.bytes_of(None, *mine)
+        part = model.bytes_of(None, *mine) + 4096 * len(model.tensors)
         assert document["share"]["bytes"] == pytest.approx(part, rel=0.01)
         [source] = document["checkpoint"]["sources"]
         assert source["part"]["layers_read"] == {"start": mine[0], "end": mine[-1] + 1, "total": 8}
@@ -268,7 +268,8 @@ def test_a_limit_on_a_part_is_never_passed(cold: Model, limit: int) -> None:
     assert limit - 2 * 4096 <= document["result"]["bytes_read"] <= limit
     files = [*cold.weights, str(cold.folder / "config.json")]
     assert oracle.resident_bytes(files) <= limit + len(files) * 4096
-    assert cold.resident(0, 1, 2, 3) <= 4 * 4096
+    # The first page of each is needed, too.
+    assert cold.resident(0, 1, 2, 3) <= (4 + len(cold.tensors) // 2) * 4096
 
 
 def test_check_and_evict_are_about_the_part(cold: Model) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,3 +236,70 @@ def test_a_process_that_ends_during_the_look_is_left_out(monkeypatch: pytest.Mon
     tree = Tree(os.getpid(), [], without=0)
     monkeypatch.setattr(procfs, "read", lambda _: b"")
     assert tree.look().processes == 0
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files in /proc that are read, and the open files that are looked at."""
+    found: list[str] = []
+    read, stat = procfs.read, os.stat
+
+    def note(path: str) -> bytes:
+        found.append(os.path.basename(path))
+        return read(path)
+
+    def look(path: Any, **how: Any) -> os.stat_result:
+        if "/fd/" in str(path):
+            found.append(os.path.basename(os.readlink(path)))
+        return stat(path, **how)
+
+    monkeypatch.setattr(procfs, "read", note)
+    monkeypatch.setattr(os, "stat", look)
+    return found
+
+
+def test_what_has_not_changed_is_not_read_again(paths: list[Path], asked: list[str]) -> None:
+    with started() as process:
+        process("open", paths[0])
+        seen = tree(process, paths)
+        assert seen.look().files == {0}
+        assert (asked.count("maps"), asked.count("a")) == (1, 1)
+        assert seen.look().files == {0}
+        assert (asked.count("maps"), asked.count("a")) == (1, 1)
+        assert asked.count("statm") == 2
+        process("map", paths[1])
+        assert seen.look().files == {0, 1}
+        assert (asked.count("maps"), asked.count("a")) == (2, 1)
+
+
+def test_one_mapping_in_place_of_another_of_its_size_is_seen(paths: list[Path]) -> None:
+    with started() as process:
+        process("map", paths[0])
+        seen = tree(process, paths)
+        assert seen.look().files == {0}
+        process("close", paths[0])
+        process("map", paths[1])
+        assert seen.look().files == {1}
+
+
+def test_maps_count_for_a_while_only(
+    paths: list[Path], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much may have been mapped anew as was unmapped."""
+    with started() as process:
+        seen = tree(process, paths)
+        assert seen.look().files == frozenset()
+        monkeypatch.setattr(uses, "_SAME_SECONDS", 0.0)
+        assert seen.look().files == frozenset()
+        assert asked.count("maps") == 2
+
+
+def test_an_open_file_is_known_when_its_name_is_gone(paths: list[Path]) -> None:
+    with started() as process:
+        process("open", paths[0])
+        seen = tree(process, paths)
+        assert seen.look().files == {0}
+        paths[0].unlink()
+        assert seen.look().files == {0}
+        process("close", paths[0])
+        assert seen.look().files == frozenset()
