@@ -27,12 +27,14 @@ _REPEATS = 3
 _LINEAR = 2.2
 _PARTITION = """
 import sys, time
-from prefetch_cli.base.words import Split; from prefetch_cli.plan.share import partition
+from prefetch_cli.base.words import Split
+from prefetch_cli.plan.extents import Extent
+from prefetch_cli.plan.share import partition
 ranks = int(sys.argv[1])
-sizes = [4 << 30] * 200
+files = [Extent(number, 0, 4 << 30) for number in range(200)]
 began = time.perf_counter()
 for rank in (0, ranks // 2, ranks - 1):
-    partition(sizes, [True] * len(sizes), rank=rank, world_size=ranks, split=Split(sys.argv[2]),
+    partition(files, [True] * len(files), rank=rank, world_size=ranks, split=Split(sys.argv[2]),
               block_size_bytes=16 << 20)
 print((time.perf_counter() - began) / 3)
 """
