@@ -148,6 +148,7 @@ def test_no_document_names_a_flag_that_is_not_there(readme: str) -> None:
         "--volume",
         "--weight-loader-drop-cache-after-load",
         "--weight-loader-prefetch-checkpoints",
+        "--lasting",
         "--window-size",
         "--nodes",
         "--ntasks-per-node",
