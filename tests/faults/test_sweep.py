@@ -40,9 +40,9 @@ def test_no_call_that_fails_makes_a_run_lie_or_hang() -> None:
 @pytest.mark.parametrize(
     ("action", "faults"),
     [
-        ("auto", ("mmap#20+=ENOMEM", "openat#40+=EMFILE", "cachestat#1+=EPERM")),
-        ("check", ("mincore#1+=ENOSYS", "newfstatat#60+=EIO")),
-        ("command", ("clone3#2+=EAGAIN", "read#40+=EIO")),
+        ("auto", ("mmap#8+=ENOMEM", "openat#20+=EMFILE", "cachestat#1+=EPERM")),
+        ("check", ("mincore#1+=ENOSYS", "newfstatat#30+=EIO")),
+        ("command", ("clone3#2+=EAGAIN", "read#15+=EIO")),
     ],
 )
 def test_a_call_that_fails_from_then_on_makes_no_run_lie_or_hang(
